@@ -1,0 +1,74 @@
+#define _POSIX_C_SOURCE 200112L // posix_memalign
+
+#include "common/alloc.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+static atomic_size_t n_calls;
+static atomic_size_t fail_at; // value of n_calls at which to fail; 0: never
+
+void *
+deal_alloc(size_t n, size_t size)
+{
+    size_t i_call = atomic_fetch_add(&n_calls, 1) + 1;
+    if (i_call == atomic_load(&fail_at))
+        return NULL;
+    if (size != 0 && n > (SIZE_MAX - DEAL_ALIGNMENT) / size)
+        return NULL;
+    size_t n_bytes = n * size;
+    void *block = NULL;
+    if (posix_memalign(&block, DEAL_ALIGNMENT, n_bytes ? n_bytes : 1) != 0)
+        return NULL;
+    return block;
+}
+
+void *
+deal_alloc_zero(size_t n, size_t size)
+{
+    void *block = deal_alloc(n, size);
+    if (block)
+        memset(block, 0, n * size);
+    return block;
+}
+
+void *
+deal_realloc(void *old, size_t n_old, size_t n, size_t size)
+{
+    void *block = deal_alloc(n, size);
+    if (!block)
+        return NULL;
+    if (old)
+        memcpy(block, old, (n_old < n ? n_old : n) * size);
+    deal_free(old);
+    return block;
+}
+
+void
+deal_free(void *block)
+{
+    free(block);
+}
+
+size_t
+deal_grow_cap(size_t cap, size_t n)
+{
+    if (cap < 16)
+        cap = 16;
+    while (cap < n)
+        cap = cap > SIZE_MAX / 2 ? n : cap * 2;
+    return cap;
+}
+
+void
+deal_alloc_fail_at(size_t n)
+{
+    atomic_store(&fail_at, n ? atomic_load(&n_calls) + n : 0);
+}
+
+size_t
+deal_alloc_count(void)
+{
+    return atomic_load(&n_calls);
+}

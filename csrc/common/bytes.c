@@ -1,0 +1,39 @@
+#include "common/bytes.h"
+
+#include <string.h>
+
+#include "common/alloc.h"
+
+deal_status
+deal_bytes_reserve(deal_bytes *bytes, size_t cap, deal_error *err)
+{
+    if (cap <= bytes->cap)
+        return DEAL_OK;
+    cap = deal_grow_cap(bytes->cap, cap);
+    uint8_t *data = deal_realloc(bytes->data, bytes->size, cap, 1);
+    if (!data)
+        return deal_fail_memory(err, "text buffer");
+    bytes->data = data;
+    bytes->cap = cap;
+    return DEAL_OK;
+}
+
+deal_status
+deal_bytes_append(deal_bytes *bytes, const void *data, size_t size, deal_error *err)
+{
+    if (size == 0)
+        return DEAL_OK;
+    if (size > SIZE_MAX - bytes->size)
+        return deal_fail_memory(err, "text buffer");
+    DEAL_TRY(deal_bytes_reserve(bytes, bytes->size + size, err));
+    memcpy(bytes->data + bytes->size, data, size);
+    bytes->size += size;
+    return DEAL_OK;
+}
+
+void
+deal_bytes_free(deal_bytes *bytes)
+{
+    deal_free(bytes->data);
+    *bytes = (deal_bytes){0};
+}

@@ -1,0 +1,14 @@
+/* The only place for compiler extensions. */
+#ifndef DEAL_COMMON_COMPILER_H
+#define DEAL_COMMON_COMPILER_H
+
+#if defined(__GNUC__) || defined(__clang__)
+#    define DEAL_PRINTF(i_format, i_first)                                             \
+        __attribute__((format(printf, i_format, i_first)))
+#    define DEAL_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#else
+#    define DEAL_PRINTF(i_format, i_first)
+#    define DEAL_UNLIKELY(x) (x)
+#endif
+
+#endif

@@ -1,0 +1,96 @@
+/* Seam 2: a reward is a state that advances.
+ *
+ * This header is public: `deal.get_include()` names its folder. It compiles alone, in C
+ * and in C++. A C extension offers a scorer of its own as a PyCapsule named
+ * DEAL_REWARD_CAPSULE whose pointer is a `deal_reward`; the capsule's destructor frees
+ * it. Native functions run without the GIL, on the thread that runs the search.
+ *
+ * A reward is a pure function of the prompt and the completion: higher is better. It is
+ * written in one of two forms; the other form's members are NULL.
+ *
+ * - Incremental: `state_size`, `init`, `advance`, `score`. The search keeps one state per
+ *   hypothesis and rollout and advances it token by token.
+ * - On texts: `score_texts`, one call per step with every completion that needs a score.
+ *
+ * Bytes are UTF-8 and always whole characters. A token may add none (a special token, or
+ * part of a character: the character comes with the token that completes it).
+ *
+ * Functions return 0, or 1 after writing a zero-terminated UTF-8 message of at most
+ * DEAL_REWARD_MESSAGE_SIZE bytes; the search then stops with that message and the
+ * reward's name. DEAL_REWARD_RAISED is for wrappers that have set a Python exception.
+ */
+#ifndef DEAL_COMMON_REWARD_H
+#define DEAL_COMMON_REWARD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DEAL_REWARD_ABI 1u
+#define DEAL_REWARD_CAPSULE "deal.reward.v1"
+#define DEAL_REWARD_MESSAGE_SIZE 256
+#define DEAL_REWARD_RAISED (-1)
+
+// What a reward is told of the request when a generation starts.
+typedef struct deal_reward_prompt {
+    const char *text; // UTF-8, not zero-terminated; valid during init only
+    size_t size;      // bytes
+    int32_t n_new_max;      // most tokens the completion can get
+    int32_t token_size_max; // most bytes one token can add
+} deal_reward_prompt;
+
+// One completion to score, for `score_texts`.
+typedef struct deal_reward_text {
+    const char *text; // UTF-8, not zero-terminated; valid during the call only
+    size_t size;      // bytes
+    int32_t n_tokens;
+    int32_t is_finished; // 1: an end token or stop string closed it
+} deal_reward_text;
+
+typedef struct deal_reward {
+    uint32_t abi_version; // DEAL_REWARD_ABI
+    uint32_t struct_size; // sizeof(deal_reward)
+    void *self;           // the scorer's own data, first argument of every function
+    const char *name;     // zero-terminated UTF-8, for error messages and reports
+    double low, high;     // every score lies in [low, high]; -+INFINITY: unknown
+
+    // Incremental form.
+    size_t state_size; // bytes of one state; the search allocates it, aligned to 16
+
+    // Writes the state of the empty completion. On failure nothing is left to drop.
+    int (*init)(void *self, void *state, const deal_reward_prompt *prompt, char *message);
+
+    // Makes `to` (uninitialised) equal to `from`. NULL: the state is plain bytes, copied
+    // by memcpy.
+    int (*fork)(void *self, void *to, const void *from, char *message);
+
+    // Frees what a state owns besides its own bytes. NULL: nothing.
+    void (*drop)(void *self, void *state);
+
+    // Appends one token: its id and the `size` bytes of text that it completes.
+    int (*advance)(void *self, void *state, int32_t token, const char *bytes, size_t size,
+                   char *message);
+
+    // Score of the completion so far; `is_finished` as in deal_reward_text.
+    int (*score)(void *self, const void *state, int32_t is_finished, double *score,
+                 char *message);
+
+    // The range of the scores that this completion can still get when at most
+    // `n_tokens_left` tokens follow, ended or not. NULL: [low, high].
+    int (*bounds)(void *self, const void *state, int32_t n_tokens_left, double *low,
+                  double *high, char *message);
+
+    // Form on texts: scores (n_texts,) of completions of one prompt.
+    int (*score_texts)(void *self, const char *prompt, size_t prompt_size,
+                       const deal_reward_text *texts, int32_t n_texts, double *scores,
+                       char *message);
+} deal_reward;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

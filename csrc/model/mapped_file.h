@@ -1,0 +1,20 @@
+/* A read-only memory-mapped file. */
+#ifndef DEAL_MODEL_MAPPED_FILE_H
+#define DEAL_MODEL_MAPPED_FILE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/status.h"
+
+typedef struct deal_mapped_file {
+    const uint8_t *data; // (size,)
+    size_t size;
+} deal_mapped_file;
+
+// Fails with IO naming the path and the system's reason; an empty file with FORMAT.
+deal_status deal_mapped_file_open(const char *path, deal_mapped_file *file,
+                                  deal_error *err);
+void deal_mapped_file_close(deal_mapped_file *file); // a zeroed file is a no-op
+
+#endif

@@ -1,0 +1,118 @@
+/* The search: from a prompt to finished hypotheses, one decision at a time.
+ *
+ * A search is a resumable state machine: deal_search_step() takes one decision (one token
+ * of sampling, one step of beam search, one DeAL decision of `commit` tokens), so that a
+ * caller can stream, show progress or stop between steps. It owns the trie references it
+ * holds and gives them back in deal_search_free(), also after a failed step.
+ *
+ * It knows a language model through common/lm.h, a reward through common/reward.h and
+ * text through tokenizer/detok.h; nothing else.
+ */
+#ifndef DEAL_SEARCH_SEARCH_H
+#define DEAL_SEARCH_SEARCH_H
+
+#include <stdbool.h>
+
+#include "common/lm.h"
+#include "common/reward.h"
+#include "search/search_params.h"
+#include "tokenizer/vocab.h"
+
+typedef struct deal_search deal_search;
+
+// One request. Everything is borrowed for the life of the search.
+typedef struct deal_search_request {
+    deal_lm *lm;
+    const deal_vocab *vocab;
+    const int32_t *prompt; // (n_prompt,) token ids, n_prompt >= 1
+    int32_t n_prompt;
+    const char *prompt_text; // UTF-8, for the rewards
+    size_t prompt_text_size;
+    const int32_t *end_token; // (n_end,) a hypothesis ends with any of them; kept in ids
+    int32_t n_end;
+    const char *const *stop; // (n_stop,) zero-terminated, none empty; cut from the text
+    int32_t n_stop;
+    deal_reward *const *reward; // (n_reward,)
+    const double *weight;       // (n_reward,) finite; h = sum of weight[i] * reward[i]
+    int32_t n_reward;
+    deal_search_params params;
+} deal_search_request;
+
+typedef enum deal_finish_reason {
+    DEAL_FINISH_NONE = 0,   // still running
+    DEAL_FINISH_END = 1,    // an end token: "stop"
+    DEAL_FINISH_STOP = 2,   // a stop string: "stop"
+    DEAL_FINISH_LENGTH = 3, // max_new_tokens or the context: "length"
+} deal_finish_reason;
+
+// One returned hypothesis; pointers borrowed from the search.
+typedef struct deal_search_result {
+    const int32_t *token; // (n_token,) generated ids, the end token included
+    int32_t n_token;
+    const char *text; // UTF-8, stop string cut
+    size_t text_size;
+    double logprob;       // natural log, summed over the generated tokens
+    double h;             // weighted sum of rewards of `text`; 0 without rewards
+    const double *reward; // (n_reward,) unweighted; NULL without rewards
+    double score;         // what the mode ranks by
+    deal_finish_reason finish_reason;
+} deal_search_result;
+
+typedef struct deal_search_stats {
+    int64_t n_prompt_tokens;
+    int64_t n_forward_tokens; // evaluated, prompt included
+    int64_t n_forward_passes;
+    int64_t n_steps;          // decisions taken
+    int64_t n_rollouts;       // candidates whose continuation was rolled out
+    int64_t n_rollout_tokens; // tokens taken in rollouts
+    int64_t n_reward_calls;   // advance, score and score_texts calls
+    int64_t n_reward_texts;   // completions scored
+    double seconds_prefill, seconds_forward, seconds_reward, seconds_total;
+} deal_search_stats;
+
+// One candidate of one decision; rows lie in the order they were ranked in.
+typedef struct deal_trace_row {
+    int32_t i_step;     // decision, from 0
+    int32_t i_beam;     // hypothesis of the beam that it extends, by its rank
+    int32_t n_committed; // tokens of that hypothesis before the candidate
+    int32_t token;
+    double logprob;     // of hypothesis and candidate
+    double h;           // of hypothesis, candidate and rollout
+    double score;       // logprob + reward_weight * h
+    bool is_finished;   // candidate or rollout reached its end
+    bool is_chosen;     // kept in the beam, or put among the finished
+    int32_t n_rollout;  // tokens rolled out after the candidate
+    size_t i_rollout;   // their first index in deal_trace.rollout
+} deal_trace_row;
+
+typedef struct deal_trace {
+    const deal_trace_row *row; // (n_row,)
+    const double *reward;      // (n_row, n_reward) unweighted
+    const int32_t *rollout;    // (n_rollout,) tokens of all rollouts
+    size_t n_row, n_rollout;
+} deal_trace;
+
+// Checks the request, evaluates nothing. Fails with INVALID_ARG naming the parameter, or
+// CONTEXT_FULL where the prompt leaves no room for a token. Caller frees with
+// deal_search_free().
+deal_status deal_search_new(const deal_search_request *request, deal_search **search,
+                            deal_error *err);
+void deal_search_free(deal_search *search);
+
+// Takes one decision; the first also evaluates the prompt. `is_done` tells that all
+// results are final; a further call does nothing. After a failure every further call
+// fails with INVALID_ARG.
+deal_status deal_search_step(deal_search *search, bool *is_done, deal_error *err);
+
+// Text that is final and will not change, from the start, of hypothesis 0. Empty until
+// the end where several hypotheses compete. Borrowed until the next step.
+void deal_search_text(const deal_search *search, const char **text, size_t *size);
+
+// Results by falling score (sampling: by stream). Only after is_done.
+int32_t deal_search_n_result(const deal_search *search);
+void deal_search_result_get(const deal_search *search, int32_t i_result,
+                            deal_search_result *result);
+void deal_search_stats_get(const deal_search *search, deal_search_stats *stats);
+void deal_search_trace_get(const deal_search *search, deal_trace *trace);
+
+#endif

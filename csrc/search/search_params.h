@@ -1,0 +1,42 @@
+/* Parameters of a search, one struct for all modes.
+ *
+ * C names and the Python keywords that differ from them:
+ *
+ *     n_new_max        max_new_tokens           lookahead_len    lookahead
+ *     beam_size        num_beams                n_return         num_return_sequences
+ */
+#ifndef DEAL_SEARCH_SEARCH_PARAMS_H
+#define DEAL_SEARCH_SEARCH_PARAMS_H
+
+#include <stdint.h>
+
+typedef enum deal_search_mode {
+    DEAL_SEARCH_SAMPLE = 0, // temperature 0: greedy
+    DEAL_SEARCH_BEAM = 1,
+    DEAL_SEARCH_NAIVE = 2, // DeAL as the paper writes it
+} deal_search_mode;
+
+typedef struct deal_search_params {
+    deal_search_mode mode;
+    int32_t n_new_max; // >= 1
+    int32_t n_return;  // >= 1; at most beam_size in BEAM and NAIVE, 1 in greedy
+
+    // SAMPLE, in this order, as transformers applies them
+    double repetition_penalty; // > 0; 1 is off; over prompt and generated tokens
+    double temperature;        // >= 0
+    int32_t top_k;             // >= 0; 0 is off. NAIVE: candidates per hypothesis, >= 1
+    double top_p;              // (0, 1]; 1 is off
+    double min_p;              // [0, 1]; 0 is off
+    uint64_t seed;
+
+    // BEAM and NAIVE
+    int32_t beam_size;     // >= 1
+    double length_penalty; // BEAM: finished hypotheses rank by logprob / n_token^this
+
+    // NAIVE
+    int32_t lookahead_len; // >= 0 tokens of greedy rollout
+    double reward_weight;  // finite
+    int32_t commit;        // in [1, lookahead_len + 1] tokens per decision
+} deal_search_params;
+
+#endif
