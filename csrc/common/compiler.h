@@ -11,4 +11,13 @@
 #    define DEAL_UNLIKELY(x) (x)
 #endif
 
+// A hint to the processor that this is a spin loop.
+#if defined(__x86_64__) || defined(__i386__)
+#    define DEAL_PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#    define DEAL_PAUSE() __asm__ volatile("yield")
+#else
+#    define DEAL_PAUSE() ((void)0)
+#endif
+
 #endif

@@ -1,0 +1,102 @@
+# The front door. Without an active virtual environment everything happens in .venv.
+#
+#   make            build in place              make test       C tests, then pytest
+#   make demo       a real model, steered       make test-c     C tests alone
+#   make asan       the whole suite under ASan  make tsan       threads under TSan
+#   make fuzz       mutated GGUF files          make lint       layers, headers, style
+#   make bench      CommonGen benchmark         make clean
+
+ifdef VIRTUAL_ENV
+PYTHON := $(VIRTUAL_ENV)/bin/python
+else ifdef CONDA_PREFIX
+PYTHON := $(CONDA_PREFIX)/bin/python
+else
+PYTHON := $(CURDIR)/.venv/bin/python
+endif
+
+CC ?= gcc
+BUILD := build/c
+C_FLAGS := -std=c11 -O2 -g -Wall -Wextra -Wshadow -Wconversion -Icsrc -Itests/c
+CORE_SRC := $(filter-out csrc/python/%,$(wildcard csrc/*/*.c))
+CORE_HDR := $(wildcard csrc/*/*.h) $(wildcard tests/c/*.h)
+C_TESTS := $(patsubst tests/c/%.c,$(BUILD)/%,$(wildcard tests/c/test_*.c))
+BLAS = $(shell $(PYTHON) -c 'import scipy_openblas32 as b; print(b.get_$(1)_dir())')
+ISA_avx2 := $(if $(filter x86_64,$(shell uname -m)),-mavx2)
+ISA_avx512 := $(if $(filter x86_64,$(shell uname -m)),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512)
+SHARED_ASAN = $(shell $(CC) -print-file-name=libasan.so)
+
+.PHONY: all test test-c test-py demo model lint asan tsan fuzz bench clean
+
+all: $(BUILD)/.installed
+
+$(CURDIR)/.venv/bin/python:
+	python3 -m venv .venv
+
+# Editable install: builds the extension in place and pulls what the tests need.
+$(BUILD)/.installed: $(PYTHON) pyproject.toml setup.py $(wildcard csrc/*/*.[ch])
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@mkdir -p $(BUILD) && touch $@
+
+# --- C tests -------------------------------------------------------------------------
+
+$(BUILD)/core/kernels/kernels_%.o: csrc/kernels/kernels_%.c $(CORE_HDR)
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) -O3 $(SANITIZE) $(ISA_$*) -c $< -o $@
+
+$(BUILD)/core/%.o: csrc/%.c $(CORE_HDR)
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) $(SANITIZE) -DDEAL_SCIPY_OPENBLAS -I$(call BLAS,include) -c $< -o $@
+
+CORE_OBJ = $(patsubst csrc/%.c,$(BUILD)/core/%.o,$(CORE_SRC))
+TABLE_LM = $(wildcard tests/c/table_lm.c)
+
+$(BUILD)/test_%: tests/c/test_%.c $(CORE_OBJ) $(TABLE_LM) $(CORE_HDR)
+	$(CC) $(C_FLAGS) $(SANITIZE) $< $(TABLE_LM) $(CORE_OBJ) -o $@ \
+	    -L$(call BLAS,lib) -lscipy_openblas -Wl,-rpath,$(call BLAS,lib) -lm -pthread
+
+test-c: $(BUILD)/.installed $(C_TESTS)
+	@for t in $(C_TESTS); do $$t || exit 1; done
+
+# --- Python --------------------------------------------------------------------------
+
+model: $(BUILD)/.installed
+	$(PYTHON) -m deal models --fetch smollm2-135m-instruct
+
+test-py: $(BUILD)/.installed model
+	$(PYTHON) -m pytest -q
+
+test: test-c lint test-py
+
+demo: $(PYTHON)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check .
+	$(PYTHON) -m deal demo
+
+lint: $(BUILD)/.installed
+	$(PYTHON) tools/lint.py
+
+asan:
+	$(MAKE) test-c BUILD=build/asan SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=undefined'
+	DEAL_SANITIZE=address,undefined $(PYTHON) setup.py --quiet build_ext --inplace --force
+	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$(SHARED_ASAN) PYTHONMALLOC=malloc \
+	    $(PYTHON) -m pytest -q -m 'not slow' tests/unit
+	$(PYTHON) setup.py --quiet build_ext --inplace --force
+
+tsan:
+	$(MAKE) $(addprefix build/tsan/,test_parallel test_session) BUILD=build/tsan SANITIZE=-fsanitize=thread
+	build/tsan/test_parallel && build/tsan/test_session
+
+fuzz: $(BUILD)/.installed
+	@mkdir -p build/fuzz
+	$(CC) $(C_FLAGS) -fsanitize=address,undefined -fno-sanitize-recover=undefined \
+	    -DDEAL_FUZZ_MAIN tests/fuzz/fuzz_gguf.c csrc/model/gguf.c csrc/model/hparams.c \
+	    csrc/model/tensor.c csrc/model/mapped_file.c csrc/kernels/quant.c csrc/common/*.c \
+	    -o build/fuzz/fuzz_gguf -lm -pthread
+	build/fuzz/fuzz_gguf
+
+bench: $(BUILD)/.installed model
+	$(PYTHON) -m benchmarks.commongen --data $${DEAL_SHARED:-../shared}/data/commongen/dev.jsonl \
+	    -n 24 --top-k 5 --lookahead 16 --reward-weight 4 --json benchmarks/results/commongen.json
+	$(PYTHON) tools/make_results_table.py
+
+clean:
+	rm -rf build dist .venv *.egg-info deal/_core*.so deal/include/deal

@@ -1,0 +1,1 @@
+"""C headers of the package; see deal.get_include()."""
