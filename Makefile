@@ -27,15 +27,15 @@ SHARED_ASAN = $(shell $(CC) -print-file-name=libasan.so)
 
 .PHONY: all test test-c test-py demo model lint asan tsan fuzz bench clean
 
-all: $(BUILD)/.installed
+all: build/.installed
 
 $(CURDIR)/.venv/bin/python:
 	python3 -m venv .venv
 
 # Editable install: builds the extension in place and pulls what the tests need.
-$(BUILD)/.installed: $(PYTHON) pyproject.toml setup.py $(wildcard csrc/*/*.[ch])
+build/.installed: $(PYTHON) pyproject.toml setup.py $(wildcard csrc/*/*.[ch])
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[test]'
-	@mkdir -p $(BUILD) && touch $@
+	@mkdir -p build && touch $@
 
 # --- C tests -------------------------------------------------------------------------
 
@@ -54,15 +54,15 @@ $(BUILD)/test_%: tests/c/test_%.c $(CORE_OBJ) $(TABLE_LM) $(CORE_HDR)
 	$(CC) $(C_FLAGS) $(SANITIZE) $< $(TABLE_LM) $(CORE_OBJ) -o $@ \
 	    -L$(call BLAS,lib) -lscipy_openblas -Wl,-rpath,$(call BLAS,lib) -lm -pthread
 
-test-c: $(BUILD)/.installed $(C_TESTS)
+test-c: build/.installed $(C_TESTS)
 	@for t in $(C_TESTS); do $$t || exit 1; done
 
 # --- Python --------------------------------------------------------------------------
 
-model: $(BUILD)/.installed
+model: build/.installed
 	$(PYTHON) -m deal models --fetch smollm2-135m-instruct
 
-test-py: $(BUILD)/.installed model
+test-py: build/.installed model
 	$(PYTHON) -m pytest -q
 
 test: test-c lint test-py
@@ -71,7 +71,7 @@ demo: $(PYTHON)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check .
 	$(PYTHON) -m deal demo
 
-lint: $(BUILD)/.installed
+lint: build/.installed
 	$(PYTHON) tools/lint.py
 
 asan:
@@ -85,7 +85,7 @@ tsan:
 	$(MAKE) $(addprefix build/tsan/,test_parallel test_session) BUILD=build/tsan SANITIZE=-fsanitize=thread
 	build/tsan/test_parallel && build/tsan/test_session
 
-fuzz: $(BUILD)/.installed
+fuzz: build/.installed
 	@mkdir -p build/fuzz
 	$(CC) $(C_FLAGS) -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 	    -DDEAL_FUZZ_MAIN tests/fuzz/fuzz_gguf.c csrc/model/gguf.c csrc/model/hparams.c \
@@ -93,7 +93,7 @@ fuzz: $(BUILD)/.installed
 	    -o build/fuzz/fuzz_gguf -lm -pthread
 	build/fuzz/fuzz_gguf
 
-bench: $(BUILD)/.installed model
+bench: build/.installed model
 	$(PYTHON) -m benchmarks.commongen --data $${DEAL_SHARED:-../shared}/data/commongen/dev.jsonl \
 	    -n 24 --top-k 5 --lookahead 16 --reward-weight 4 --json benchmarks/results/commongen.json
 	$(PYTHON) tools/make_results_table.py

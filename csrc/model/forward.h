@@ -1,0 +1,58 @@
+/* The transformer's forward pass over trie nodes (Llama architecture).
+ *
+ *     x = embedding[token]
+ *     each layer:  h = rms_norm(x);  q, k, v = Wq h, Wk h, Wv h;  rope(q), rope(k)
+ *                  x += Wo attention(q, keys and values of the path)
+ *                  h = rms_norm(x);  x += Wdown (silu(Wgate h) * (Wup h))
+ *     hidden = rms_norm(x);  logits = Whead hidden
+ *
+ * One row is one node. Rows of a batch share nothing but the time their weights are read.
+ */
+#ifndef DEAL_MODEL_FORWARD_H
+#define DEAL_MODEL_FORWARD_H
+
+#include "model/matmul.h"
+#include "model/model.h"
+#include "model/trie.h"
+
+#define DEAL_FORWARD_ROWS 256 // most rows of one pass; a multiple of DEAL_GEMM_PANEL
+#define DEAL_HEAD_ROWS 32     // most rows of one product with the head
+
+typedef struct deal_forward {
+    const deal_model *model;
+    deal_pool *pool;
+    const deal_kernels *kernels;
+    deal_matmul matmul;
+    deal_trie *trie;
+
+    const deal_node *node; // (n_row,) of the pass at hand
+    int32_t n_row, i_layer;
+    float *x;             // (DEAL_FORWARD_ROWS, n_embd) residual stream
+    float *h;             // (DEAL_FORWARD_ROWS, n_embd) normed; then a branch's output
+    float *q, *attended;  // (DEAL_FORWARD_ROWS, n_head * head_dim)
+    float *k, *v;         // (DEAL_FORWARD_ROWS, n_head_kv * head_dim)
+    float *gate, *up;     // (DEAL_FORWARD_ROWS, n_ff)
+    float *cosine, *sine; // (DEAL_FORWARD_ROWS, rope_dim / 2)
+    float *logits;        // (DEAL_HEAD_ROWS, n_vocab)
+
+    const float **path; // cells of every row's path, root first, row after row
+    size_t path_cap;
+    size_t *path_begin; // (DEAL_FORWARD_ROWS + 1,) row r's cells in `path`
+    float *scores;      // (n_thread, n_head / n_head_kv, longest path)
+    size_t scores_cap;  // of one thread
+    size_t size;        // bytes of scratch
+} deal_forward;
+
+deal_status deal_forward_init(deal_forward *forward, const deal_model *model,
+                              deal_trie *trie, deal_pool *pool, deal_error *err);
+void deal_forward_free(deal_forward *forward); // also of a zeroed one
+
+// Evaluates `n_row` <= DEAL_FORWARD_ROWS nodes, parents before children: fills their
+// cells and hidden states. FORMAT where a hidden state is not finite.
+deal_status deal_forward_run(deal_forward *forward, const deal_node *node, int32_t n_row,
+                             deal_error *err);
+
+// Logits after `n_row` <= DEAL_HEAD_ROWS evaluated nodes, into forward->logits.
+void deal_forward_head(deal_forward *forward, const deal_node *node, int32_t n_row);
+
+#endif

@@ -1,0 +1,239 @@
+#include "model/session.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "common/alloc.h"
+#include "model/forward.h"
+
+struct deal_session {
+    deal_lm lm; // first: a deal_lm * is a deal_session *
+    const deal_model *model;
+    deal_pool *pool;
+    deal_trie trie;
+    deal_forward forward;
+    deal_node *fresh; // (fresh_cap,) nodes to evaluate in this call
+    size_t fresh_cap;
+    deal_lm_item *item[DEAL_HEAD_ROWS]; // rows of the head product at hand
+};
+
+static deal_session *
+session_of(const deal_lm *lm)
+{
+    return (deal_session *)(uintptr_t)lm;
+}
+
+static deal_status
+lm_root(deal_lm *lm, deal_node *root, deal_error *err)
+{
+    return deal_trie_root(&session_of(lm)->trie, root, err);
+}
+
+static deal_status
+check_item(const deal_session *s, const deal_lm_item *item, int32_t i_item,
+           deal_error *err)
+{
+    if (item->i_parent >= i_item || item->i_parent < -1)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "item %d: its parent must be an earlier item, got %d", i_item,
+                         item->i_parent);
+    if (item->i_parent < 0 && !deal_trie_is_live(&s->trie, item->parent))
+        return deal_fail(err, DEAL_ERR_INVALID_ARG, "item %d: parent %d is not a node",
+                         i_item, item->parent);
+    if (item->token < 0 || item->token >= s->lm.n_vocab)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "token: expected 0 to %d (vocabulary), got %d",
+                         s->lm.n_vocab - 1, item->token);
+    if ((item->want & DEAL_WANT_TOP_K) &&
+        (item->top_k < 1 || item->top_k > s->lm.n_vocab))
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "top_k: expected 1 to %d (vocabulary), got %d", s->lm.n_vocab,
+                         item->top_k);
+    return DEAL_OK;
+}
+
+// Finds or makes the node of one item; a new one joins s->fresh.
+static deal_status
+place_item(deal_session *s, deal_lm_item *items, int32_t i_item, int32_t *n_fresh,
+           deal_error *err)
+{
+    deal_lm_item *item = &items[i_item];
+    DEAL_TRY(check_item(s, item, i_item, err));
+    deal_node parent = item->i_parent >= 0 ? items[item->i_parent].node : item->parent;
+    deal_node node = deal_trie_child(&s->trie, parent, item->token);
+    if (node != DEAL_NODE_NONE) {
+        deal_trie_retain(&s->trie, node);
+    } else {
+        if (s->trie.node[parent].depth >= s->lm.n_ctx)
+            return deal_fail(err, DEAL_ERR_CONTEXT_FULL,
+                             "context: expected at most %d tokens, got %d", s->lm.n_ctx,
+                             s->trie.node[parent].depth + 1);
+        DEAL_TRY(deal_trie_add(&s->trie, parent, item->token, &node, err));
+        s->fresh[(*n_fresh)++] = node;
+    }
+    item->node = node;
+    return DEAL_OK;
+}
+
+// What one row of logits is asked for.
+static void
+answer_items(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
+{
+    (void)i_thread;
+    deal_session *s = context;
+    int32_t n_vocab = s->lm.n_vocab;
+    for (int32_t r = i_begin; r < i_end; r++) {
+        deal_lm_item *item = s->item[r];
+        const float *logits = s->forward.logits + (size_t)r * (size_t)n_vocab;
+        if (item->want & DEAL_WANT_LOGITS)
+            memcpy(item->logits, logits, (size_t)n_vocab * sizeof *logits);
+        if (item->want & DEAL_WANT_LOG_Z)
+            item->log_z = s->forward.kernels->log_sum_exp(n_vocab, logits);
+        if (!(item->want & DEAL_WANT_TOP_K))
+            continue;
+        if (item->top_k == 1) {
+            item->top_token[0] = s->forward.kernels->argmax(n_vocab, logits);
+            item->top_logit[0] = logits[item->top_token[0]];
+        } else {
+            deal_top_k(n_vocab, logits, item->top_k, item->top_token, item->top_logit);
+        }
+    }
+}
+
+static void
+answer(deal_session *s, deal_lm_item *items, int32_t n_items)
+{
+    const uint32_t wants_head = DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z | DEAL_WANT_LOGITS;
+    deal_node node[DEAL_HEAD_ROWS];
+    int32_t n_row = 0;
+    for (int32_t i = 0; i < n_items; i++) {
+        if (items[i].want & DEAL_WANT_HIDDEN)
+            memcpy(items[i].hidden, deal_trie_hidden(&s->trie, items[i].node),
+                   (size_t)s->lm.n_embd * sizeof(float));
+        if (items[i].want & wants_head) {
+            s->item[n_row] = &items[i];
+            node[n_row++] = items[i].node;
+        }
+        if (n_row > 0 && (n_row == DEAL_HEAD_ROWS || i == n_items - 1)) {
+            deal_forward_head(&s->forward, node, n_row);
+            deal_parallel_for(s->pool, n_row, answer_items, s);
+            n_row = 0;
+        }
+    }
+}
+
+static deal_status
+lm_extend(deal_lm *lm, deal_lm_item *items, int32_t n_items, deal_error *err)
+{
+    deal_session *s = session_of(lm);
+    if ((size_t)n_items > s->fresh_cap) {
+        size_t cap = deal_grow_cap(s->fresh_cap, (size_t)n_items);
+        deal_node *fresh = deal_realloc(s->fresh, 0, cap, sizeof *fresh);
+        if (!fresh)
+            return deal_fail_memory(err, "nodes of the batch");
+        s->fresh = fresh;
+        s->fresh_cap = cap;
+    }
+    int32_t n_placed = 0, n_fresh = 0;
+    deal_status status;
+    for (; n_placed < n_items; n_placed++)
+        DEAL_TRY_GOTO(place_item(s, items, n_placed, &n_fresh, err), undo);
+    for (int32_t i = 0; i < n_fresh; i += DEAL_FORWARD_ROWS) {
+        int32_t n = n_fresh - i < DEAL_FORWARD_ROWS ? n_fresh - i : DEAL_FORWARD_ROWS;
+        DEAL_TRY_GOTO(deal_forward_run(&s->forward, s->fresh + i, n, err), undo);
+        lm->n_forward_passes++;
+    }
+    lm->n_forward_tokens += n_fresh;
+    answer(s, items, n_items);
+    return DEAL_OK;
+undo:
+    for (int32_t i = n_placed; i-- > 0;) {
+        deal_trie_release(&s->trie, items[i].node);
+        items[i].node = DEAL_NODE_NONE;
+    }
+    return status;
+}
+
+static void
+lm_retain(deal_lm *lm, deal_node node)
+{
+    deal_trie_retain(&session_of(lm)->trie, node);
+}
+
+static void
+lm_release(deal_lm *lm, deal_node node)
+{
+    deal_trie_release(&session_of(lm)->trie, node);
+}
+
+static deal_node
+lm_child(const deal_lm *lm, deal_node parent, int32_t token)
+{
+    return deal_trie_child(&session_of(lm)->trie, parent, token);
+}
+
+static const deal_lm_ops session_ops = {
+    .root = lm_root,
+    .extend = lm_extend,
+    .retain = lm_retain,
+    .release = lm_release,
+    .child = lm_child,
+};
+
+deal_status
+deal_session_new(const deal_model *model, int32_t n_ctx, int32_t n_thread,
+                 deal_session **out, deal_error *err)
+{
+    const deal_hparams *hp = &model->hparams;
+    if (n_ctx < 1 || n_ctx > hp->n_ctx_train)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "max_length: expected 1 to %d (the model's context), got %d",
+                         hp->n_ctx_train, n_ctx);
+    deal_session *s = deal_alloc_zero(1, sizeof *s);
+    if (!s)
+        return deal_fail_memory(err, "session");
+    s->model = model;
+    s->lm = (deal_lm){.ops = &session_ops,
+                      .n_vocab = hp->n_vocab,
+                      .n_embd = hp->n_embd,
+                      .n_ctx = n_ctx};
+    deal_trie_init(&s->trie, hp->n_layer, hp->n_head_kv * hp->head_dim, hp->n_embd);
+    deal_status status;
+    DEAL_TRY_GOTO(deal_pool_new(n_thread, &s->pool, err), fail);
+    DEAL_TRY_GOTO(deal_forward_init(&s->forward, model, &s->trie, s->pool, err), fail);
+    *out = s;
+    return DEAL_OK;
+fail:
+    deal_session_free(s);
+    return status;
+}
+
+void
+deal_session_free(deal_session *s)
+{
+    if (!s)
+        return;
+    deal_forward_free(&s->forward);
+    deal_trie_free(&s->trie);
+    deal_pool_free(s->pool);
+    deal_free(s->fresh);
+    deal_free(s);
+}
+
+deal_lm *
+deal_session_lm(deal_session *s)
+{
+    return &s->lm;
+}
+
+size_t
+deal_session_size(const deal_session *s)
+{
+    return deal_trie_size(&s->trie) + s->forward.size;
+}
+
+int32_t
+deal_session_n_live(const deal_session *s)
+{
+    return s->trie.n_live;
+}

@@ -1,0 +1,26 @@
+/* A session: one trie over one model, the implementation of common/lm.h on weights.
+ *
+ * Used by one thread at a time; the model may be shared by any number of sessions.
+ */
+#ifndef DEAL_MODEL_SESSION_H
+#define DEAL_MODEL_SESSION_H
+
+#include "common/lm.h"
+#include "model/model.h"
+
+typedef struct deal_session deal_session;
+
+// `n_ctx` in [1, n_ctx_train] bounds a path; `n_thread` >= 1. The model is borrowed and
+// must outlive the session. Caller frees with deal_session_free().
+deal_status deal_session_new(const deal_model *model, int32_t n_ctx, int32_t n_thread,
+                             deal_session **session, deal_error *err);
+void deal_session_free(deal_session *session);
+
+// The seam; borrowed from `session`.
+deal_lm *deal_session_lm(deal_session *session);
+
+// Bytes of KV cells and scratch, and the number of live trie nodes.
+size_t deal_session_size(const deal_session *session);
+int32_t deal_session_n_live(const deal_session *session);
+
+#endif

@@ -1,0 +1,195 @@
+#include "model/trie.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "common/alloc.h"
+
+void
+deal_trie_init(deal_trie *trie, int32_t n_layer, int32_t kv_dim, int32_t n_embd)
+{
+    *trie = (deal_trie){.free_node = DEAL_NODE_NONE,
+                        .n_layer = n_layer,
+                        .kv_dim = kv_dim,
+                        .n_embd = n_embd};
+}
+
+void
+deal_trie_free(deal_trie *trie)
+{
+    for (int32_t i = 0; i < trie->n_page; i++)
+        deal_free(trie->page[i]);
+    deal_free(trie->page);
+    deal_free(trie->node);
+    trie->page = NULL;
+    trie->node = NULL;
+    trie->n_page = 0;
+}
+
+static size_t
+kv_len(const deal_trie *trie) // floats of a page before its hidden states
+{
+    return (size_t)trie->n_layer * 2 * DEAL_PAGE_LEN * (size_t)trie->kv_dim;
+}
+
+static size_t
+page_len(const deal_trie *trie)
+{
+    return kv_len(trie) + (size_t)DEAL_PAGE_LEN * (size_t)trie->n_embd;
+}
+
+static deal_status
+grow(deal_trie *trie, deal_error *err)
+{
+    if (trie->n_page == INT32_MAX / DEAL_PAGE_LEN)
+        return deal_fail_memory(err, "KV cells");
+    if (trie->n_page == trie->page_cap) {
+        size_t old = (size_t)trie->page_cap;
+        size_t cap = deal_grow_cap(old, old + 1);
+        float **page = deal_realloc(trie->page, old, cap, sizeof *page);
+        if (!page)
+            return deal_fail_memory(err, "KV pages");
+        trie->page = page;
+        deal_trie_node *node =
+            deal_realloc(trie->node, old * DEAL_PAGE_LEN, cap * DEAL_PAGE_LEN,
+                         sizeof *node);
+        if (!node)
+            return deal_fail_memory(err, "trie nodes");
+        trie->node = node;
+        trie->page_cap = (int32_t)cap;
+    }
+    float *page = deal_alloc(page_len(trie), sizeof *page);
+    if (!page)
+        return deal_fail_memory(err, "KV page");
+    trie->page[trie->n_page++] = page;
+    return DEAL_OK;
+}
+
+static deal_status
+take_node(deal_trie *trie, deal_node *out, deal_error *err)
+{
+    if (trie->free_node != DEAL_NODE_NONE) {
+        *out = trie->free_node;
+        trie->free_node = trie->node[*out].parent;
+    } else {
+        if (trie->n_node == trie->n_page * DEAL_PAGE_LEN)
+            DEAL_TRY(grow(trie, err));
+        *out = trie->n_node++;
+    }
+    trie->n_live++;
+    trie->node[*out] = (deal_trie_node){.parent = DEAL_NODE_NONE,
+                                        .first_child = DEAL_NODE_NONE,
+                                        .next_sibling = DEAL_NODE_NONE,
+                                        .token = -1,
+                                        .n_ref = 1,
+                                        .depth = 0};
+    return DEAL_OK;
+}
+
+deal_status
+deal_trie_root(deal_trie *trie, deal_node *root, deal_error *err)
+{
+    return take_node(trie, root, err);
+}
+
+deal_status
+deal_trie_add(deal_trie *trie, deal_node parent, int32_t token, deal_node *out,
+              deal_error *err)
+{
+    deal_node i_node;
+    DEAL_TRY(take_node(trie, &i_node, err));
+    deal_trie_node *node = &trie->node[i_node];
+    deal_trie_node *above = &trie->node[parent];
+    node->parent = parent;
+    node->token = token;
+    node->depth = above->depth + 1;
+    node->next_sibling = above->first_child;
+    above->first_child = i_node;
+    above->n_ref++;
+    *out = i_node;
+    return DEAL_OK;
+}
+
+deal_node
+deal_trie_child(const deal_trie *trie, deal_node parent, int32_t token)
+{
+    deal_node i_child = trie->node[parent].first_child;
+    while (i_child != DEAL_NODE_NONE && trie->node[i_child].token != token)
+        i_child = trie->node[i_child].next_sibling;
+    return i_child;
+}
+
+void
+deal_trie_retain(deal_trie *trie, deal_node node)
+{
+    assert(deal_trie_is_live(trie, node));
+    trie->node[node].n_ref++;
+}
+
+static void
+unlink_child(deal_trie *trie, deal_node parent, deal_node child)
+{
+    deal_node *link = &trie->node[parent].first_child;
+    while (*link != child)
+        link = &trie->node[*link].next_sibling;
+    *link = trie->node[child].next_sibling;
+}
+
+// Frees upwards: a parent held by this child alone goes with it.
+void
+deal_trie_release(deal_trie *trie, deal_node i_node)
+{
+    while (i_node != DEAL_NODE_NONE) {
+        deal_trie_node *node = &trie->node[i_node];
+        assert(node->n_ref > 0);
+        if (--node->n_ref > 0)
+            return;
+        deal_node parent = node->parent;
+        if (parent != DEAL_NODE_NONE)
+            unlink_child(trie, parent, i_node);
+        node->parent = trie->free_node;
+        trie->free_node = i_node;
+        trie->n_live--;
+        i_node = parent;
+    }
+}
+
+int
+deal_trie_is_live(const deal_trie *trie, deal_node node)
+{
+    return node >= 0 && node < trie->n_node && trie->node[node].n_ref > 0;
+}
+
+float *
+deal_trie_cell(const deal_trie *trie, deal_node node)
+{
+    return trie->page[node / DEAL_PAGE_LEN] +
+           (size_t)(node % DEAL_PAGE_LEN) * (size_t)trie->kv_dim;
+}
+
+size_t
+deal_trie_key_offset(const deal_trie *trie, int32_t i_layer)
+{
+    return (size_t)i_layer * 2 * DEAL_PAGE_LEN * (size_t)trie->kv_dim;
+}
+
+size_t
+deal_trie_value_offset(const deal_trie *trie, int32_t i_layer)
+{
+    return deal_trie_key_offset(trie, i_layer) + DEAL_PAGE_LEN * (size_t)trie->kv_dim;
+}
+
+float *
+deal_trie_hidden(const deal_trie *trie, deal_node node)
+{
+    return trie->page[node / DEAL_PAGE_LEN] + kv_len(trie) +
+           (size_t)(node % DEAL_PAGE_LEN) * (size_t)trie->n_embd;
+}
+
+size_t
+deal_trie_size(const deal_trie *trie)
+{
+    return (size_t)trie->n_page * page_len(trie) * sizeof(float) +
+           (size_t)trie->page_cap * (sizeof *trie->page +
+                                     DEAL_PAGE_LEN * sizeof *trie->node);
+}

@@ -1,0 +1,58 @@
+/* The trie of contexts and its KV cells.
+ *
+ * Node i owns cell i: the keys and values of its token in every layer, and the final
+ * normed state. Cells lie in pages of DEAL_PAGE_LEN that are never moved, so the cache
+ * grows without copying. Layout of a page, in floats:
+ *
+ *     kv      (n_layer, 2, DEAL_PAGE_LEN, kv_dim)   keys after RoPE, then values
+ *     hidden  (DEAL_PAGE_LEN, n_embd)
+ */
+#ifndef DEAL_MODEL_TRIE_H
+#define DEAL_MODEL_TRIE_H
+
+#include <stddef.h>
+
+#include "common/lm.h"
+
+#define DEAL_PAGE_LEN 64
+
+typedef struct deal_trie_node {
+    deal_node parent;      // DEAL_NODE_NONE for a root; next free node where free
+    deal_node first_child; // DEAL_NODE_NONE for a leaf
+    deal_node next_sibling;
+    int32_t token; // -1 for a root
+    int32_t n_ref; // references handed out plus children
+    int32_t depth; // tokens on the path, this one included; 0 for a root
+} deal_trie_node;
+
+typedef struct deal_trie {
+    deal_trie_node *node; // (node_cap,)
+    float **page;         // (n_page,) of page_size floats
+    int32_t n_page, page_cap;
+    int32_t n_node;       // nodes ever used; those beyond are fresh
+    int32_t n_live;       // nodes in use, roots included
+    deal_node free_node;  // list of released nodes, linked by `parent`
+    int32_t n_layer, kv_dim, n_embd; // kv_dim = n_head_kv * head_dim
+} deal_trie;
+
+void deal_trie_init(deal_trie *trie, int32_t n_layer, int32_t kv_dim, int32_t n_embd);
+void deal_trie_free(deal_trie *trie); // also of a zeroed trie
+
+deal_status deal_trie_root(deal_trie *trie, deal_node *root, deal_error *err);
+// A new child, with one reference; the caller has made sure that there is none yet.
+deal_status deal_trie_add(deal_trie *trie, deal_node parent, int32_t token,
+                          deal_node *node, deal_error *err);
+deal_node deal_trie_child(const deal_trie *trie, deal_node parent, int32_t token);
+void deal_trie_retain(deal_trie *trie, deal_node node);
+void deal_trie_release(deal_trie *trie, deal_node node);
+int deal_trie_is_live(const deal_trie *trie, deal_node node);
+
+// Where cell `node` starts: its key in layer 0. Layer l's key lies deal_trie_key_offset
+// floats on, its value deal_trie_value_offset.
+float *deal_trie_cell(const deal_trie *trie, deal_node node);
+size_t deal_trie_key_offset(const deal_trie *trie, int32_t i_layer);
+size_t deal_trie_value_offset(const deal_trie *trie, int32_t i_layer);
+float *deal_trie_hidden(const deal_trie *trie, deal_node node); // (n_embd,)
+size_t deal_trie_size(const deal_trie *trie); // bytes held
+
+#endif
