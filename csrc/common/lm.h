@@ -33,6 +33,7 @@ enum {
     DEAL_WANT_LOG_Z = 1 << 1,  // log_z; log-prob of a token = its logit - log_z
     DEAL_WANT_LOGITS = 1 << 2, // all logits
     DEAL_WANT_HIDDEN = 1 << 3, // the final normed state
+    DEAL_WANT_TARGET = 1 << 4, // target_logit, the logit of one given token
 };
 
 typedef struct deal_lm_item {
@@ -42,12 +43,14 @@ typedef struct deal_lm_item {
     int32_t token;     // in [0, n_vocab)
     uint32_t want;     // DEAL_WANT_*
     int32_t top_k;     // in [1, n_vocab] where DEAL_WANT_TOP_K
+    int32_t target;    // in [0, n_vocab) where DEAL_WANT_TARGET
     // out, in the caller's buffers; written only where wanted
     int32_t *top_token; // (top_k,) by falling logit, equal logits by rising id
     float *top_logit;   // (top_k,)
     float *logits;      // (n_vocab,)
     float *hidden;      // (n_embd,) after the final norm, before the head
     float log_z;        // natural log of sum(exp(logits))
+    float target_logit; // of token `target`
     // out
     deal_node node; // with one reference for the caller
 } deal_lm_item;

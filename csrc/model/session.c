@@ -49,6 +49,11 @@ check_item(const deal_session *s, const deal_lm_item *item, int32_t i_item,
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "top_k: expected 1 to %d (vocabulary), got %d", s->lm.n_vocab,
                          item->top_k);
+    if ((item->want & DEAL_WANT_TARGET) &&
+        (item->target < 0 || item->target >= s->lm.n_vocab))
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "target: expected 0 to %d (vocabulary), got %d",
+                         s->lm.n_vocab - 1, item->target);
     return DEAL_OK;
 }
 
@@ -89,6 +94,8 @@ answer_items(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
             memcpy(item->logits, logits, (size_t)n_vocab * sizeof *logits);
         if (item->want & DEAL_WANT_LOG_Z)
             item->log_z = s->forward.kernels->log_sum_exp(n_vocab, logits);
+        if (item->want & DEAL_WANT_TARGET)
+            item->target_logit = logits[item->target];
         if (!(item->want & DEAL_WANT_TOP_K))
             continue;
         if (item->top_k == 1) {
@@ -103,7 +110,8 @@ answer_items(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
 static void
 answer(deal_session *s, deal_lm_item *items, int32_t n_items)
 {
-    const uint32_t wants_head = DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z | DEAL_WANT_LOGITS;
+    const uint32_t wants_head =
+        DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z | DEAL_WANT_LOGITS | DEAL_WANT_TARGET;
     deal_node node[DEAL_HEAD_ROWS];
     int32_t n_row = 0;
     for (int32_t i = 0; i < n_items; i++) {

@@ -1,0 +1,323 @@
+/* deal._core.Session: a trie over a model, and scoring of given token sequences. */
+#include "common/alloc.h"
+#include "python/py_array.h"
+#include "python/py_model.h"
+#include "python/py_status.h"
+
+int
+deal_py_session_enter(PySession *self)
+{
+    if (self->is_in_use) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "session: in use by another thread, or by the search that is "
+                        "calling this reward; use another session");
+        return -1;
+    }
+    self->is_in_use = 1;
+    return 0;
+}
+
+void
+deal_py_session_leave(PySession *self)
+{
+    self->is_in_use = 0;
+}
+
+static PyObject *
+session_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *keyword[] = {"model", "max_length", "threads", NULL};
+    PyObject *module = PyType_GetModule(type), *model;
+    int n_ctx, n_thread;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!ii:Session", keyword,
+                                     deal_module_state_get(module)->model_type, &model,
+                                     &n_ctx, &n_thread))
+        return NULL;
+    PySession *self = (PySession *)type->tp_alloc(type, 0);
+    if (!self)
+        return NULL;
+    self->model = (PyModel *)Py_NewRef(model);
+    deal_error err;
+    if (deal_session_new(self->model->model, n_ctx, n_thread, &self->session, &err) !=
+        DEAL_OK) {
+        Py_DECREF(self);
+        return deal_py_raise(module, &err);
+    }
+    return (PyObject *)self;
+}
+
+// Evaluates items [i_begin, n_items), a chain in which each continues the one before and
+// the first continues `parent`, and gives the references back.
+static deal_status
+run_chain(deal_lm *lm, deal_node parent, deal_lm_item *item, int32_t n_items,
+          deal_error *err)
+{
+    if (n_items == 0)
+        return DEAL_OK;
+    for (int32_t i = 0; i < n_items; i++) {
+        item[i].parent = parent;
+        item[i].i_parent = i - 1;
+    }
+    DEAL_TRY(lm->ops->extend(lm, item, n_items, err));
+    for (int32_t i = 0; i < n_items; i++)
+        lm->ops->release(lm, item[i].node);
+    return DEAL_OK;
+}
+
+static deal_status
+run_logits(deal_lm *lm, const int32_t *ids, int32_t n_ids, float *logits, deal_error *err)
+{
+    deal_lm_item *item = deal_alloc_zero((size_t)n_ids, sizeof *item);
+    if (!item)
+        return deal_fail_memory(err, "items of the sequence");
+    for (int32_t i = 0; i < n_ids; i++) {
+        item[i].token = ids[i];
+        item[i].want = DEAL_WANT_LOGITS;
+        item[i].logits = logits + (size_t)i * (size_t)lm->n_vocab;
+    }
+    deal_node root;
+    deal_status status = lm->ops->root(lm, &root, err);
+    if (status == DEAL_OK) {
+        status = run_chain(lm, root, item, n_ids, err);
+        lm->ops->release(lm, root);
+    }
+    deal_free(item);
+    return status;
+}
+
+PyDoc_STRVAR(logits_doc,
+             "logits(ids)\n--\n\n"
+             "Logits after every token of a sequence, float32 (n_ids, n_vocab).");
+
+static PyObject *
+session_logits(PyObject *object, PyObject *arg)
+{
+    PySession *self = (PySession *)object;
+    deal_lm *lm = deal_session_lm(self->session);
+    int32_t *ids, n_ids;
+    if (deal_py_ids(arg, "ids", &ids, &n_ids) < 0)
+        return NULL;
+    float *data;
+    deal_error err;
+    deal_status status = DEAL_OK;
+    PyObject *array = NULL;
+    if (n_ids > lm->n_ctx)
+        status = deal_fail(&err, DEAL_ERR_CONTEXT_FULL,
+                           "ids: expected at most %d tokens (max_length), got %d",
+                           lm->n_ctx, n_ids);
+    else
+        array = deal_py_new_f32(n_ids, lm->n_vocab, &data);
+    if (array && deal_py_session_enter(self) == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        status = run_logits(lm, ids, n_ids, data, &err);
+        Py_END_ALLOW_THREADS
+        deal_py_session_leave(self);
+    } else {
+        Py_CLEAR(array);
+    }
+    deal_free(ids);
+    if (status != DEAL_OK) {
+        Py_XDECREF(array);
+        return deal_py_raise(PyType_GetModule(Py_TYPE(object)), &err);
+    }
+    return array;
+}
+
+// logprob[i] = log P(ids[i] | ids[< i]) for i >= n_prompt, of one sequence.
+static deal_status
+run_logprobs(deal_lm *lm, const int32_t *ids, int32_t n_prompt, int32_t n_ids,
+             deal_node root, double *logprob, deal_error *err)
+{
+    deal_lm_item *item = deal_alloc_zero((size_t)n_ids, sizeof *item);
+    if (!item)
+        return deal_fail_memory(err, "items of the sequence");
+    for (int32_t i = 0; i < n_ids - 1; i++) {
+        item[i].token = ids[i];
+        if (i + 1 < n_prompt)
+            continue;
+        item[i].want = DEAL_WANT_TARGET | DEAL_WANT_LOG_Z;
+        item[i].target = ids[i + 1];
+    }
+    deal_status status = run_chain(lm, root, item, n_ids - 1, err);
+    for (int32_t i = n_prompt; status == DEAL_OK && i < n_ids; i++)
+        logprob[i - n_prompt] = (double)item[i - 1].target_logit -
+                                (double)item[i - 1].log_z;
+    deal_free(item);
+    return status;
+}
+
+// Holds the prompt in the trie while its completions are scored, so that it is evaluated
+// once: the completions find its nodes.
+static deal_status
+score_all(deal_lm *lm, int32_t *const *ids, const int32_t *n_ids, int32_t n_prompt,
+          int32_t n_completion, double *const *logprob, deal_error *err)
+{
+    deal_node root;
+    DEAL_TRY(lm->ops->root(lm, &root, err));
+    deal_status status = DEAL_OK;
+    deal_lm_item *prompt = deal_alloc_zero((size_t)n_prompt, sizeof *prompt);
+    if (!prompt)
+        status = deal_fail_memory(err, "items of the prompt");
+    if (status == DEAL_OK && n_completion > 0) {
+        for (int32_t i = 0; i < n_prompt; i++)
+            prompt[i] = (deal_lm_item){
+                .parent = root, .i_parent = i - 1, .token = ids[0][i]};
+        status = lm->ops->extend(lm, prompt, n_prompt, err);
+        if (status == DEAL_OK) {
+            for (int32_t c = 0; status == DEAL_OK && c < n_completion; c++)
+                status = run_logprobs(lm, ids[c], n_prompt, n_ids[c], root, logprob[c],
+                                      err);
+            for (int32_t i = 0; i < n_prompt; i++)
+                lm->ops->release(lm, prompt[i].node);
+        }
+    }
+    deal_free(prompt);
+    lm->ops->release(lm, root);
+    return status;
+}
+
+PyDoc_STRVAR(logprobs_doc,
+             "logprobs(sequences, n_prompt)\n--\n\n"
+             "Natural log-prob of every token after the first `n_prompt`, for sequences\n"
+             "that share those: a list of lists of float.");
+
+static PyObject *
+session_logprobs(PyObject *object, PyObject *args)
+{
+    PySession *self = (PySession *)object;
+    PyObject *sequences, *result = NULL, *module = PyType_GetModule(Py_TYPE(object));
+    int n_prompt;
+    if (!PyArg_ParseTuple(args, "O!i:logprobs", &PyList_Type, &sequences, &n_prompt))
+        return NULL;
+    int32_t n = (int32_t)PyList_GET_SIZE(sequences), n_read = 0;
+    int32_t **ids = deal_alloc_zero((size_t)n, sizeof *ids);
+    int32_t *n_ids = deal_alloc_zero((size_t)n, sizeof *n_ids);
+    double **logprob = deal_alloc_zero((size_t)n, sizeof *logprob);
+    int failed = !ids || !n_ids || !logprob;
+    if (failed)
+        PyErr_NoMemory();
+    for (; !failed && n_read < n; n_read++) {
+        failed = deal_py_ids(PyList_GET_ITEM(sequences, n_read), "sequence",
+                             &ids[n_read], &n_ids[n_read]) < 0;
+        if (!failed && (n_prompt < 1 || n_ids[n_read] < n_prompt)) {
+            PyErr_Format(PyExc_ValueError, "n_prompt: expected 1 to %d, got %d",
+                         n_ids[n_read], n_prompt);
+            failed = 1;
+        }
+        if (!failed && !(logprob[n_read] = deal_alloc((size_t)n_ids[n_read],
+                                                      sizeof **logprob))) {
+            PyErr_NoMemory();
+            failed = 1;
+        }
+    }
+    if (!failed && deal_py_session_enter(self) == 0) {
+        deal_error err;
+        deal_status status;
+        Py_BEGIN_ALLOW_THREADS
+        status = score_all(deal_session_lm(self->session), ids, n_ids, n_prompt, n,
+                           logprob, &err);
+        Py_END_ALLOW_THREADS
+        deal_py_session_leave(self);
+        result = status == DEAL_OK ? PyList_New(n) : deal_py_raise(module, &err);
+    }
+    for (int32_t c = 0; result && c < n; c++) {
+        PyObject *row = PyList_New(n_ids[c] - n_prompt);
+        for (int32_t i = 0; row && i < n_ids[c] - n_prompt; i++)
+            PyList_SET_ITEM(row, i, PyFloat_FromDouble(logprob[c][i]));
+        if (!row)
+            Py_CLEAR(result);
+        else
+            PyList_SET_ITEM(result, c, row);
+    }
+    for (int32_t c = 0; c < n; c++) {
+        if (ids)
+            deal_free(ids[c]);
+        if (logprob)
+            deal_free(logprob[c]);
+    }
+    deal_free(ids);
+    deal_free(n_ids);
+    deal_free(logprob);
+    return result;
+}
+
+static int
+session_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(((PySession *)object)->model);
+    return 0;
+}
+
+// The C session borrows the model, so it goes first.
+static int
+session_clear(PyObject *object)
+{
+    PySession *self = (PySession *)object;
+    deal_session_free(self->session);
+    self->session = NULL;
+    Py_CLEAR(self->model);
+    return 0;
+}
+
+static void
+session_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    session_clear(object);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyObject *
+session_size(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromSize_t(deal_session_size(((PySession *)self)->session));
+}
+
+static PyObject *
+session_n_live(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromLong(deal_session_n_live(((PySession *)self)->session));
+}
+
+static PyMethodDef session_methods[] = {
+    {"logits", session_logits, METH_O, logits_doc},
+    {"logprobs", session_logprobs, METH_VARARGS, logprobs_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef session_getset[] = {
+    {"size", session_size, NULL, "bytes of KV cells and scratch", NULL},
+    {"n_live", session_n_live, NULL, "trie nodes in use", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot session_slots[] = {
+    {Py_tp_doc, (void *)"Session(model, max_length, threads)\n--\n\n"
+                        "A trie of contexts over a model; one thread at a time."},
+    {Py_tp_new, session_new},
+    {Py_tp_dealloc, session_dealloc},
+    {Py_tp_traverse, session_traverse},
+    {Py_tp_clear, session_clear},
+    {Py_tp_methods, session_methods},
+    {Py_tp_getset, session_getset},
+    {0, NULL},
+};
+
+static PyType_Spec session_spec = {
+    .name = "deal._core.Session",
+    .basicsize = sizeof(PySession),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = session_slots,
+};
+
+int
+deal_py_session_register(PyObject *module)
+{
+    return deal_py_add_type(module, &session_spec,
+                            &deal_module_state_get(module)->session_type);
+}
