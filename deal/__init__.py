@@ -1,0 +1,65 @@
+"""Decoding-time alignment of language models, with a C core.
+
+    import deal
+
+    lm = deal.load("smollm2-135m-instruct")
+    r = lm.generate("Write a sentence with cat and couch:",
+                    rewards=deal.rewards.Keywords(["cat", "couch"]),
+                    search=deal.Search(top_k=5, lookahead=16, reward_weight=4.0))
+
+The search is DeAL: J. Y. Huang et al., "DeAL: Decoding-time Alignment for Large Language
+Models", arXiv:2402.06147.
+"""
+
+from importlib import metadata as _metadata
+from pathlib import Path as _Path
+
+from deal import rewards
+from deal._errors import (
+    ContextLengthError,
+    ModelFormatError,
+    RewardError,
+    TokenizerError,
+)
+from deal.generation import Candidate, Decision, Generation, Stats
+from deal.model import HParams, Model, Stream, load
+from deal.rewards import Reward, reward
+from deal.settings import Sampling, Search
+
+__all__ = [
+    "Candidate",
+    "ContextLengthError",
+    "Decision",
+    "Generation",
+    "HParams",
+    "Model",
+    "ModelFormatError",
+    "Reward",
+    "RewardError",
+    "Sampling",
+    "Search",
+    "Stats",
+    "Stream",
+    "TokenizerError",
+    "get_include",
+    "load",
+    "reward",
+    "rewards",
+]
+
+
+def get_include() -> str:
+    """Folder of the C headers, for extensions that offer native rewards.
+
+    Returns
+    -------
+    str
+        Pass it to the compiler with ``-I``; the header is ``<deal/reward.h>``.
+    """
+    return str(_Path(__file__).resolve().parent / "include")
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":  # read on demand: importlib.metadata is not free
+        return _metadata.version("deal-lm")
+    raise AttributeError(f"module 'deal' has no attribute {name!r}")

@@ -1,0 +1,145 @@
+"""What a generation returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What one request cost; shared by the sequences that it returned.
+
+    Attributes
+    ----------
+    n_prompt_tokens, n_forward_tokens, n_forward_passes : int
+        Tokens of the prompt; tokens evaluated, prompt included, and in how many passes.
+    n_steps : int
+        Decisions taken.
+    n_rollouts, n_rollout_tokens : int
+        Candidates that were rolled out, and the tokens taken there.
+    n_reward_calls, n_reward_texts : int
+        Calls of reward functions, and completions scored.
+    seconds_prefill, seconds_forward, seconds_reward, seconds_total : float
+        Wall time: the prompt, all later forward passes, the rewards, everything.
+    """
+
+    n_prompt_tokens: int
+    n_forward_tokens: int
+    n_forward_passes: int
+    n_steps: int
+    n_rollouts: int
+    n_rollout_tokens: int
+    n_reward_calls: int
+    n_reward_texts: int
+    seconds_prefill: float
+    seconds_forward: float
+    seconds_reward: float
+    seconds_total: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One candidate of a decision.
+
+    Attributes
+    ----------
+    beam : int
+        Rank of the hypothesis that it extends.
+    token_id : int
+    logprob : float
+        Natural log, of the hypothesis and the candidate.
+    rollout : tuple of int
+        Greedy tokens after the candidate.
+    reward : float
+        Weighted sum of the rewards of the text up to the rollout's end.
+    rewards : dict of str to float
+        Each reward, unweighted.
+    score : float
+        ``logprob + reward_weight * reward``.
+    is_finished : bool
+        The candidate or its rollout reached an end token or a stop string.
+    is_chosen : bool
+    """
+
+    beam: int
+    token_id: int
+    logprob: float
+    rollout: tuple[int, ...]
+    reward: float
+    rewards: dict[str, float]
+    score: float
+    is_finished: bool
+    is_chosen: bool
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decision of the search: its candidates, best first."""
+
+    step: int
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generated sequence.
+
+    Attributes
+    ----------
+    text : str
+        The completion, without special tokens and stop string.
+    token_ids : tuple of int
+        Generated ids, end token included.
+    logprob : float
+        Natural log, summed over `token_ids`, under the plain model.
+    reward : float
+        Weighted sum of the rewards of `text`; 0 without rewards.
+    rewards : dict of str to float
+        Each reward of `text` by name, unweighted.
+    score : float
+        What the search ranked by: ``logprob + reward_weight * reward`` for DeAL,
+        ``logprob / len(token_ids) ** length_penalty`` for beam search, `logprob` else.
+    finish_reason : {"stop", "length"}
+        An end token or stop string, or the limit on tokens.
+    stats : Stats
+    trace : tuple of Decision
+        Every decision of a DeAL search; empty for plain decoding.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprob: float
+    reward: float
+    rewards: dict[str, float]
+    score: float
+    finish_reason: str
+    stats: Stats = field(repr=False)
+    trace: tuple[Decision, ...] = field(default=(), repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def decisions(rows: Iterable[Mapping[str, Any]], names: tuple[str, ...]) -> tuple[Decision, ...]:
+    """Trace rows of the C search as decisions."""
+    result = []
+    for step, group in groupby(rows, key=lambda row: row["step"]):
+        candidates = tuple(
+            Candidate(
+                beam=row["beam"],
+                token_id=row["token_id"],
+                logprob=row["logprob"],
+                rollout=tuple(row["rollout"]),
+                reward=row["reward"],
+                rewards=dict(zip(names, row["rewards"], strict=True)),
+                score=row["score"],
+                is_finished=row["is_finished"],
+                is_chosen=row["is_chosen"],
+            )
+            for row in group
+        )
+        result.append(Decision(step, candidates))
+    return tuple(result)

@@ -1,0 +1,615 @@
+"""Loading a model and generating with it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deal import _checkpoint, _core, _hub
+from deal._errors import ModelFormatError
+from deal.generation import Generation, Stats, decisions
+from deal.rewards import Reward, as_reward
+from deal.settings import (
+    Sampling,
+    Search,
+    beam_params,
+    check_int,
+    sample_params,
+    search_params,
+)
+from deal.tokenizer import Tokenizer
+
+_COMPUTE = {"f32": 0, "int8": 1}  # deal_compute
+_FLOAT_TYPES = ("F32", "F16", "BF16")
+
+Message = Mapping[str, Any]
+Prompt = str | Sequence[int] | np.ndarray
+
+
+@dataclass(frozen=True)
+class HParams:
+    """Hyper-parameters of a checkpoint, named as in csrc/model/hparams.h."""
+
+    n_vocab: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_head_kv: int
+    head_dim: int
+    n_ff: int
+    n_ctx_train: int
+    norm_eps: float
+    is_tied: bool
+    rope_dim: int
+    rope_base: float
+    rope_pairing: int
+    rope_scaling: int
+    rope_factor: float
+    rope_low_freq_factor: float
+    rope_high_freq_factor: float
+    rope_n_ctx_orig: int
+
+
+def load(
+    model: str | os.PathLike[str] = "smollm2-135m-instruct",
+    *,
+    compute: str = "auto",
+    threads: int | None = None,
+    max_length: int | None = None,
+) -> Model:
+    """Load a model.
+
+    Parameters
+    ----------
+    model : str or path
+        An alias (``deal models`` lists them), a ``.gguf`` file, a folder with
+        ``config.json`` and safetensors, or a hub id such as ``"org/name"``.
+    compute : {"auto", "int8", "f32"}, default="auto"
+        "f32" is the reference. "int8" keeps the weights at their file's precision (or in
+        8 bits, in groups of 32) and quantises activations to 8 bits in groups of 32.
+        "auto" is "int8" for quantised files and "f32" for files of F32, F16 or BF16.
+    threads : int, optional
+        Default: the processors this process may run on.
+    max_length : int, optional
+        Longest context in tokens, prompt included. Default: what the model was trained for.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ValueError
+        For an unknown alias or a bad argument.
+    ModelFormatError
+        If the file is damaged or not what its header says.
+    NotImplementedError
+        For an architecture, weight type or RoPE scaling that is not supported.
+    OSError
+        If a file cannot be read or fetched.
+    """
+    if compute not in ("auto", *_COMPUTE):
+        raise ValueError(f"compute: expected 'auto', 'int8' or 'f32', got {compute!r}")
+    if threads is None:
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
+            os.cpu_count() or 1
+        )
+    check_int("threads", threads, 1, 1024)
+    path = _hub.resolve(os.fspath(model))
+    if path.is_dir():
+        core, types, tokenizer = _load_folder(path, compute)
+    else:
+        core, types, tokenizer = _load_gguf(path, compute)
+    hparams = HParams(**core.hparams)
+    if max_length is None:
+        max_length = hparams.n_ctx_train
+    check_int("max_length", max_length, 1, hparams.n_ctx_train)
+    compute = _pick_compute(compute, types)
+    return Model(core, tokenizer, hparams, path, compute, threads, max_length)
+
+
+def _pick_compute(compute: str, types: Sequence[str]) -> str:
+    if compute != "auto":
+        return compute
+    return "f32" if all(name in _FLOAT_TYPES for name in types) else "int8"
+
+
+def _load_gguf(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer]:
+    gguf = _core.Gguf(path)
+    types = [row[1] for row in gguf.tensors]
+    core = _core.Model.from_gguf(path, _COMPUTE[_pick_compute(compute, types)])
+    tokenizer = Tokenizer.from_gguf(gguf.metadata)
+    if tokenizer.vocab_size != core.hparams["n_vocab"]:
+        raise ModelFormatError(
+            f"{path.name}: tokenizer.ggml.tokens: expected {core.hparams['n_vocab']} "
+            f"tokens (rows of the embedding), got {tokenizer.vocab_size}"
+        )
+    return core, types, tokenizer
+
+
+def _load_folder(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer]:
+    checkpoint = _checkpoint.read_folder(path)
+    files: list[str] = []
+    tensors = []
+    for tensor in checkpoint.tensors:
+        name = os.fspath(tensor.path)
+        if name not in files:
+            files.append(name)
+        row = (tensor.name, tensor.type, tuple(tensor.shape), files.index(name))
+        tensors.append((*row, tensor.offset, tensor.size))
+    types = ["F32"]  # safetensors hold floating-point weights only
+    code = _COMPUTE[_pick_compute(compute, types)]
+    core = _core.Model.from_tensors(dict(checkpoint.hparams), tensors, files, code)
+    tokenizer = Tokenizer.from_pretrained(path, n_vocab=core.hparams["n_vocab"])
+    return core, types, tokenizer
+
+
+class Model:
+    """A language model ready to generate; made by :func:`deal.load`.
+
+    Safe to use from several Python threads: every running request has a session, and so
+    a KV cache, of its own.
+
+    Attributes
+    ----------
+    tokenizer : Tokenizer
+    hparams : HParams
+    path : Path
+    compute : {"int8", "f32"}
+    threads : int
+    max_length : int
+        Longest context in tokens, prompt included.
+    """
+
+    def __init__(
+        self,
+        core: Any,
+        tokenizer: Tokenizer,
+        hparams: HParams,
+        path: Path,
+        compute: str,
+        threads: int,
+        max_length: int,
+    ) -> None:
+        self._core = core
+        self.tokenizer = tokenizer
+        self.hparams = hparams
+        self.path = path
+        self.compute = compute
+        self.threads = threads
+        self.max_length = max_length
+        self._idle: list[Any] = []  # sessions that no request holds
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return (
+            f"deal.Model({self.path.name!r}, compute={self.compute!r}, "
+            f"threads={self.threads}, max_length={self.max_length})"
+        )
+
+    @contextmanager
+    def _session(self) -> Iterator[Any]:
+        with self._lock:
+            session = self._idle.pop() if self._idle else None
+        if session is None:
+            session = _core.Session(self._core, self.max_length, self.threads)
+        try:
+            yield session
+        finally:
+            with self._lock:
+                self._idle.append(session)
+
+    # --- generation ------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        sampling: Sampling | None = None,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
+        rewards: Any = None,
+        search: Search | None = None,
+        num_return_sequences: int = 1,
+        stop: str | Sequence[str] | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
+        reward_kwargs: Mapping[str, Any] | None = None,
+        progress: bool = False,
+    ) -> Any:
+        """Generate a completion of a prompt, or of each of several.
+
+        Greedy by default; `sampling` draws; ``num_beams > 1`` is beam search as in
+        transformers; `rewards` makes it a DeAL search with the settings `search`.
+
+        Parameters
+        ----------
+        prompt : str, token ids, or a list of either
+            Text is encoded with the model's special tokens; ids are taken as they are.
+        max_new_tokens : int, default=64
+            At least 1. Also ended by the context (`max_length`).
+        sampling : Sampling, optional
+        num_beams : int, default=1
+            With rewards and no `search`: DeAL with that many beams.
+        length_penalty : float, default=1.0
+            Beam search ranks by ``logprob / n_tokens ** length_penalty``.
+        rewards : Reward or callable, optional
+            What good text is; higher is better. See :mod:`deal.rewards`.
+        search : Search, optional
+            Settings of the DeAL search. Default with rewards: ``Search()``.
+        num_return_sequences : int, default=1
+            More than 1 needs sampling, or as many beams.
+        stop : str or list of str, optional
+            Strings that end the text; cut from it.
+        eos_token_id : int or list of int, optional
+            End tokens instead of the model's own; ``[]`` for none.
+        reward_kwargs : mapping, optional
+            Keyword arguments for Python rewards; for a list of prompts, lists of as many
+            values (a data set's columns, as in TRL).
+        progress : bool, default=False
+            Show a progress bar over the prompts.
+
+        Returns
+        -------
+        Generation, or list
+            One prompt: a `Generation`, or a list of `num_return_sequences`. A list of
+            prompts: a list of those.
+
+        Raises
+        ------
+        ValueError
+            For an empty prompt or a bad setting.
+        ContextLengthError
+            If a prompt leaves no room for a token.
+        RewardError
+            If a reward returns something else than its declaration says. What a Python
+            reward raises itself goes through unchanged.
+        """
+        options = self._options(locals())
+        if not _is_batch(prompt):
+            kwargs = dict(reward_kwargs or {})
+            return self._generate_all([prompt], options, [kwargs], progress)[0]
+        rows = _rows(reward_kwargs, len(prompt))
+        return self._generate_all(list(prompt), options, rows, progress)
+
+    def chat(self, messages: Any, *, progress: bool = False, **kwargs: Any) -> Any:
+        """Generate the assistant's next message; keywords as in :meth:`generate`.
+
+        Parameters
+        ----------
+        messages : list of dict, or list of such lists
+            ``{"role": ..., "content": ...}``, rendered with the model's chat template.
+            Python rewards that accept it get them as the keyword ``messages``.
+
+        Returns
+        -------
+        Generation, or list
+            As :meth:`generate`.
+        """
+        several = bool(messages) and not isinstance(messages[0], Mapping)
+        chats = list(messages) if several else [messages]
+        prompts = [self.tokenizer.apply_chat_template(chat) for chat in chats]
+        columns = kwargs.pop("reward_kwargs", None)
+        rows = _rows(columns, len(chats)) if several else [dict(columns or {})]
+        rows = [{"messages": list(c)} | row for c, row in zip(chats, rows, strict=True)]
+        options = self._options(_GENERATE_DEFAULTS | _known(kwargs))
+        results = self._generate_all(prompts, options, rows, progress, is_chat=True)
+        return results if several else results[0]
+
+    def stream(self, prompt: Any, **kwargs: Any) -> Stream:
+        """Generate piece by piece; keywords as in :meth:`generate`.
+
+        Parameters
+        ----------
+        prompt : str, token ids, or list of messages
+            Messages are rendered with the chat template.
+
+        Returns
+        -------
+        Stream
+            An iterator over pieces of text. They never split a character, join to the
+            generation's text and are final: with several beams the whole text comes
+            last. ``.generation`` holds the result after the last piece.
+        """
+        row = dict(kwargs.pop("reward_kwargs", None) or {})
+        is_chat = _is_messages(prompt)
+        if is_chat:
+            row = {"messages": list(prompt)} | row
+            prompt = self.tokenizer.apply_chat_template(prompt)
+        elif _is_batch(prompt):
+            raise TypeError("prompt: expected one prompt to stream, got several")
+        options = self._options(_GENERATE_DEFAULTS | _known(kwargs))
+        return Stream(self, self._encode(prompt, is_chat), options, row)
+
+    # --- scoring ---------------------------------------------------------------------
+
+    def logits(self, ids: Prompt) -> np.ndarray:
+        """Logits after every token of a sequence.
+
+        Parameters
+        ----------
+        ids : str or token ids
+
+        Returns
+        -------
+        ndarray of float32, shape (n_tokens, n_vocab)
+        """
+        with self._session() as session:
+            return session.logits(self._encode(ids)[0])
+
+    def logprob(self, prompt: Prompt, completions: Prompt | Sequence[Prompt]) -> Any:
+        """Log-probability of completions of a prompt.
+
+        Parameters
+        ----------
+        prompt : str or token ids
+        completions : str, token ids, or a list of either
+
+        Returns
+        -------
+        float, or list of float
+            Natural log, summed over each completion's tokens. A completion's text is
+            tokenized together with the prompt where that leaves the prompt's tokens as
+            they are.
+        """
+        several = _is_batch(completions)
+        ids, text = self._encode(prompt)
+        sequences = [
+            ids + self._encode_completion(ids, text, completion)
+            for completion in (completions if several else [completions])
+        ]
+        with self._session() as session:
+            sums = [float(sum(row)) for row in session.logprobs(sequences, len(ids))]
+        return sums if several else sums[0]
+
+    # --- inside ----------------------------------------------------------------------
+
+    def _options(self, given: Mapping[str, Any]) -> _Options:
+        search, sampling, rewards = given["search"], given["sampling"], given["rewards"]
+        num_beams = given["num_beams"]
+        check_int("num_beams", num_beams, 1)
+        if search is not None and not isinstance(search, Search):
+            raise TypeError(f"search: expected deal.Search, got {search!r}")
+        if sampling is not None and not isinstance(sampling, Sampling):
+            raise TypeError(f"sampling: expected deal.Sampling, got {sampling!r}")
+        if sampling is not None and (rewards is not None or search is not None):
+            raise ValueError("sampling: a DeAL search draws nothing; give one of the two")
+        if sampling is not None and num_beams > 1:
+            raise ValueError("sampling: beam search draws nothing; give one of the two")
+        if search is not None and num_beams not in (1, search.num_beams):
+            raise ValueError(
+                f"num_beams: {num_beams}, but search.num_beams is {search.num_beams}"
+            )
+        reward = None if rewards is None else as_reward(rewards)
+        if reward is not None and search is None:
+            search = Search(num_beams=num_beams)
+        if search is not None:
+            if search.top_k > self.hparams.n_vocab:
+                raise ValueError(
+                    f"top_k: expected at most {self.hparams.n_vocab} (the vocabulary), "
+                    f"got {search.top_k}"
+                )
+            params = search_params(search)
+        elif num_beams > 1:
+            params = beam_params(num_beams, given["length_penalty"])
+        else:
+            params = sample_params(sampling)
+        params["n_new_max"] = min(
+            check_int("max_new_tokens", given["max_new_tokens"], 1), self.max_length
+        )
+        params["n_return"] = _n_return(given["num_return_sequences"], params)
+        ends = given["eos_token_id"]
+        if ends is None:
+            ends = self.tokenizer.eos_token_ids
+        elif isinstance(ends, int):
+            ends = [ends]
+        for i_end in ends:
+            check_int("eos_token_id", i_end, 0, self.hparams.n_vocab - 1)
+        return _Options(params, reward, list(ends), _stops(given["stop"]))
+
+    def _encode(self, prompt: Prompt, is_chat: bool = False) -> tuple[list[int], str]:
+        if isinstance(prompt, str):
+            ids = self.tokenizer.encode(prompt, add_special_tokens=not is_chat)
+            text = prompt
+        else:
+            if isinstance(prompt, (bytes, Mapping)) or not hasattr(prompt, "__len__"):
+                raise TypeError(f"prompt: expected str or token ids, got {prompt!r}")
+            n_vocab = self.hparams.n_vocab
+            ids = [check_int("prompt", token, 0, n_vocab - 1) for token in prompt]
+            text = self.tokenizer.decode(ids)
+        if not ids:
+            raise ValueError("prompt: expected at least one token, got an empty prompt")
+        return ids, text
+
+    def _encode_completion(self, ids: list[int], text: str, completion: Prompt) -> list[int]:
+        if not isinstance(completion, str):
+            return self._encode(completion)[0] if len(completion) else []
+        joint = self.tokenizer.encode(text + completion)
+        if joint[: len(ids)] == ids:
+            return joint[len(ids) :]
+        return self.tokenizer.encode(completion, add_special_tokens=False)
+
+    def _start(
+        self, session: Any, prompt: tuple[list[int], str], options: _Options, row: dict
+    ) -> Any:
+        parts = options.reward.parts() if options.reward is not None else ()
+        return _core.Search(
+            session,
+            self.tokenizer.vocab,
+            prompt[0],
+            prompt[1],
+            options.ends,
+            options.stops,
+            tuple(part.reward._capsule(row) for part in parts),
+            tuple(float(part.weight) for part in parts),
+            options.params,
+        )
+
+    def _generate_all(
+        self,
+        prompts: list[Any],
+        options: _Options,
+        rows: list[dict[str, Any]],
+        progress: bool,
+        is_chat: bool = False,
+    ) -> list[Any]:
+        encoded = [self._encode(prompt, is_chat) for prompt in prompts]
+        pairs: Any = list(zip(encoded, rows, strict=True))
+        if progress:
+            from tqdm.auto import tqdm
+
+            pairs = tqdm(pairs, unit="prompt", desc="generate")
+        results = []
+        for prompt, row in pairs:
+            with self._session() as session:
+                search = self._start(session, prompt, options, row)
+                try:
+                    search.run()
+                    found = _generations(search, options)
+                finally:
+                    del search  # gives its nodes back before the session is
+            results.append(found[0] if options.params["n_return"] == 1 else found)
+        return results
+
+
+class Stream:
+    """Iterator over the pieces of a text while it is generated.
+
+    Attributes
+    ----------
+    generation : Generation or None
+        The result, once the last piece is out.
+    """
+
+    def __init__(
+        self, model: Model, prompt: tuple[list[int], str], options: _Options, row: dict
+    ) -> None:
+        self.generation: Generation | None = None
+        self._pieces = self._run(model, prompt, options, row)
+
+    def _run(
+        self, model: Model, prompt: tuple[list[int], str], options: _Options, row: dict
+    ) -> Iterator[str]:
+        with model._session() as session:
+            search = model._start(session, prompt, options, row)
+            try:
+                size, is_done = 0, False
+                while not is_done:
+                    is_done = search.step()
+                    text = search.text()
+                    if len(text) > size:
+                        piece, size = text[size:], len(text)
+                        yield piece
+                self.generation = _generations(search, options)[0]
+            finally:
+                del search
+
+    def __iter__(self) -> Iterator[str]:
+        return self._pieces
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stop generating."""
+        self._pieces.close()  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class _Options:
+    """A request, checked and ready for the C search."""
+
+    params: dict[str, Any]
+    reward: Reward | None
+    ends: list[int]
+    stops: tuple[bytes, ...]
+
+
+_GENERATE_DEFAULTS: dict[str, Any] = {
+    "max_new_tokens": 64,
+    "sampling": None,
+    "num_beams": 1,
+    "length_penalty": 1.0,
+    "rewards": None,
+    "search": None,
+    "num_return_sequences": 1,
+    "stop": None,
+    "eos_token_id": None,
+}
+
+
+def _known(kwargs: dict[str, Any]) -> dict[str, Any]:
+    for name in kwargs:
+        if name not in _GENERATE_DEFAULTS:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+    return kwargs
+
+
+def _is_messages(prompt: Any) -> bool:
+    return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping)
+
+
+def _is_batch(prompt: Any) -> bool:
+    """Whether `prompt` is a list of prompts: of strings or of sequences of ids."""
+    if isinstance(prompt, (str, bytes)) or not isinstance(prompt, (Sequence, np.ndarray)):
+        return False
+    if isinstance(prompt, np.ndarray):
+        return prompt.ndim > 1
+    return len(prompt) > 0 and isinstance(prompt[0], (str, Sequence, np.ndarray))
+
+
+def _rows(columns: Mapping[str, Any] | None, n: int) -> list[dict[str, Any]]:
+    """Columns of a data set as one dict a row."""
+    for name, values in (columns or {}).items():
+        if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != n:
+            raise ValueError(
+                f"reward_kwargs[{name!r}]: expected a list of {n} values, one a prompt"
+            )
+    return [{name: v[i] for name, v in (columns or {}).items()} for i in range(n)]
+
+
+def _n_return(value: Any, params: Mapping[str, Any]) -> int:
+    value = check_int("num_return_sequences", value, 1)
+    if params["mode"] != 0:
+        return check_int("num_return_sequences", value, 1, params["beam_size"])
+    if value > 1 and params["temperature"] == 0:
+        raise ValueError(
+            f"num_return_sequences: greedy decoding has 1 result, got {value}; use "
+            "sampling or num_beams"
+        )
+    return value
+
+
+def _stops(stop: Any) -> tuple[bytes, ...]:
+    texts = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
+    for text in texts:
+        if not isinstance(text, str) or not text or "\0" in text:
+            raise ValueError(f"stop: expected non-empty strings, got {text!r}")
+    return tuple(text.encode() for text in texts)
+
+
+def _generations(search: Any, options: _Options) -> list[Generation]:
+    names = () if options.reward is None else tuple(p.name for p in options.reward.parts())
+    stats = Stats(**search.stats())
+    trace = decisions(search.trace(), names)
+    return [
+        Generation(
+            text=row["text"],
+            token_ids=tuple(row["token_ids"]),
+            logprob=row["logprob"],
+            reward=row["reward"],
+            rewards=dict(zip(names, row["rewards"], strict=True)),
+            score=row["score"],
+            finish_reason=row["finish_reason"],
+            stats=stats,
+            trace=trace,
+        )
+        for row in search.results()
+    ]

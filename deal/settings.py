@@ -1,0 +1,171 @@
+"""Settings of a generation: how to sample, and how to search."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+_MODES = {"naive": 2}  # deal_search_mode
+
+
+def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """`value` as an int in [low, high], or an error that names it."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    value = value.__index__()
+    if value < low or (high is not None and value > high):
+        wanted = f"at least {low}" if high is None else f"{low} to {high}"
+        raise ValueError(f"{name}: expected {wanted}, got {value}")
+    return value
+
+
+def check_float(name: str, value: Any, wanted: str, holds: Any) -> float:
+    """`value` as a finite float for which `holds`, or an error that names it."""
+    if isinstance(value, (str, bytes, bool)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    value = float(value)
+    if not math.isfinite(value) or not holds(value):
+        raise ValueError(f"{name}: expected {wanted}, got {value}")
+    return value
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn; the names and the order are transformers'.
+
+    Parameters
+    ----------
+    temperature : float, default=1.0
+        At least 0; 0 takes the most likely token.
+    top_k : int, default=0
+        Keep the `top_k` most likely tokens; 0 keeps all.
+    top_p : float, default=1.0
+        In (0, 1]: keep the smallest set of tokens whose probability reaches it.
+    min_p : float, default=0.0
+        In [0, 1]: drop tokens below `min_p` times the largest probability.
+    repetition_penalty : float, default=1.0
+        Above 0; values above 1 make tokens of the prompt and the text less likely.
+    seed : int, default=0
+        In [0, 2**64): the same seed gives the same text, at any thread count.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_float("temperature", self.temperature, "at least 0", lambda x: x >= 0)
+        check_int("top_k", self.top_k, 0)
+        check_float("top_p", self.top_p, "a value in (0, 1]", lambda x: 0 < x <= 1)
+        check_float("min_p", self.min_p, "a value in [0, 1]", lambda x: 0 <= x <= 1)
+        check_float(
+            "repetition_penalty", self.repetition_penalty, "above 0", lambda x: x > 0
+        )
+        check_int("seed", self.seed, 0, 2**64 - 1)
+
+
+@dataclass(frozen=True)
+class Search:
+    """How DeAL searches.
+
+    A candidate token y_t scores ``log P(y_1:t | prompt) + reward_weight * h``, where h is
+    the weighted sum of the rewards of the text so far, the candidate and its greedy
+    rollout of `lookahead` tokens [1]_. A rollout ends at an end token or a stop string
+    and never passes ``max_new_tokens``.
+
+    Parameters
+    ----------
+    top_k : int, default=5
+        Candidates for each hypothesis: its most likely next tokens. At least 1.
+    lookahead : int, default=16
+        Tokens of greedy rollout; 0 scores candidates without one.
+    reward_weight : float, default=1.0
+        Nats of log-prob that one unit of reward is worth; 0 is plain greedy or beam search.
+    num_beams : int, default=1
+        Hypotheses kept. At least 1.
+    commit : int, default=1
+        Tokens taken by one decision: the candidate and the first ``commit - 1`` of its
+        rollout. In [1, lookahead + 1]; more is faster and no longer the paper's search.
+    mode : {"naive"}, default="naive"
+        "naive" is the paper's loop as written: every decision rolls out every candidate.
+
+    References
+    ----------
+    .. [1] J. Y. Huang et al., "DeAL: Decoding-time Alignment for Large Language
+       Models", arXiv:2402.06147, 2024, section on action selection.
+    """
+
+    top_k: int = 5
+    lookahead: int = 16
+    reward_weight: float = 1.0
+    num_beams: int = 1
+    commit: int = 1
+    mode: str = "naive"
+
+    def __post_init__(self) -> None:
+        check_int("top_k", self.top_k, 1)
+        check_int("lookahead", self.lookahead, 0)
+        check_float("reward_weight", self.reward_weight, "a finite number", lambda x: True)
+        check_int("num_beams", self.num_beams, 1)
+        check_int("commit", self.commit, 1, self.lookahead + 1)
+        if self.mode not in _MODES:
+            raise ValueError(f"mode: expected one of {sorted(_MODES)}, got {self.mode!r}")
+
+
+_DEFAULTS: dict[str, Any] = {  # fields of deal_search_params
+    "mode": 0,
+    "n_new_max": 1,
+    "n_return": 1,
+    "repetition_penalty": 1.0,
+    "temperature": 0.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "seed": 0,
+    "beam_size": 1,
+    "length_penalty": 1.0,
+    "lookahead_len": 0,
+    "reward_weight": 0.0,
+    "commit": 1,
+}
+
+
+def sample_params(sampling: Sampling | None) -> dict[str, Any]:
+    """C parameters of sampling; of greedy decoding where there are no settings."""
+    if sampling is None:
+        return dict(_DEFAULTS)
+    return _DEFAULTS | {
+        "temperature": float(sampling.temperature),
+        "top_k": min(int(sampling.top_k), 2**31 - 1),
+        "top_p": float(sampling.top_p),
+        "min_p": float(sampling.min_p),
+        "repetition_penalty": float(sampling.repetition_penalty),
+        "seed": int(sampling.seed),
+    }
+
+
+def beam_params(num_beams: int, length_penalty: float) -> dict[str, Any]:
+    """C parameters of plain beam search."""
+    return _DEFAULTS | {
+        "mode": 1,
+        "beam_size": check_int("num_beams", num_beams, 1, 2**31 - 1),
+        "length_penalty": check_float(
+            "length_penalty", length_penalty, "a finite number", lambda x: True
+        ),
+    }
+
+
+def search_params(search: Search) -> dict[str, Any]:
+    """C parameters of DeAL."""
+    return _DEFAULTS | {
+        "mode": _MODES[search.mode],
+        "top_k": int(search.top_k),
+        "lookahead_len": int(search.lookahead),
+        "reward_weight": float(search.reward_weight),
+        "beam_size": int(search.num_beams),
+        "commit": int(search.commit),
+    }
