@@ -56,6 +56,8 @@ $(BUILD)/test_%: tests/c/test_%.c $(CORE_OBJ) $(TABLE_LM) $(CORE_HDR)
 
 test-c: build/.installed $(C_TESTS)
 	@for t in $(C_TESTS); do $$t || exit 1; done
+	@for core in Nehalem Sandybridge Haswell Zen; do \
+	    OPENBLAS_CORETYPE=$$core $(BUILD)/test_gemm || exit 1; done
 
 # --- Python --------------------------------------------------------------------------
 

@@ -1,0 +1,257 @@
+/* The trie LM over a random model: batch invariance bit for bit, references, errors. */
+#include <stdlib.h>
+
+#include "check.h"
+#include "common/alloc.h"
+#include "model/session.h"
+#include "tiny_weights.h"
+
+#define N_VOCAB 50
+#define N_NODE 300
+
+typedef struct tree {
+    int parent[N_NODE]; // -1: the root
+    int32_t token[N_NODE];
+} tree;
+
+static float logits[2][N_NODE][N_VOCAB];
+
+// A random trie with long chains and bushes; siblings have different tokens.
+static void
+make_tree(tree *t, uint64_t seed)
+{
+    for (int i = 0; i < N_NODE; i++) {
+        double u = deal_rng_uniform(seed, 1, (uint64_t)i);
+        t->parent[i] = i == 0 || u < 0.6 ? i - 1
+                                         : (int)(deal_rng_uniform(seed, 2, (uint64_t)i) * i);
+        for (int32_t token = i % N_VOCAB, is_free = 0; !is_free;
+             token = (token + 1) % N_VOCAB) {
+            is_free = 1;
+            for (int j = 0; j < i; j++)
+                if (t->parent[j] == t->parent[i] && t->token[j] == token)
+                    is_free = 0;
+            t->token[i] = token;
+        }
+    }
+}
+
+// Extends the tree in batches of random sizes up to `n_max`, reading all logits.
+static void
+run_tree(const deal_model *model, const tree *t, int n_max, int n_thread, uint64_t seed,
+         float (*out)[N_VOCAB])
+{
+    deal_error err;
+    deal_session *session;
+    if (!CHECK(deal_session_new(model, 600, n_thread, &session, &err) == DEAL_OK))
+        return;
+    deal_lm *lm = deal_session_lm(session);
+    deal_node root, node[N_NODE];
+    CHECK(lm->ops->root(lm, &root, &err) == DEAL_OK);
+    for (int i = 0; i < N_NODE;) {
+        int n = 1 + (int)(deal_rng_uniform(seed, 3, (uint64_t)i) * n_max);
+        n = n < N_NODE - i ? n : N_NODE - i;
+        deal_lm_item item[N_NODE];
+        for (int j = 0; j < n; j++) {
+            int parent = t->parent[i + j];
+            item[j] = (deal_lm_item){.parent = parent < 0 ? root : node[parent],
+                                     .i_parent = parent >= i ? parent - i : -1,
+                                     .token = t->token[i + j],
+                                     .want = DEAL_WANT_LOGITS,
+                                     .logits = out[i + j]};
+        }
+        if (!CHECK(lm->ops->extend(lm, item, n, &err) == DEAL_OK))
+            return;
+        for (int j = 0; j < n; j++)
+            node[i + j] = item[j].node;
+        i += n;
+    }
+    CHECK_EQ_INT(lm->n_forward_tokens, N_NODE);
+    CHECK_EQ_INT(deal_session_n_live(session), N_NODE + 1);
+    for (int i = 0; i < N_NODE; i++)
+        lm->ops->release(lm, node[i]);
+    lm->ops->release(lm, root);
+    CHECK_EQ_INT(deal_session_n_live(session), 0);
+    deal_session_free(session);
+}
+
+static void
+test_batch_invariance(const deal_model *model)
+{
+    for (uint64_t seed = 1; seed <= 3; seed++) {
+        static tree t;
+        make_tree(&t, seed);
+        run_tree(model, &t, 1, 1, seed, logits[0]);
+        const int n_max[] = {2, 9, 40, N_NODE};
+        for (int i = 0; i < 4; i++) {
+            run_tree(model, &t, n_max[i], 1 + i % 3, seed + 10, logits[1]);
+            CHECK(memcmp(logits[0], logits[1], sizeof logits[0]) == 0);
+        }
+    }
+}
+
+static void
+test_answers(const deal_model *model)
+{
+    deal_error err;
+    deal_session *session;
+    CHECK(deal_session_new(model, 600, 2, &session, &err) == DEAL_OK);
+    deal_lm *lm = deal_session_lm(session);
+    deal_node root;
+    CHECK(lm->ops->root(lm, &root, &err) == DEAL_OK);
+    int32_t top[N_VOCAB], one;
+    float top_logit[N_VOCAB], one_logit, all[N_VOCAB], hidden[64];
+    deal_lm_item item = {.parent = root,
+                         .i_parent = -1,
+                         .token = 3,
+                         .want = DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z | DEAL_WANT_LOGITS |
+                                 DEAL_WANT_HIDDEN | DEAL_WANT_TARGET,
+                         .top_k = N_VOCAB,
+                         .target = 7,
+                         .top_token = top,
+                         .top_logit = top_logit,
+                         .logits = all,
+                         .hidden = hidden};
+    CHECK(lm->ops->extend(lm, &item, 1, &err) == DEAL_OK);
+    double sum = 0.0;
+    for (int i = 0; i < N_VOCAB; i++) {
+        sum += exp((double)all[i]);
+        CHECK(top_logit[i] == all[top[i]]);
+        CHECK(i == 0 || top_logit[i] < top_logit[i - 1] ||
+              (top_logit[i] == top_logit[i - 1] && top[i] > top[i - 1]));
+    }
+    CHECK_NEAR(item.log_z, log(sum), 1e-5);
+    CHECK(item.target_logit == all[7]);
+    // Asked again: no forward pass, the same node, the same answer.
+    deal_lm_item again = {.parent = root,
+                          .i_parent = -1,
+                          .token = 3,
+                          .want = DEAL_WANT_TOP_K,
+                          .top_k = 1,
+                          .top_token = &one,
+                          .top_logit = &one_logit};
+    CHECK(lm->ops->extend(lm, &again, 1, &err) == DEAL_OK);
+    CHECK_EQ_INT(again.node, item.node);
+    CHECK_EQ_INT(lm->n_forward_tokens, 1);
+    CHECK_EQ_INT(one, top[0]);
+    CHECK_EQ_INT(lm->ops->child(lm, root, 3), item.node);
+    CHECK_EQ_INT(lm->ops->child(lm, root, 4), DEAL_NODE_NONE);
+    lm->ops->release(lm, again.node);
+    lm->ops->release(lm, item.node);
+    CHECK_EQ_INT(lm->ops->child(lm, root, 3), DEAL_NODE_NONE);
+    lm->ops->release(lm, root);
+    CHECK_EQ_INT(deal_session_n_live(session), 0);
+    deal_session_free(session);
+}
+
+static void
+test_errors(const deal_model *model)
+{
+    deal_error err;
+    deal_session *session;
+    CHECK(deal_session_new(model, 601, 1, &session, &err) == DEAL_ERR_INVALID_ARG);
+    CHECK_HAS(err.message, "601");
+    CHECK(deal_session_new(model, 4, 0, &session, &err) == DEAL_ERR_INVALID_ARG);
+    CHECK(deal_session_new(model, 4, 1, &session, &err) == DEAL_OK);
+    deal_lm *lm = deal_session_lm(session);
+    deal_node root;
+    CHECK(lm->ops->root(lm, &root, &err) == DEAL_OK);
+    deal_lm_item item[5];
+    for (int i = 0; i < 5; i++)
+        item[i] = (deal_lm_item){.parent = root, .i_parent = i - 1, .token = i};
+    CHECK(lm->ops->extend(lm, item, 5, &err) == DEAL_ERR_CONTEXT_FULL);
+    CHECK_HAS(err.message, "4 tokens, got 5");
+    CHECK_EQ_INT(deal_session_n_live(session), 1); // all or nothing
+    item[2].token = N_VOCAB;
+    CHECK(lm->ops->extend(lm, item, 3, &err) == DEAL_ERR_INVALID_ARG);
+    CHECK_HAS(err.message, "got 50");
+    item[2].token = 2;
+    item[2].i_parent = 2;
+    CHECK(lm->ops->extend(lm, item, 3, &err) == DEAL_ERR_INVALID_ARG);
+    CHECK_EQ_INT(deal_session_n_live(session), 1);
+    item[0].want = DEAL_WANT_TOP_K;
+    item[0].top_k = N_VOCAB + 1;
+    CHECK(lm->ops->extend(lm, item, 1, &err) == DEAL_ERR_INVALID_ARG);
+    lm->ops->release(lm, root);
+    deal_session_free(session);
+}
+
+// Every allocation fails once; nothing leaks (under ASan) and the session stays usable.
+static void
+test_out_of_memory(const deal_model *model)
+{
+    for (size_t n = 1, is_over = 0; !is_over; n++) {
+        deal_error err;
+        deal_session *session = NULL;
+        deal_node root = DEAL_NODE_NONE;
+        deal_lm_item item = {.i_parent = -1, .token = 1};
+        deal_alloc_fail_at(n);
+        deal_status status = deal_session_new(model, 8, 2, &session, &err);
+        if (status == DEAL_OK) {
+            deal_lm *lm = deal_session_lm(session);
+            status = lm->ops->root(lm, &root, &err);
+            if (status == DEAL_OK) {
+                item.parent = root;
+                status = lm->ops->extend(lm, &item, 1, &err);
+                if (status == DEAL_OK)
+                    lm->ops->release(lm, item.node);
+                lm->ops->release(lm, root);
+            }
+            is_over = status == DEAL_OK;
+            CHECK_EQ_INT(deal_session_n_live(session), 0);
+        }
+        CHECK(status == DEAL_OK || status == DEAL_ERR_NO_MEMORY);
+        deal_alloc_fail_at(0);
+        deal_session_free(session);
+    }
+}
+
+// After a first run over the same shape, extending allocates nothing.
+static void
+test_steady_state(const deal_model *model)
+{
+    deal_error err;
+    deal_session *session;
+    CHECK(deal_session_new(model, 600, 2, &session, &err) == DEAL_OK);
+    deal_lm *lm = deal_session_lm(session);
+    size_t n_alloc = 0;
+    for (int i_run = 0; i_run < 2; i_run++) {
+        if (i_run == 1)
+            n_alloc = deal_alloc_count();
+        deal_node root;
+        CHECK(lm->ops->root(lm, &root, &err) == DEAL_OK);
+        static deal_lm_item item[200];
+        for (int i = 0; i < 200; i++)
+            item[i] = (deal_lm_item){.parent = root, .i_parent = i - 1, .token = i % 50};
+        CHECK(lm->ops->extend(lm, item, 200, &err) == DEAL_OK);
+        for (int i = 0; i < 200; i++)
+            lm->ops->release(lm, item[i].node);
+        lm->ops->release(lm, root);
+    }
+    CHECK_EQ_INT(deal_alloc_count(), n_alloc);
+    deal_session_free(session);
+}
+
+int
+main(void)
+{
+    tiny_weights tiny;
+    tiny_weights_make(&tiny);
+    for (int compute = DEAL_COMPUTE_F32; compute <= DEAL_COMPUTE_INT8; compute++) {
+        deal_model *model;
+        deal_error err;
+        if (!CHECK(deal_model_from_tensors(&tiny.hparams, &tiny.table, NULL, 0,
+                                           (deal_compute)compute, &model,
+                                           &err) == DEAL_OK)) {
+            printf("    %s\n", err.message);
+            continue;
+        }
+        test_batch_invariance(model);
+        test_answers(model);
+        test_errors(model);
+        test_out_of_memory(model);
+        test_steady_state(model);
+        deal_model_free(model);
+    }
+    free(tiny.data);
+    return check_report("test_session");
+}

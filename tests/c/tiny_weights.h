@@ -1,0 +1,87 @@
+/* A random Llama in memory, for tests of the model: tensors in f32, seeded. */
+#ifndef DEAL_TESTS_TINY_WEIGHTS_H
+#define DEAL_TESTS_TINY_WEIGHTS_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/rng.h"
+#include "model/model.h"
+
+#define TINY_N_LAYER 2
+#define TINY_N_TENSOR (3 + 9 * TINY_N_LAYER)
+
+typedef struct tiny_weights {
+    deal_hparams hparams;
+    deal_tensor tensor[TINY_N_TENSOR];
+    deal_tensor_table table;
+    float *data;
+    size_t n_used;
+} tiny_weights;
+
+static inline void
+tiny_add(tiny_weights *tiny, const char *name, int64_t n_row, int64_t n_column)
+{
+    deal_tensor *tensor = &tiny->tensor[tiny->table.n_tensor];
+    int32_t i_tensor = tiny->table.n_tensor++;
+    snprintf(tensor->name, sizeof tensor->name, "%s", name);
+    int64_t n = (n_row ? n_row : 1) * n_column;
+    float *data = tiny->data + tiny->n_used;
+    for (int64_t i = 0; i < n; i++) {
+        double u = deal_rng_uniform(7, (uint64_t)i_tensor, (uint64_t)i);
+        data[i] = n_row ? (float)((u - 0.5) * 0.3) : (float)(0.8 + 0.4 * u);
+    }
+    tiny->n_used += (size_t)n;
+    *tensor = (deal_tensor){.type = DEAL_TYPE_F32,
+                            .n_dim = n_row ? 2 : 1,
+                            .dim = {n_row ? n_row : n_column, n_row ? n_column : 1, 1, 1},
+                            .data = data,
+                            .size = (size_t)n * sizeof *data};
+    snprintf(tensor->name, sizeof tensor->name, "%s", name);
+}
+
+static inline void
+tiny_weights_make(tiny_weights *tiny)
+{
+    memset(tiny, 0, sizeof *tiny);
+    tiny->hparams = (deal_hparams){.n_vocab = 50,
+                                   .n_embd = 64,
+                                   .n_layer = TINY_N_LAYER,
+                                   .n_head = 4,
+                                   .n_head_kv = 2,
+                                   .head_dim = 12,
+                                   .n_ff = 100,
+                                   .n_ctx_train = 600,
+                                   .norm_eps = 1e-5f,
+                                   .is_tied = false,
+                                   .rope_dim = 12,
+                                   .rope_base = 10000.0f,
+                                   .rope_pairing = DEAL_ROPE_ADJACENT};
+    const deal_hparams *hp = &tiny->hparams;
+    int64_t q_dim = hp->n_head * hp->head_dim, kv_dim = hp->n_head_kv * hp->head_dim;
+    tiny->data = malloc(sizeof(float) * 200000);
+    tiny->table.tensor = tiny->tensor;
+    tiny_add(tiny, "token_embd.weight", hp->n_vocab, hp->n_embd);
+    tiny_add(tiny, "output.weight", hp->n_vocab, hp->n_embd);
+    tiny_add(tiny, "output_norm.weight", 0, hp->n_embd);
+    for (int i = 0; i < hp->n_layer; i++) {
+        const struct {
+            const char *name;
+            int64_t n_row, n_column;
+        } part[] = {
+            {"attn_norm", 0, hp->n_embd},        {"ffn_norm", 0, hp->n_embd},
+            {"attn_q", q_dim, hp->n_embd},       {"attn_k", kv_dim, hp->n_embd},
+            {"attn_v", kv_dim, hp->n_embd},      {"attn_output", hp->n_embd, q_dim},
+            {"ffn_gate", hp->n_ff, hp->n_embd},  {"ffn_up", hp->n_ff, hp->n_embd},
+            {"ffn_down", hp->n_embd, hp->n_ff},
+        };
+        for (size_t p = 0; p < sizeof part / sizeof *part; p++) {
+            char name[64];
+            snprintf(name, sizeof name, "blk.%d.%s.weight", i, part[p].name);
+            tiny_add(tiny, name, part[p].n_row, part[p].n_column);
+        }
+    }
+}
+
+#endif
