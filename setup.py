@@ -37,7 +37,9 @@ def compile_flags() -> list[str]:
 
 def pkg_config(option: str) -> list[str]:
     command = ["pkg-config", option, "openblas"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True
+    ).stdout.split()
 
 
 class BuildExt(build_ext):

@@ -7,8 +7,8 @@
                     rewards=deal.rewards.Keywords(["cat", "couch"]),
                     search=deal.Search(top_k=5, lookahead=16, reward_weight=4.0))
 
-The search is DeAL: J. Y. Huang et al., "DeAL: Decoding-time Alignment for Large Language
-Models", arXiv:2402.06147.
+The search is DeAL: J. Y. Huang et al., "DeAL: Decoding-time Alignment for Large
+Language Models", arXiv:2402.06147.
 """
 
 from importlib import metadata as _metadata

@@ -123,7 +123,9 @@ class Generation:
         return self.text
 
 
-def decisions(rows: Iterable[Mapping[str, Any]], names: tuple[str, ...]) -> tuple[Decision, ...]:
+def decisions(
+    rows: Iterable[Mapping[str, Any]], names: tuple[str, ...]
+) -> tuple[Decision, ...]:
     """Trace rows of the C search as decisions."""
     result = []
     for step, group in groupby(rows, key=lambda row: row["step"]):

@@ -14,16 +14,18 @@ import numpy as np
 
 from deal import _checkpoint, _core, _hub
 from deal._errors import ModelFormatError
-from deal.generation import Generation, Stats, decisions
-from deal.rewards import Reward, as_reward
-from deal.settings import (
-    Sampling,
-    Search,
-    beam_params,
-    check_int,
-    sample_params,
-    search_params,
+from deal._request import (
+    GENERATE_DEFAULTS,
+    Options,
+    generations,
+    is_batch,
+    is_messages,
+    known,
+    make_options,
+    rows_of,
 )
+from deal.generation import Generation
+from deal.settings import Sampling, Search, check_int
 from deal.tokenizer import Tokenizer
 
 _COMPUTE = {"f32": 0, "int8": 1}  # deal_compute
@@ -72,13 +74,13 @@ def load(
         An alias (``deal models`` lists them), a ``.gguf`` file, a folder with
         ``config.json`` and safetensors, or a hub id such as ``"org/name"``.
     compute : {"auto", "int8", "f32"}, default="auto"
-        "f32" is the reference. "int8" keeps the weights at their file's precision (or in
-        8 bits, in groups of 32) and quantises activations to 8 bits in groups of 32.
+        "f32" is the reference. "int8" keeps the weights at their file's precision (or
+        in 8 bits, in groups of 32) and quantises activations to 8 bits in groups of 32.
         "auto" is "int8" for quantised files and "f32" for files of F32, F16 or BF16.
     threads : int, optional
         Default: the processors this process may run on.
     max_length : int, optional
-        Longest context in tokens, prompt included. Default: what the model was trained for.
+        Longest context in tokens, prompt included. Default: the model's own.
 
     Returns
     -------
@@ -98,8 +100,10 @@ def load(
     if compute not in ("auto", *_COMPUTE):
         raise ValueError(f"compute: expected 'auto', 'int8' or 'f32', got {compute!r}")
     if threads is None:
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
-            os.cpu_count() or 1
+        threads = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else (os.cpu_count() or 1)
         )
     check_int("threads", threads, 1, 1024)
     path = _hub.resolve(os.fspath(model))
@@ -241,7 +245,8 @@ class Model:
         length_penalty : float, default=1.0
             Beam search ranks by ``logprob / n_tokens ** length_penalty``.
         rewards : Reward or callable, optional
-            What good text is; higher is better. See :mod:`deal.rewards`.
+            What good text is; higher is better. See :mod:`deal.rewards`. With
+            `sampling` they do not steer: the results only report them.
         search : Search, optional
             Settings of the DeAL search. Default with rewards: ``Search()``.
         num_return_sequences : int, default=1
@@ -251,8 +256,8 @@ class Model:
         eos_token_id : int or list of int, optional
             End tokens instead of the model's own; ``[]`` for none.
         reward_kwargs : mapping, optional
-            Keyword arguments for Python rewards; for a list of prompts, lists of as many
-            values (a data set's columns, as in TRL).
+            Keyword arguments for Python rewards; for a list of prompts, lists of as
+            many values (a data set's columns, as in TRL).
         progress : bool, default=False
             Show a progress bar over the prompts.
 
@@ -273,10 +278,10 @@ class Model:
             reward raises itself goes through unchanged.
         """
         options = self._options(locals())
-        if not _is_batch(prompt):
+        if not is_batch(prompt):
             kwargs = dict(reward_kwargs or {})
             return self._generate_all([prompt], options, [kwargs], progress)[0]
-        rows = _rows(reward_kwargs, len(prompt))
+        rows = rows_of(reward_kwargs, len(prompt))
         return self._generate_all(list(prompt), options, rows, progress)
 
     def chat(self, messages: Any, *, progress: bool = False, **kwargs: Any) -> Any:
@@ -297,9 +302,9 @@ class Model:
         chats = list(messages) if several else [messages]
         prompts = [self.tokenizer.apply_chat_template(chat) for chat in chats]
         columns = kwargs.pop("reward_kwargs", None)
-        rows = _rows(columns, len(chats)) if several else [dict(columns or {})]
+        rows = rows_of(columns, len(chats)) if several else [dict(columns or {})]
         rows = [{"messages": list(c)} | row for c, row in zip(chats, rows, strict=True)]
-        options = self._options(_GENERATE_DEFAULTS | _known(kwargs))
+        options = self._options(GENERATE_DEFAULTS | known(kwargs))
         results = self._generate_all(prompts, options, rows, progress, is_chat=True)
         return results if several else results[0]
 
@@ -319,13 +324,13 @@ class Model:
             last. ``.generation`` holds the result after the last piece.
         """
         row = dict(kwargs.pop("reward_kwargs", None) or {})
-        is_chat = _is_messages(prompt)
+        is_chat = is_messages(prompt)
         if is_chat:
             row = {"messages": list(prompt)} | row
             prompt = self.tokenizer.apply_chat_template(prompt)
-        elif _is_batch(prompt):
+        elif is_batch(prompt):
             raise TypeError("prompt: expected one prompt to stream, got several")
-        options = self._options(_GENERATE_DEFAULTS | _known(kwargs))
+        options = self._options(GENERATE_DEFAULTS | known(kwargs))
         return Stream(self, self._encode(prompt, is_chat), options, row)
 
     # --- scoring ---------------------------------------------------------------------
@@ -359,7 +364,7 @@ class Model:
             tokenized together with the prompt where that leaves the prompt's tokens as
             they are.
         """
-        several = _is_batch(completions)
+        several = is_batch(completions)
         ids, text = self._encode(prompt)
         sequences = [
             ids + self._encode_completion(ids, text, completion)
@@ -371,48 +376,9 @@ class Model:
 
     # --- inside ----------------------------------------------------------------------
 
-    def _options(self, given: Mapping[str, Any]) -> _Options:
-        search, sampling, rewards = given["search"], given["sampling"], given["rewards"]
-        num_beams = given["num_beams"]
-        check_int("num_beams", num_beams, 1)
-        if search is not None and not isinstance(search, Search):
-            raise TypeError(f"search: expected deal.Search, got {search!r}")
-        if sampling is not None and not isinstance(sampling, Sampling):
-            raise TypeError(f"sampling: expected deal.Sampling, got {sampling!r}")
-        if sampling is not None and (rewards is not None or search is not None):
-            raise ValueError("sampling: a DeAL search draws nothing; give one of the two")
-        if sampling is not None and num_beams > 1:
-            raise ValueError("sampling: beam search draws nothing; give one of the two")
-        if search is not None and num_beams not in (1, search.num_beams):
-            raise ValueError(
-                f"num_beams: {num_beams}, but search.num_beams is {search.num_beams}"
-            )
-        reward = None if rewards is None else as_reward(rewards)
-        if reward is not None and search is None:
-            search = Search(num_beams=num_beams)
-        if search is not None:
-            if search.top_k > self.hparams.n_vocab:
-                raise ValueError(
-                    f"top_k: expected at most {self.hparams.n_vocab} (the vocabulary), "
-                    f"got {search.top_k}"
-                )
-            params = search_params(search)
-        elif num_beams > 1:
-            params = beam_params(num_beams, given["length_penalty"])
-        else:
-            params = sample_params(sampling)
-        params["n_new_max"] = min(
-            check_int("max_new_tokens", given["max_new_tokens"], 1), self.max_length
-        )
-        params["n_return"] = _n_return(given["num_return_sequences"], params)
-        ends = given["eos_token_id"]
-        if ends is None:
-            ends = self.tokenizer.eos_token_ids
-        elif isinstance(ends, int):
-            ends = [ends]
-        for i_end in ends:
-            check_int("eos_token_id", i_end, 0, self.hparams.n_vocab - 1)
-        return _Options(params, reward, list(ends), _stops(given["stop"]))
+    def _options(self, given: Mapping[str, Any]) -> Options:
+        ends = self.tokenizer.eos_token_ids
+        return make_options(given, self.hparams.n_vocab, self.max_length, ends)
 
     def _encode(self, prompt: Prompt, is_chat: bool = False) -> tuple[list[int], str]:
         if isinstance(prompt, str):
@@ -428,7 +394,9 @@ class Model:
             raise ValueError("prompt: expected at least one token, got an empty prompt")
         return ids, text
 
-    def _encode_completion(self, ids: list[int], text: str, completion: Prompt) -> list[int]:
+    def _encode_completion(
+        self, ids: list[int], text: str, completion: Prompt
+    ) -> list[int]:
         if not isinstance(completion, str):
             return self._encode(completion)[0] if len(completion) else []
         joint = self.tokenizer.encode(text + completion)
@@ -437,7 +405,7 @@ class Model:
         return self.tokenizer.encode(completion, add_special_tokens=False)
 
     def _start(
-        self, session: Any, prompt: tuple[list[int], str], options: _Options, row: dict
+        self, session: Any, prompt: tuple[list[int], str], options: Options, row: dict
     ) -> Any:
         parts = options.reward.parts() if options.reward is not None else ()
         return _core.Search(
@@ -455,7 +423,7 @@ class Model:
     def _generate_all(
         self,
         prompts: list[Any],
-        options: _Options,
+        options: Options,
         rows: list[dict[str, Any]],
         progress: bool,
         is_chat: bool = False,
@@ -472,7 +440,7 @@ class Model:
                 search = self._start(session, prompt, options, row)
                 try:
                     search.run()
-                    found = _generations(search, options)
+                    found = generations(search, options)
                 finally:
                     del search  # gives its nodes back before the session is
             results.append(found[0] if options.params["n_return"] == 1 else found)
@@ -489,13 +457,13 @@ class Stream:
     """
 
     def __init__(
-        self, model: Model, prompt: tuple[list[int], str], options: _Options, row: dict
+        self, model: Model, prompt: tuple[list[int], str], options: Options, row: dict
     ) -> None:
         self.generation: Generation | None = None
         self._pieces = self._run(model, prompt, options, row)
 
     def _run(
-        self, model: Model, prompt: tuple[list[int], str], options: _Options, row: dict
+        self, model: Model, prompt: tuple[list[int], str], options: Options, row: dict
     ) -> Iterator[str]:
         with model._session() as session:
             search = model._start(session, prompt, options, row)
@@ -507,7 +475,7 @@ class Stream:
                     if len(text) > size:
                         piece, size = text[size:], len(text)
                         yield piece
-                self.generation = _generations(search, options)[0]
+                self.generation = generations(search, options)[0]
             finally:
                 del search
 
@@ -520,96 +488,3 @@ class Stream:
     def close(self) -> None:
         """Stop generating."""
         self._pieces.close()  # type: ignore[attr-defined]
-
-
-@dataclass(frozen=True)
-class _Options:
-    """A request, checked and ready for the C search."""
-
-    params: dict[str, Any]
-    reward: Reward | None
-    ends: list[int]
-    stops: tuple[bytes, ...]
-
-
-_GENERATE_DEFAULTS: dict[str, Any] = {
-    "max_new_tokens": 64,
-    "sampling": None,
-    "num_beams": 1,
-    "length_penalty": 1.0,
-    "rewards": None,
-    "search": None,
-    "num_return_sequences": 1,
-    "stop": None,
-    "eos_token_id": None,
-}
-
-
-def _known(kwargs: dict[str, Any]) -> dict[str, Any]:
-    for name in kwargs:
-        if name not in _GENERATE_DEFAULTS:
-            raise TypeError(f"unexpected keyword argument {name!r}")
-    return kwargs
-
-
-def _is_messages(prompt: Any) -> bool:
-    return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping)
-
-
-def _is_batch(prompt: Any) -> bool:
-    """Whether `prompt` is a list of prompts: of strings or of sequences of ids."""
-    if isinstance(prompt, (str, bytes)) or not isinstance(prompt, (Sequence, np.ndarray)):
-        return False
-    if isinstance(prompt, np.ndarray):
-        return prompt.ndim > 1
-    return len(prompt) > 0 and isinstance(prompt[0], (str, Sequence, np.ndarray))
-
-
-def _rows(columns: Mapping[str, Any] | None, n: int) -> list[dict[str, Any]]:
-    """Columns of a data set as one dict a row."""
-    for name, values in (columns or {}).items():
-        if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != n:
-            raise ValueError(
-                f"reward_kwargs[{name!r}]: expected a list of {n} values, one a prompt"
-            )
-    return [{name: v[i] for name, v in (columns or {}).items()} for i in range(n)]
-
-
-def _n_return(value: Any, params: Mapping[str, Any]) -> int:
-    value = check_int("num_return_sequences", value, 1)
-    if params["mode"] != 0:
-        return check_int("num_return_sequences", value, 1, params["beam_size"])
-    if value > 1 and params["temperature"] == 0:
-        raise ValueError(
-            f"num_return_sequences: greedy decoding has 1 result, got {value}; use "
-            "sampling or num_beams"
-        )
-    return value
-
-
-def _stops(stop: Any) -> tuple[bytes, ...]:
-    texts = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
-    for text in texts:
-        if not isinstance(text, str) or not text or "\0" in text:
-            raise ValueError(f"stop: expected non-empty strings, got {text!r}")
-    return tuple(text.encode() for text in texts)
-
-
-def _generations(search: Any, options: _Options) -> list[Generation]:
-    names = () if options.reward is None else tuple(p.name for p in options.reward.parts())
-    stats = Stats(**search.stats())
-    trace = decisions(search.trace(), names)
-    return [
-        Generation(
-            text=row["text"],
-            token_ids=tuple(row["token_ids"]),
-            logprob=row["logprob"],
-            reward=row["reward"],
-            rewards=dict(zip(names, row["rewards"], strict=True)),
-            score=row["score"],
-            finish_reason=row["finish_reason"],
-            stats=stats,
-            trace=trace,
-        )
-        for row in search.results()
-    ]

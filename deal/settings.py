@@ -72,8 +72,8 @@ class Sampling:
 class Search:
     """How DeAL searches.
 
-    A candidate token y_t scores ``log P(y_1:t | prompt) + reward_weight * h``, where h is
-    the weighted sum of the rewards of the text so far, the candidate and its greedy
+    A candidate token y_t scores ``log P(y_1:t | prompt) + reward_weight * h``, where h
+    is the weighted sum of the rewards of the text so far, the candidate and its greedy
     rollout of `lookahead` tokens [1]_. A rollout ends at an end token or a stop string
     and never passes ``max_new_tokens``.
 
@@ -84,14 +84,16 @@ class Search:
     lookahead : int, default=16
         Tokens of greedy rollout; 0 scores candidates without one.
     reward_weight : float, default=1.0
-        Nats of log-prob that one unit of reward is worth; 0 is plain greedy or beam search.
+        Nats of log-prob that one unit of reward is worth; 0 is plain greedy or beam
+        search.
     num_beams : int, default=1
         Hypotheses kept. At least 1.
     commit : int, default=1
         Tokens taken by one decision: the candidate and the first ``commit - 1`` of its
         rollout. In [1, lookahead + 1]; more is faster and no longer the paper's search.
     mode : {"naive"}, default="naive"
-        "naive" is the paper's loop as written: every decision rolls out every candidate.
+        "naive" is the paper's loop as written: every decision rolls out every
+        candidate.
 
     References
     ----------
@@ -109,11 +111,15 @@ class Search:
     def __post_init__(self) -> None:
         check_int("top_k", self.top_k, 1)
         check_int("lookahead", self.lookahead, 0)
-        check_float("reward_weight", self.reward_weight, "a finite number", lambda x: True)
+        check_float(
+            "reward_weight", self.reward_weight, "a finite number", lambda x: True
+        )
         check_int("num_beams", self.num_beams, 1)
         check_int("commit", self.commit, 1, self.lookahead + 1)
         if self.mode not in _MODES:
-            raise ValueError(f"mode: expected one of {sorted(_MODES)}, got {self.mode!r}")
+            raise ValueError(
+                f"mode: expected one of {sorted(_MODES)}, got {self.mode!r}"
+            )
 
 
 _DEFAULTS: dict[str, Any] = {  # fields of deal_search_params

@@ -40,7 +40,10 @@ def layer_findings(path: Path, text: str) -> list[str]:
         if match := re.match(r'\s*#\s*include\s+"(\w+)/', line):
             if match[1] not in LAYERS[folder]:
                 found.append(f"{where}: {folder}/ must not include {match[1]}/")
-        if re.match(r"\s*#\s*include\s+<(Python\.h|numpy/)", line) and folder != "python":
+        if (
+            re.match(r"\s*#\s*include\s+<(Python\.h|numpy/)", line)
+            and folder != "python"
+        ):
             found.append(f"{where}: Python belongs in csrc/python/")
         if re.match(r"\s*#\s*include\s+<cblas\.h>", line) and path.stem != "gemm_cblas":
             found.append(f"{where}: BLAS belongs in gemm_cblas.c")
