@@ -1,0 +1,626 @@
+"""Seeded tiny random Llama models, written as GGUF files or Hugging Face folders.
+
+A model is made from a `TinyConfig`. Every writer returns the *effective* weights, that is
+the numbers a reader gets from the file after rounding to its weight type, under Hugging
+Face's tensor names and with its row order (RoPE pairs ``(i, i + head_dim / 2)``), so that
+a reference forward pass needs no knowledge of the file format.
+
+Writers are written out by hand, byte for byte, so that tests can also write files that
+lie. Quantised types and K-quants take their numbers from the `gguf` package.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FLOAT_TYPES = ("F32", "F16", "BF16")
+GROUPED_TYPES = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
+K_TYPES = ("Q4_K", "Q5_K", "Q6_K")
+WEIGHT_TYPES = FLOAT_TYPES + GROUPED_TYPES + K_TYPES
+
+# ggml's type number, weights in a block, bytes in a block.
+_GGML = {
+    "F32": (0, 1, 4),
+    "F16": (1, 1, 2),
+    "Q4_0": (2, 32, 18),
+    "Q4_1": (3, 32, 20),
+    "Q5_0": (6, 32, 22),
+    "Q5_1": (7, 32, 24),
+    "Q8_0": (8, 32, 34),
+    "Q4_K": (12, 256, 144),
+    "Q5_K": (13, 256, 176),
+    "Q6_K": (14, 256, 210),
+    "BF16": (30, 1, 2),
+}
+
+WORDS = (
+    "the cat sat on a couch and looked at dog who ran to house she said that he "
+    "would like some red apple tree water book hand sun child walk play with ball "
+    "river stone bird green blue night day we you it is was in of for little big "
+    "garden horse table chair window happy"
+).split()
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' "
+    "+ message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """Shape, options and seed of a tiny model; names as in csrc/model/hparams.h."""
+
+    n_embd: int = 64
+    n_layer: int = 2
+    n_head: int = 4
+    n_head_kv: int = 2
+    head_dim: int = 16
+    n_ff: int = 96
+    n_ctx: int = 256
+    norm_eps: float = 1e-5
+    is_tied: bool = False
+    has_attn_bias: bool = False
+    has_mlp_bias: bool = False
+    rope_base: float = 10000.0
+    rope_scaling: str = "none"  # none, linear, llama3
+    rope_factor: float = 8.0
+    rope_low_freq_factor: float = 1.0
+    rope_high_freq_factor: float = 4.0
+    rope_n_ctx_orig: int = 64
+    vocab: str = "byte"  # byte: byte-level BPE; spm: SentencePiece-style BPE
+    seed: int = 0
+
+    @property
+    def n_vocab(self) -> int:
+        return len(vocabulary(self.vocab).pieces)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Pieces of a vocabulary, in the spelling of its GGUF file."""
+
+    kind: str
+    pieces: list[str]
+    types: list[int]  # GGUF token types: 1 text, 2 unknown, 3 control, 6 byte
+    scores: list[float]
+    merges: list[tuple[str, str]]
+    n_words: int  # the last `n_words` pieces are whole words
+
+
+def byte_symbols() -> list[str]:
+    """The printable character that GPT-2's byte-level BPE writes for each byte."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    moved = iter(range(256, 512))
+    return [chr(b) if b in kept else chr(next(moved)) for b in range(256)]
+
+
+def vocabulary(kind: str) -> Vocabulary:
+    """The tiny byte-level ("byte") or SentencePiece-style ("spm") vocabulary."""
+    if kind == "byte":
+        head = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+        types = [3, 3, 3]
+        letters, space = byte_symbols(), "\u0120"
+    else:
+        head = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)]
+        types = [2, 3, 3] + [6] * 256
+        letters = ["\u2581", *"etaoinhsrldcumwfgypbkvxjqz", *".,!?'\"-:;TSAHIW", "\u00e9"]
+        space = "\u2581"
+    merges: list[tuple[str, str]] = []
+    made: dict[str, None] = {}
+    for word in WORDS:
+        left = space
+        for letter in word:
+            if left + letter not in made:
+                made[left + letter] = None
+                merges.append((left, letter))
+            left += letter
+    # Whole words last, so that their rows of the head are one slice. A piece's rank in
+    # the merges does not depend on its id, but SentencePiece merges by score.
+    whole = [space + word for word in dict.fromkeys(WORDS)]
+    parts = [piece for piece in made if piece not in whole]
+    pieces = head + letters + parts + whole
+    rank = {piece: i for i, piece in enumerate(made)}
+    if kind == "byte":
+        scores = [0.0] * len(pieces)
+    else:
+        scores = [0.0] * len(head)
+        scores += [-float(len(made) + i) for i in range(len(letters))]
+        scores += [-float(rank[piece]) for piece in parts + whole]
+    types += [1] * (len(pieces) - len(head))
+    return Vocabulary(kind, pieces, types, scores, merges, len(whole))
+
+
+@dataclass
+class TinyModel:
+    """A config and its f32 weights under Hugging Face names."""
+
+    config: TinyConfig
+    weights: dict[str, np.ndarray] = field(repr=False)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return vocabulary(self.config.vocab)
+
+
+def make_tiny(config: TinyConfig = TinyConfig()) -> TinyModel:
+    """Random weights whose logits spread enough for clear arg-maxes."""
+    rng = np.random.default_rng(config.seed)
+    c = config
+
+    def matrix(n_out: int, n_in: int, gain: float = 1.0) -> np.ndarray:
+        w = rng.standard_normal((n_out, n_in)) * (gain / math.sqrt(n_in))
+        return w.astype(np.float32)
+
+    def vector(n: int, centre: float, spread: float) -> np.ndarray:
+        return (centre + spread * rng.standard_normal(n)).astype(np.float32)
+
+    head = matrix(c.n_vocab, c.n_embd, 3.0)
+    head[-vocabulary(c.vocab).n_words :] *= 2.0  # the model writes words, mostly
+    weights = {"model.embed_tokens.weight": head}
+    if not c.is_tied:
+        weights["lm_head.weight"] = head
+        weights["model.embed_tokens.weight"] = matrix(c.n_vocab, c.n_embd, 3.0)
+    n_q, n_kv = c.n_head * c.head_dim, c.n_head_kv * c.head_dim
+    for i in range(c.n_layer):
+        p = f"model.layers.{i}."
+        weights[p + "input_layernorm.weight"] = vector(c.n_embd, 1.0, 0.1)
+        weights[p + "post_attention_layernorm.weight"] = vector(c.n_embd, 1.0, 0.1)
+        for name, n_out, n_in, gain in (
+            ("self_attn.q_proj", n_q, c.n_embd, 1.5),
+            ("self_attn.k_proj", n_kv, c.n_embd, 1.5),
+            ("self_attn.v_proj", n_kv, c.n_embd, 1.0),
+            ("self_attn.o_proj", c.n_embd, n_q, 1.0),
+            ("mlp.gate_proj", c.n_ff, c.n_embd, 1.0),
+            ("mlp.up_proj", c.n_ff, c.n_embd, 1.0),
+            ("mlp.down_proj", c.n_embd, c.n_ff, 1.0),
+        ):
+            weights[f"{p}{name}.weight"] = matrix(n_out, n_in, gain)
+            is_attn = name.startswith("self_attn")
+            if c.has_attn_bias if is_attn else c.has_mlp_bias:
+                weights[f"{p}{name}.bias"] = vector(n_out, 0.0, 0.2)
+    weights["model.norm.weight"] = vector(c.n_embd, 1.0, 0.1)
+    return TinyModel(config, weights)
+
+
+# --- weight types --------------------------------------------------------------------
+
+
+def _random_k_blocks(kind: str, n_block: int, rng: np.random.Generator) -> np.ndarray:
+    """Valid K-quant blocks (n_block, block size) whose weights spread about 0.1."""
+
+    def f16(low: float, high: float) -> np.ndarray:
+        x = rng.uniform(low, high, (n_block, 1)).astype(np.float16)
+        return x.view(np.uint8)
+
+    def raw(n: int) -> np.ndarray:
+        return rng.integers(0, 256, (n_block, n), dtype=np.uint8)
+
+    if kind == "Q6_K":
+        scale = rng.integers(-64, 64, (n_block, 16)).astype(np.int8).view(np.uint8)
+        return np.concatenate([raw(192), scale, f16(5e-5, 1.5e-4)], axis=1)
+    d = (3e-4, 6e-4) if kind == "Q4_K" else (1.5e-4, 3e-4)
+    n_q = 128 if kind == "Q4_K" else 160
+    return np.concatenate([f16(*d), f16(2e-3, 4e-3), raw(12), raw(n_q)], axis=1)
+
+
+def encode(
+    w: np.ndarray, kind: str, rng: np.random.Generator
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """A matrix in a file's weight type.
+
+    Returns
+    -------
+    kind : str
+        `kind`, or F32 where rows are no whole blocks (as llama.cpp's tools fall back).
+    rows : ndarray of uint8, shape (n_out, row bytes)
+    effective : ndarray of float32, shape of `w`
+        What the bytes stand for. K-quants are random blocks: they ignore `w`.
+    """
+    n_out, n_in = w.shape
+    _, block_len, block_size = _GGML[kind]
+    if n_in % block_len:
+        kind, block_len, block_size = "F32", 1, 4
+    if kind == "F32":
+        rows = np.ascontiguousarray(w, dtype="<f4")
+        return kind, rows.view(np.uint8), rows.copy()
+    if kind == "F16":
+        half = w.astype("<f2")
+        return kind, half.view(np.uint8), half.astype(np.float32)
+    if kind == "BF16":
+        bits = w.astype("<f4").view("<u4").astype(np.uint64)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # round to nearest even
+        back = (bits << 16).astype("<u4").view("<f4")
+        return kind, bits.astype("<u2").view(np.uint8), back.astype(np.float32)
+    import gguf
+
+    qtype = gguf.GGMLQuantizationType[kind]
+    if kind in K_TYPES:
+        n_block = n_out * (n_in // block_len)
+        rows = _random_k_blocks(kind, n_block, rng).reshape(n_out, -1)
+    else:
+        rows = gguf.quants.quantize(np.ascontiguousarray(w), qtype)
+    rows = np.ascontiguousarray(rows).view(np.uint8).reshape(n_out, -1)
+    assert rows.shape[1] == n_in // block_len * block_size
+    effective = gguf.quants.dequantize(rows, qtype).astype(np.float32)
+    return kind, rows, effective.reshape(w.shape)
+
+
+def _is_matrix(name: str) -> bool:
+    return name.endswith(".weight") and "norm" not in name
+
+
+def effective_weights(
+    tiny: TinyModel, weight_type: str
+) -> tuple[dict[str, tuple[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Bytes and numbers of every tensor in a weight type; vectors stay F32."""
+    rng = np.random.default_rng([tiny.config.seed, 7])
+    stored, effective = {}, {}
+    for name, w in tiny.weights.items():
+        if _is_matrix(name):
+            kind, rows, effective[name] = encode(w, weight_type, rng)
+            stored[name] = (kind, rows)
+        else:
+            stored[name] = ("F32", w.astype("<f4").view(np.uint8))
+            effective[name] = w
+    return stored, effective
+
+
+# --- GGUF ----------------------------------------------------------------------------
+
+_GGUF_NAMES = {
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def gguf_name(name: str) -> str:
+    """GGUF's name of a tensor that has this Hugging Face name."""
+    stem, suffix = name.rsplit(".", 1)
+    whole = {"model.embed_tokens": "token_embd", "lm_head": "output"}
+    whole["model.norm"] = "output_norm"
+    if stem in whole:
+        return f"{whole[stem]}.{suffix}"
+    _, _, layer, rest = stem.split(".", 3)
+    return f"blk.{layer}.{_GGUF_NAMES[rest]}.{suffix}"
+
+
+def permute_rows(rows: np.ndarray, n_head: int) -> np.ndarray:
+    """Rows of q or k from RoPE pairs (i, i + half) to GGUF's adjacent pairs."""
+    shape = rows.shape
+    split = rows.reshape(n_head, 2, shape[0] // n_head // 2, *shape[1:])
+    return np.ascontiguousarray(split.swapaxes(1, 2).reshape(shape))
+
+
+def llama3_factors(config: TinyConfig) -> np.ndarray:
+    """What GGUF stores as rope_freqs.weight (head_dim / 2,): divisors of the rates."""
+    c = config
+    i = np.arange(0, c.head_dim, 2, dtype=np.float64)
+    wavelen = 2 * np.pi * c.rope_base ** (i / c.head_dim)
+    low = c.rope_n_ctx_orig / c.rope_low_freq_factor
+    high = c.rope_n_ctx_orig / c.rope_high_freq_factor
+    smooth = (c.rope_n_ctx_orig / wavelen - c.rope_low_freq_factor) / (
+        c.rope_high_freq_factor - c.rope_low_freq_factor
+    )
+    between = 1 / ((1 - smooth) / c.rope_factor + smooth)
+    factors = np.where(wavelen > low, c.rope_factor, between)
+    return np.where(wavelen < high, 1.0, factors).astype(np.float32)
+
+
+def gguf_metadata(tiny: TinyModel) -> dict[str, tuple[str, Any]]:
+    """Metadata as key -> (type, value); arrays have types such as "[str]"."""
+    c, v = tiny.config, tiny.vocabulary
+    meta: dict[str, tuple[str, Any]] = {
+        "general.architecture": ("str", "llama"),
+        "general.name": ("str", "tiny"),
+        "llama.block_count": ("u32", c.n_layer),
+        "llama.context_length": ("u32", c.n_ctx),
+        "llama.embedding_length": ("u32", c.n_embd),
+        "llama.feed_forward_length": ("u32", c.n_ff),
+        "llama.attention.head_count": ("u32", c.n_head),
+        "llama.attention.head_count_kv": ("u32", c.n_head_kv),
+        "llama.attention.layer_norm_rms_epsilon": ("f32", c.norm_eps),
+        "llama.rope.freq_base": ("f32", c.rope_base),
+        "llama.rope.dimension_count": ("u32", c.head_dim),
+        "llama.vocab_size": ("u32", len(v.pieces)),
+        "general.file_type": ("u32", 0),
+    }
+    if c.head_dim * c.n_head != c.n_embd:
+        meta["llama.attention.key_length"] = ("u32", c.head_dim)
+        meta["llama.attention.value_length"] = ("u32", c.head_dim)
+    if c.rope_scaling == "linear":
+        meta["llama.rope.scaling.type"] = ("str", "linear")
+        meta["llama.rope.scaling.factor"] = ("f32", c.rope_factor)
+    meta["tokenizer.ggml.model"] = ("str", "gpt2" if v.kind == "byte" else "llama")
+    meta["tokenizer.ggml.tokens"] = ("[str]", v.pieces)
+    meta["tokenizer.ggml.token_type"] = ("[i32]", v.types)
+    if v.kind == "byte":
+        meta["tokenizer.ggml.pre"] = ("str", "gpt-2")
+        meta["tokenizer.ggml.merges"] = ("[str]", [" ".join(m) for m in v.merges])
+        meta["tokenizer.ggml.add_bos_token"] = ("bool", False)
+    else:
+        meta["tokenizer.ggml.pre"] = ("str", "default")
+        meta["tokenizer.ggml.scores"] = ("[f32]", v.scores)
+        meta["tokenizer.ggml.unknown_token_id"] = ("u32", 0)
+        meta["tokenizer.ggml.add_bos_token"] = ("bool", True)
+        meta["tokenizer.ggml.add_space_prefix"] = ("bool", True)
+    meta["tokenizer.ggml.bos_token_id"] = ("u32", 1)
+    meta["tokenizer.ggml.eos_token_id"] = ("u32", 2)
+    meta["tokenizer.chat_template"] = ("str", CHAT_TEMPLATE)
+    return meta
+
+
+@dataclass
+class GgufTensor:
+    """One tensor of a GGUF file; `offset` (in the data section) may be made to lie."""
+
+    kind: int  # ggml's type number
+    shape: tuple[int, ...]  # slowest first; the file has them the other way round
+    data: bytes
+    offset: int | None = None
+
+
+def gguf_tensors(
+    tiny: TinyModel, weight_type: str
+) -> tuple[dict[str, GgufTensor], dict[str, np.ndarray]]:
+    """Tensors under GGUF names, q and k permuted, and the effective weights."""
+    c = tiny.config
+    stored, effective = effective_weights(tiny, weight_type)
+    tensors = {}
+    for name, (kind, rows) in stored.items():
+        if ".q_proj." in name or ".k_proj." in name:
+            per_row = rows.reshape(tiny.weights[name].shape[0], -1)
+            rows = permute_rows(per_row, c.n_head if ".q_proj." in name else c.n_head_kv)
+        tensors[gguf_name(name)] = GgufTensor(
+            _GGML[kind][0], tiny.weights[name].shape, rows.tobytes()
+        )
+    if c.rope_scaling == "llama3":
+        factors = llama3_factors(c)
+        tensors["rope_freqs.weight"] = GgufTensor(0, factors.shape, factors.tobytes())
+    return tensors, effective
+
+
+_SCALAR = {"u32": (4, "<I"), "i32": (5, "<i"), "f32": (6, "<f"), "bool": (7, "<?")}
+_SCALAR |= {"u64": (10, "<Q"), "u8": (0, "<B")}
+
+
+def _gguf_string(text: str | bytes) -> bytes:
+    raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _gguf_value(kind: str, value: Any) -> bytes:
+    is_array = kind.startswith("[")
+    element = kind.strip("[]")
+    values = value if is_array else [value]
+    if element == "str":
+        code, body = 8, b"".join(_gguf_string(v) for v in values)
+    else:
+        code, form = _SCALAR[element]
+        body = b"".join(struct.pack(form, v) for v in values)
+    if is_array:
+        return struct.pack("<IIQ", 9, code, len(values)) + body
+    return struct.pack("<I", code) + body
+
+
+def gguf_bytes(
+    metadata: Mapping[str, tuple[str, Any]],
+    tensors: Mapping[str, GgufTensor],
+    version: int = 3,
+    alignment: int = 32,
+) -> bytes:
+    """A whole GGUF file (little-endian)."""
+    head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata))
+    for key, (kind, value) in metadata.items():
+        head += _gguf_string(key) + _gguf_value(kind, value)
+    data = b""
+    for name, tensor in tensors.items():
+        offset = len(data) if tensor.offset is None else tensor.offset
+        head += _gguf_string(name) + struct.pack("<I", len(tensor.shape))
+        head += struct.pack(f"<{len(tensor.shape)}Q", *reversed(tensor.shape))
+        head += struct.pack("<IQ", tensor.kind, offset)
+        data += tensor.data + b"\0" * (-len(tensor.data) % alignment)
+    return head + b"\0" * (-len(head) % alignment) + data
+
+
+def write_gguf(
+    tiny: TinyModel, path: Path, weight_type: str = "F32", version: int = 3
+) -> dict[str, np.ndarray]:
+    """Write a GGUF file; returns the effective weights under Hugging Face names."""
+    tensors, effective = gguf_tensors(tiny, weight_type)
+    path.write_bytes(gguf_bytes(gguf_metadata(tiny), tensors, version))
+    return effective
+
+
+# --- Hugging Face folder -------------------------------------------------------------
+
+
+def hf_config(tiny: TinyModel) -> dict[str, Any]:
+    """The config.json of a model, as transformers writes it."""
+    c = tiny.config
+    config: dict[str, Any] = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": c.n_vocab,
+        "hidden_size": c.n_embd,
+        "intermediate_size": c.n_ff,
+        "num_hidden_layers": c.n_layer,
+        "num_attention_heads": c.n_head,
+        "num_key_value_heads": c.n_head_kv,
+        "head_dim": c.head_dim,
+        "max_position_embeddings": c.n_ctx,
+        "rms_norm_eps": c.norm_eps,
+        "tie_word_embeddings": c.is_tied,
+        "attention_bias": c.has_attn_bias,
+        "mlp_bias": c.has_mlp_bias,
+        "hidden_act": "silu",
+        "rope_theta": c.rope_base,
+        "rope_scaling": None,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "torch_dtype": "float32",
+    }
+    if c.rope_scaling == "linear":
+        config["rope_scaling"] = {"rope_type": "linear", "factor": c.rope_factor}
+    elif c.rope_scaling == "llama3":
+        config["rope_scaling"] = {
+            "rope_type": "llama3",
+            "factor": c.rope_factor,
+            "low_freq_factor": c.rope_low_freq_factor,
+            "high_freq_factor": c.rope_high_freq_factor,
+            "original_max_position_embeddings": c.rope_n_ctx_orig,
+        }
+    return config
+
+
+def tokenizer_json(v: Vocabulary) -> dict[str, Any]:
+    """A `tokenizers` file with the same ids as the GGUF vocabulary."""
+    is_byte = v.kind == "byte"
+    special = [i for i, t in enumerate(v.types) if t in (2, 3)]
+    bpe = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None if is_byte else v.pieces[0],
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": not is_byte,
+        "byte_fallback": not is_byte,
+        "ignore_merges": False,
+        "vocab": {piece: i for i, piece in enumerate(v.pieces)},
+        "merges": [list(m) for m in v.merges],
+    }
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    byte_level["use_regex"] = True
+    result: dict[str, Any] = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": i,
+                "content": v.pieces[i],
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for i in special
+        ],
+        "normalizer": None,
+        "pre_tokenizer": byte_level if is_byte else None,
+        "post_processor": None,
+        "decoder": byte_level if is_byte else None,
+        "model": bpe,
+    }
+    if not is_byte:
+        space = "\u2581"
+        result["normalizer"] = {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": space},
+                {"type": "Replace", "pattern": {"String": " "}, "content": space},
+            ],
+        }
+        result["decoder"] = {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": space}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        }
+        bos = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+        result["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [bos, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [
+                bos,
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"Sequence": {"id": "B", "type_id": 1}},
+            ],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        }
+    return result
+
+
+def safetensors_bytes(
+    tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]],
+    header_edit: Mapping[str, Any] | None = None,
+) -> bytes:
+    """A safetensors file; `header_edit` replaces header entries (None removes one)."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    begin, body = 0, []
+    for name, (dtype, shape, data) in tensors.items():
+        span = [begin, begin + len(data)]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": span}
+        begin += len(data)
+        body.append(data)
+    for name, entry in (header_edit or {}).items():
+        if entry is None:
+            del header[name]
+        else:
+            header[name] = {**header.get(name, {}), **entry}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + b"".join(body)
+
+
+def write_hf_folder(
+    tiny: TinyModel,
+    folder: Path,
+    dtype: str = "F32",
+    n_shards: int = 1,
+    header_edit: Mapping[str, Any] | None = None,
+) -> dict[str, np.ndarray]:
+    """Write config.json, safetensors and tokenizer.json; returns effective weights."""
+    assert dtype in FLOAT_TYPES
+    folder.mkdir(parents=True, exist_ok=True)
+    stored, effective = effective_weights(tiny, dtype)
+    tensors = {
+        name: (kind, tiny.weights[name].shape, data.tobytes())
+        for name, (kind, data) in stored.items()
+    }
+    names = list(tensors)
+    if n_shards == 1:
+        raw = safetensors_bytes(tensors, header_edit)
+        (folder / "model.safetensors").write_bytes(raw)
+    else:
+        weight_map = {}
+        for i in range(n_shards):
+            file = f"model-{i + 1:05d}-of-{n_shards:05d}.safetensors"
+            part = {name: tensors[name] for name in names[i::n_shards]}
+            weight_map |= dict.fromkeys(part, file)
+            (folder / file).write_bytes(safetensors_bytes(part, header_edit))
+        size = sum(len(data) for _, _, data in tensors.values())
+        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    v = tiny.vocabulary
+    (folder / "config.json").write_text(json.dumps(hf_config(tiny), indent=1))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(v)))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": v.pieces[1],
+        "eos_token": v.pieces[2],
+        "add_bos_token": v.kind == "spm",
+        "chat_template": CHAT_TEMPLATE,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return effective
