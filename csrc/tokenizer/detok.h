@@ -7,6 +7,8 @@
 #ifndef DEAL_TOKENIZER_DETOK_H
 #define DEAL_TOKENIZER_DETOK_H
 
+#include <stdbool.h>
+
 #include "common/bytes.h"
 #include "tokenizer/vocab.h"
 
@@ -14,7 +16,7 @@
 typedef struct deal_detok {
     int32_t n_pending;  // the last tokens whose text is not emitted yet
     int32_t n_skip;     // bytes of the first pending token that are emitted already
-    bool is_start;      // no text yet, and a leading space is still to be dropped
+    bool is_start;      // no text yet, and a leading space would be dropped
 } deal_detok;
 
 // `continues`: the text goes on from a prompt, so a leading space is kept.
