@@ -1,0 +1,131 @@
+"""Writes README's results, between its markers, from the files in benchmarks/results.
+
+    python tools/make_results_table.py            write
+    python tools/make_results_table.py --check    exit 1 where README is not what the
+                                                  result files say
+
+No figure in README is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN = "<!-- results:begin (written by tools/make_results_table.py) -->"
+END = "<!-- results:end -->"
+
+
+def machine_line(environment: dict[str, Any]) -> str:
+    """Machine, commit and versions of one measurement."""
+    machine, commit = environment["machine"], environment["commit"]
+    versions = environment["versions"]
+    cpu = machine["cpu"]
+    if machine.get("cpu_family") and machine.get("cpu_model"):
+        cpu += f" (family {machine['cpu_family']}, model {machine['cpu_model']})"
+    revision = (commit["id"] or "unknown")[:12]
+    if commit["is_dirty"]:
+        revision += " with local changes"
+    core = versions.get("core", {})
+    return (
+        f"{cpu}, {machine['cores']} cores, {machine['system']}; commit {revision}; "
+        f"deal-lm {versions.get('deal-lm')}, Python {versions['python']}, NumPy "
+        f"{versions['numpy']}; kernels {core.get('kernels')}, {core.get('blas')}; "
+        f"{environment['date'][:10]}"
+    )
+
+
+def commongen_section(result: dict[str, Any], source: str) -> list[str]:
+    """Table and caption of one CommonGen result."""
+    settings, summary = result["settings"], result["summary"]
+    search = settings["search"]
+    names = (("plain", "plain greedy"), ("deal", "DeAL"))
+    lines = [
+        f"**CommonGen**, {settings['n']} word sets, {settings['model']} "
+        f"(`{settings['model_file']}`, {settings['compute']}), top_k={search['top_k']}, "
+        f"lookahead={search['lookahead']}, reward_weight={search['reward_weight']:g}, "
+        f"num_beams={search['num_beams']}, mode={search['mode']}, "
+        f"max_new_tokens={settings['max_new_tokens']}, {settings['threads']} threads:",
+        "",
+        "| decoding | words used (soft) | all words used (hard) | log-prob per token "
+        "| tokens/s | slowdown |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for key, name in names:
+        row = summary[key]
+        slow = "1" if key == "plain" else f"{summary['slowdown_median']:.1f}"
+        lines.append(
+            f"| {name} | {row['coverage_soft']:.2f} | {row['coverage_hard']:.2f} "
+            f"| {row['logprob_per_token']:.2f} | {row['tokens_per_second']:.1f} "
+            f"| {slow} |"
+        )
+    forward = [summary[key]["n_forward_tokens"] / summary[key]["n_tokens"] for key, _ in names]
+    notes = (
+        f"Slowdown: wall time per generated token over plain greedy's on the same item, "
+        f"median over items ({summary['slowdown_min']:.1f} to "
+        f"{summary['slowdown_max']:.1f}); ratio of totals "
+        f"{summary['slowdown_total']:.1f}, without the prompt "
+        f"{summary['slowdown_decode']:.1f}. Tokens evaluated per token generated, prompt "
+        f"included: {forward[0]:.1f} and {forward[1]:.1f}."
+    )
+    if result["memory"]["peak"]:
+        notes += f" Peak memory of the process: {result['memory']['peak'] / 1e6:.0f} MB."
+    lines += ["", notes, "", f"{machine_line(result['environment'])} (`{source}`)."]
+    return lines
+
+
+SECTIONS = {"commongen": commongen_section}
+
+
+def results_text(folder: Path) -> str:
+    """All results as Markdown.
+
+    Raises
+    ------
+    ValueError
+        If a file is of a benchmark that no table is known for.
+    """
+    lines: list[str] = []
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        name = result.get("benchmark")
+        if name not in SECTIONS:
+            raise ValueError(f"{path}: no table for benchmark {name!r}")
+        section = SECTIONS[name](result, path.relative_to(folder.parent.parent).as_posix())
+        lines += ["", *section] if lines else section
+    if not lines:
+        lines = ["There is no result file in the tree; `make bench` makes one."]
+    return "\n".join(lines)
+
+
+def fill(document: str, text: str) -> str:
+    """`document` with what lies between the markers replaced by `text`."""
+    if document.count(BEGIN) != 1 or document.count(END) != 1:
+        raise ValueError(f"expected one {BEGIN} and one {END}")
+    head, _, rest = document.partition(BEGIN)
+    tail = rest.partition(END)[2]
+    return f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    arguments = parser.parse_args()
+    readme = ROOT / "README.md"
+    before = readme.read_text(encoding="utf-8")
+    after = fill(before, results_text(ROOT / "benchmarks" / "results"))
+    if arguments.check:
+        if after != before:
+            print("README.md: results differ from benchmarks/results", file=sys.stderr)
+        return int(after != before)
+    if after != before:
+        readme.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
