@@ -4,8 +4,8 @@
 
 const uint8_t deal_utf8_replacement[DEAL_UTF8_REPLACEMENT_SIZE] = {0xEF, 0xBF, 0xBD};
 
-// Bytes of the character that `lead` starts, 0 where none can, and the range of its second
-// byte, which is what excludes overlong forms, surrogates and the far end.
+// Bytes of the character that `lead` starts, 0 where none can, and the range of its
+// second byte, which is what excludes overlong forms, surrogates and the far end.
 static size_t
 sequence_size(uint8_t lead, uint8_t *low, uint8_t *high)
 {
@@ -75,7 +75,8 @@ deal_utf8_lossy_size(const uint8_t *text, size_t size)
 }
 
 deal_status
-deal_utf8_append_lossy(deal_bytes *out, const uint8_t *text, size_t size, deal_error *err)
+deal_utf8_append_lossy(deal_bytes *out, const uint8_t *text, size_t size,
+                       deal_error *err)
 {
     size_t lossy_size = deal_utf8_lossy_size(text, size);
     if (lossy_size == size && deal_utf8_is_valid(text, size))
@@ -86,7 +87,8 @@ deal_utf8_append_lossy(deal_bytes *out, const uint8_t *text, size_t size, deal_e
     for (size_t i = 0, n_byte; i < size; i += n_byte) {
         bool is_valid = deal_utf8_scan(text + i, size - i, &n_byte) == DEAL_UTF8_VALID;
         size_t n_out = is_valid ? n_byte : DEAL_UTF8_REPLACEMENT_SIZE;
-        memcpy(out->data + out->size, is_valid ? text + i : deal_utf8_replacement, n_out);
+        const uint8_t *from = is_valid ? text + i : deal_utf8_replacement;
+        memcpy(out->data + out->size, from, n_out);
         out->size += n_out;
     }
     return DEAL_OK;

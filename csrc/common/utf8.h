@@ -22,8 +22,8 @@ typedef enum deal_utf8_state {
     DEAL_UTF8_PARTIAL = 2, // the text ends inside what may become a character
 } deal_utf8_state;
 
-// Looks at the character that starts at text[0]; size >= 1. `*n_byte` is what it takes up,
-// in [1, min(size, DEAL_UTF8_SIZE_MAX)]; all of `size` where PARTIAL.
+// Looks at the character that starts at text[0]; size >= 1. `*n_byte` is what it takes
+// up, in [1, min(size, DEAL_UTF8_SIZE_MAX)]; all of `size` where PARTIAL.
 deal_utf8_state deal_utf8_scan(const uint8_t *text, size_t size, size_t *n_byte);
 
 bool deal_utf8_is_valid(const uint8_t *text, size_t size);

@@ -37,8 +37,8 @@ check_tokens(const deal_vocab *vocab, const int32_t *tokens, int32_t n_tokens,
     return DEAL_OK;
 }
 
-// Room for `n_tail` pending bytes and a piece of `size` bytes, each as U+FFFD at worst, so
-// that nothing fails once the state has changed.
+// Room for `n_tail` pending bytes and a piece of `size` bytes, each as U+FFFD at worst,
+// so that nothing fails once the state has changed.
 static deal_status
 reserve(deal_bytes *out, size_t n_tail, size_t size, deal_error *err)
 {
@@ -78,8 +78,8 @@ put_lossy(deal_bytes *out, const uint8_t *piece, size_t size)
     }
 }
 
-// Appends every character that `carry` holds whole and every part that cannot become one;
-// `n_per_part` of 0 stands for one U+FFFD for each byte of a part.
+// Appends every character that `carry` holds whole and every part that cannot become
+// one; `n_per_part` of 0 stands for one U+FFFD for each byte of a part.
 static void
 settle(byte_carry *carry, size_t n_per_part, deal_bytes *out)
 {
@@ -120,8 +120,8 @@ feed(byte_carry *carry, const uint8_t *piece, size_t size, size_t n_per_part,
     }
 }
 
-// The pending bytes, read again from the pieces. There are at most three: a fourth would
-// have closed the character or broken it.
+// The pending bytes, read again from the pieces. There are at most three: a fourth
+// would have closed the character or broken it.
 static byte_carry
 read_carry(const deal_vocab *vocab, const deal_detok *detok, const int32_t *tail)
 {
@@ -206,8 +206,8 @@ put_run(const deal_vocab *vocab, const deal_detok *detok, const int32_t *tail,
 
 // Rule RUN: special pieces are not there at all, any other piece ends a run of bytes.
 static deal_status
-push_run(const deal_vocab *vocab, deal_detok *detok, const int32_t *tail, deal_bytes *out,
-         deal_error *err)
+push_run(const deal_vocab *vocab, deal_detok *detok, const int32_t *tail,
+         deal_bytes *out, deal_error *err)
 {
     int32_t token = tail[detok->n_pending];
     deal_piece_kind kind = deal_vocab_piece_kind(vocab, token);

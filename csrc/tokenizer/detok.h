@@ -1,7 +1,7 @@
 /* Incremental detokenizer: token ids -> UTF-8 text, token by token.
  *
- * What it has emitted is final and whole characters only; what may still change with the
- * next token (half a character, a run of byte pieces) is pending. At every point
+ * What it has emitted is final and whole characters only; what may still change with
+ * the next token (half a character, a run of byte pieces) is pending. At every point
  *     emitted + pending = the library's own decode(ids, skip_special_tokens=True).
  */
 #ifndef DEAL_TOKENIZER_DETOK_H

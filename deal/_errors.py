@@ -1,0 +1,19 @@
+"""Exceptions of the package; the C core raises them too."""
+
+from __future__ import annotations
+
+
+class ModelFormatError(ValueError):
+    """A model or tokenizer file does not hold what it says, or what its format asks."""
+
+
+class ContextLengthError(ValueError):
+    """A prompt leaves no room in the model's context."""
+
+
+class RewardError(ValueError):
+    """A reward broke its contract: wrong type, wrong length, NaN, or a C scorer failed."""
+
+
+class TokenizerError(ValueError):
+    """A tokenizer cannot do what was asked: no chat template, or one that failed."""
