@@ -1,0 +1,564 @@
+"""The ``deal`` command.
+
+Commands import what they need when they run, so that ``deal --help`` loads no model code.
+What goes wrong is one line on stderr and exit code 1; wrong usage is exit code 2. With
+``DEAL_DEBUG`` set, the traceback comes instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deal import _hub
+
+if TYPE_CHECKING:
+    from deal.generation import Generation
+    from deal.model import Model
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+INTERRUPTED = 130  # what a shell reports after SIGINT
+
+app = typer.Typer(
+    name="deal",
+    help="Decoding-time alignment of language models: reward-guided search.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Compute(str, Enum):
+    """Choices of --compute."""
+
+    auto = "auto"
+    int8 = "int8"
+    f32 = "f32"
+
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="Alias, .gguf file, folder, or hub id org/name."
+    ),
+]
+ComputeOption = Annotated[Compute, typer.Option(help="Arithmetic of the forward pass.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Default: all processors.", show_default=False)
+]
+ContextOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Longest context in tokens.", show_default=False),
+]
+NewTokensOption = Annotated[
+    int, typer.Option("--max-new-tokens", min=1, help="Longest completion in tokens.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+TemperatureOption = Annotated[
+    float | None, typer.Option(min=0.0, help="Sample; without it, greedy.")
+]
+TopPOption = Annotated[float, typer.Option(help="Sampling: nucleus, in (0, 1].")]
+MinPOption = Annotated[float, typer.Option(help="Sampling: in [0, 1].")]
+PenaltyOption = Annotated[
+    float, typer.Option(help="Sampling: above 1 makes repeated tokens less likely.")
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Sampling: same seed, same text.")]
+
+
+@app.command()
+def demo(
+    model: ModelOption = DEFAULT_MODEL,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "-n", min=1, help="Word sets, from the first.", show_default="all"
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Candidates a step.")] = 5,
+    lookahead: Annotated[int, typer.Option(min=0, help="Tokens of rollout.")] = 16,
+    reward_weight: Annotated[
+        float, typer.Option(help="Nats per unit of reward.")
+    ] = 4.0,
+    max_new_tokens: NewTokensOption = 40,
+    compute: ComputeOption = Compute.auto,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write sentences from given words: plain greedy beside DeAL."""
+    from deal.demo import WORD_SETS, run_demo
+    from deal.settings import Search
+
+    n = len(WORD_SETS) if n is None else n
+    if n > len(WORD_SETS):
+        raise typer.BadParameter(
+            f"there are {len(WORD_SETS)} word sets", param_hint="-n"
+        )
+    search = Search(top_k=top_k, lookahead=lookahead, reward_weight=reward_weight)
+    lm = _load(model, compute, threads, None)
+    with _interruptible():
+        run_demo(lm, search, n=n, max_new_tokens=max_new_tokens, as_json=as_json)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="Text to continue; - reads stdin.")],
+    model: ModelOption = DEFAULT_MODEL,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put the prompt into the chat template.")
+    ] = False,
+    max_new_tokens: NewTokensOption = 64,
+    temperature: TemperatureOption = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Sampling: keep the k most likely tokens. With --keywords: candidates.",
+            show_default="off; 5 with --keywords",
+        ),
+    ] = None,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    repetition_penalty: PenaltyOption = 1.0,
+    seed: SeedOption = 0,
+    num_beams: Annotated[int, typer.Option(min=1, help="Hypotheses kept.")] = 1,
+    length_penalty: Annotated[float, typer.Option(help="Of plain beam search.")] = 1.0,
+    keywords: Annotated[
+        str | None,
+        typer.Option(
+            help="Search for text with these words: cat,couch|sofa,pet "
+            "(| separates accepted forms)."
+        ),
+    ] = None,
+    lookahead: Annotated[
+        int, typer.Option(min=0, help="With --keywords: tokens of rollout.")
+    ] = 16,
+    reward_weight: Annotated[
+        float, typer.Option(help="With --keywords: nats per unit of reward.")
+    ] = 4.0,
+    commit: Annotated[
+        int, typer.Option(min=1, help="With --keywords: tokens per decision.")
+    ] = 1,
+    num_return_sequences: Annotated[
+        int, typer.Option("--num-return-sequences", "-r", min=1, help="Completions.")
+    ] = 1,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="String that ends the text; may be repeated."),
+    ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream/--no-stream", help="Print while generating.")
+    ] = True,
+    compute: ComputeOption = Compute.auto,
+    threads: ThreadsOption = None,
+    max_length: ContextOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Continue a prompt: greedy, sampled, with beams, or searched with keywords."""
+    from deal.settings import Sampling, Search
+
+    if keywords is not None and temperature is not None:
+        raise typer.BadParameter(
+            "--keywords searches and --temperature samples; give one of the two"
+        )
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "num_return_sequences": num_return_sequences,
+        "stop": list(stop) if stop else None,
+    }
+    if keywords is not None:
+        from deal.rewards import Keywords
+
+        options["rewards"] = Keywords(_parse_keywords(keywords))
+        options["search"] = Search(
+            top_k=5 if top_k is None else top_k,
+            lookahead=lookahead,
+            reward_weight=reward_weight,
+            num_beams=num_beams,
+            commit=commit,
+        )
+    elif temperature is not None:
+        options["sampling"] = Sampling(
+            temperature=temperature,
+            top_k=top_k or 0,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        options["num_beams"] = num_beams
+    else:
+        options |= {"num_beams": num_beams, "length_penalty": length_penalty}
+        if repetition_penalty != 1.0:
+            options["sampling"] = Sampling(0.0, repetition_penalty=repetition_penalty)
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    lm = _load(model, compute, threads, max_length)
+    question: Any = [{"role": "user", "content": prompt}] if chat else prompt
+    with _interruptible():
+        if stream and not as_json and num_return_sequences == 1:
+            _print_stream(lm.stream(question, **options))
+            return
+        result = (lm.chat if chat else lm.generate)(question, **options)
+    results = result if isinstance(result, list) else [result]
+    if as_json:
+        _print_json([_as_dict(one) for one in results])
+        return
+    for i, one in enumerate(results):
+        if len(results) > 1:
+            print(f"--- {i + 1} of {len(results)}, log-prob {one.logprob:.2f}")
+        print(one.text)
+
+
+@app.command()
+def chat(
+    model: ModelOption = DEFAULT_MODEL,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    max_new_tokens: NewTokensOption = 256,
+    temperature: TemperatureOption = None,
+    top_k: Annotated[int, typer.Option(min=0, help="Sampling; 0 is off.")] = 0,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    repetition_penalty: PenaltyOption = 1.0,
+    seed: SeedOption = 0,
+    compute: ComputeOption = Compute.auto,
+    threads: ThreadsOption = None,
+    max_length: ContextOption = None,
+) -> None:
+    """Talk to a model. Ctrl-C stops an answer, Ctrl-D leaves, /reset forgets."""
+    from deal.settings import Sampling
+
+    sampling = Sampling(
+        temperature=temperature or 0.0,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    lm = _load(model, compute, threads, max_length)
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  line editing and history for input()
+    _chat_loop(lm, system, {"max_new_tokens": max_new_tokens, "sampling": sampling})
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="Alias, .gguf file, folder, or hub id.")],
+    compute: ComputeOption = Compute.auto,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a model's hyper-parameters, weight types, tokenizer and chat template."""
+    path = _hub.resolve(model)
+    facts = _model_facts(path, compute)
+    if as_json:
+        _print_json(facts)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(show_header=False, box=None)
+    for key in ("path", "size", "compute", "memory", "parameters"):
+        value = facts[key]
+        shown = f"{value / 1e6:.1f} MB" if key in ("size", "memory") else str(value)
+        table.add_row(key, f"{value:,}" if key == "parameters" else shown)
+    for name, row in facts["types"].items():
+        size = f"{row['size'] / 1e6:.1f} MB"
+        table.add_row(f"type {name}", f"{row['tensors']} tensors, {size}")
+    for key, value in (facts["hparams"] | facts["tokenizer"]).items():
+        table.add_row(key, str(value))
+    console.print(table, highlight=False, soft_wrap=True)
+    template = facts["chat_template"]
+    print(f"\nchat template:\n{template}" if template else "\nno chat template")
+
+
+@app.command()
+def models(
+    fetch: Annotated[
+        str | None,
+        typer.Option(help="Put this alias into the cache, or check it there."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List aliases and what is cached."""
+    if fetch is not None:
+        _hub.fetch(fetch.lower(), verify=True)
+    rows = [_alias_row(alias) for alias in sorted(_hub.ALIASES)] + _hub_rows()
+    if as_json:
+        _print_json({"cache": str(_hub.cache_dir()), "models": rows})
+        return
+    if fetch is not None:
+        print(_hub.model_path(fetch.lower()))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    for name in ("name", "size", "cached at"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        size = f"{row['size'] / 1e6:.1f} MB"
+        table.add_row(row["name"], size, row["path"] or f"no: {row['summary']}")
+    Console().print(table, highlight=False)
+    print(f"cache: {_hub.cache_dir()}")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and leave.", is_eager=True),
+    ] = False,
+) -> None:
+    if version:
+        from importlib import metadata
+
+        print(f"deal {metadata.version('deal-lm')}")
+        raise typer.Exit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; default ``sys.argv[1:]``.
+
+    Returns
+    -------
+    int
+        Exit code: 0, 1 for an error of the library, 2 for wrong usage, 130 for Ctrl-C.
+    """
+    try:
+        app(args=None if argv is None else list(argv), prog_name="deal")
+    except SystemExit as error:  # how the command-line library returns
+        return error.code if isinstance(error.code, int) else int(bool(error.code))
+    except Exception as error:
+        if os.environ.get("DEAL_DEBUG"):
+            raise
+        print(f"deal: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _load(
+    model: str, compute: Compute, threads: int | None, n_ctx: int | None
+) -> Model:
+    from deal.model import load
+
+    return load(model, compute=compute.value, threads=threads, max_length=n_ctx)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        file = f": {error.filename}" if error.filename else ""
+        text = f"{error.strerror}{file}"
+    else:
+        text = str(error) or type(error).__name__
+    if not isinstance(error, (ValueError, OSError, NotImplementedError, ImportError)):
+        text = f"{type(error).__name__}: {text} (DEAL_DEBUG=1 shows where)"
+    return " ".join(text.split())
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the command quietly, with the shell's usual exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _parse_keywords(text: str) -> list[list[str]]:
+    concepts = [
+        [form.strip() for form in part.split("|") if form.strip()]
+        for part in text.split(",")
+    ]
+    concepts = [forms for forms in concepts if forms]
+    if not concepts:
+        raise typer.BadParameter(
+            "expected words, as in cat,couch", param_hint="--keywords"
+        )
+    return concepts
+
+
+def _print_stream(pieces: Any) -> None:
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def _print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def _as_dict(result: Generation) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    fields = ("text", "token_ids", "logprob", "reward", "rewards", "score")
+    row = {name: getattr(result, name) for name in (*fields, "finish_reason")}
+    return row | {"token_ids": list(result.token_ids), "stats": asdict(result.stats)}
+
+
+def _chat_loop(lm: Model, system: str | None, options: dict[str, Any]) -> None:
+    start = [{"role": "system", "content": system}] if system else []
+    messages = list(start)
+    question = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            text = input(question).strip()
+        except EOFError:
+            if question:
+                print()
+            return
+        except KeyboardInterrupt:
+            print("\n(Ctrl-D leaves)", file=sys.stderr)
+            continue
+        if text == "/reset":
+            messages = list(start)
+            continue
+        if not text:
+            continue
+        messages.append({"role": "user", "content": text})
+        answer = _answer(lm, messages, options)
+        if answer is None:
+            messages.pop()
+        else:
+            messages.append({"role": "assistant", "content": answer})
+
+
+def _answer(lm: Model, messages: list[dict[str, str]], options: Any) -> str | None:
+    """Stream one answer; None where there is no room left for it."""
+    from deal._errors import ContextLengthError
+
+    pieces: list[str] = []
+    try:
+        for piece in lm.stream(messages, **options):
+            pieces.append(piece)
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    except KeyboardInterrupt:  # what was said so far stays part of the conversation
+        pass
+    except ContextLengthError as error:
+        print(f"{_one_line(error)} (/reset starts anew)", file=sys.stderr)
+        return None
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    return "".join(pieces)
+
+
+def _model_facts(path: Path, compute: Compute) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    lm = _load(str(path), compute, None, None)
+    types: dict[str, dict[str, int]] = {}
+    n_parameters = 0
+    for name, shape, size in _tensors(path):
+        row = types.setdefault(name, {"tensors": 0, "size": 0})
+        row["tensors"] += 1
+        row["size"] += size
+        n_parameters += _product(shape)
+    tokenizer = lm.tokenizer
+    return {
+        "path": str(path),
+        "size": sum(row["size"] for row in types.values()),
+        "compute": lm.compute,
+        "memory": lm._core.owned_size,
+        "parameters": n_parameters,
+        "types": types,
+        "hparams": asdict(lm.hparams),
+        "tokenizer": {
+            "tokenizer": type(tokenizer).__name__,
+            "vocab_size": tokenizer.vocab_size,
+            "eos_token_ids": list(tokenizer.eos_token_ids),
+        },
+        "chat_template": tokenizer.chat_template,
+    }
+
+
+def _tensors(path: Path) -> list[tuple[str, tuple[int, ...], int]]:
+    """Type name, shape and bytes of each tensor; reads headers only."""
+    if path.is_dir():
+        from deal._checkpoint import read_folder
+
+        return [(t.type, tuple(t.shape), t.size) for t in read_folder(path).tensors]
+    from deal import _core
+
+    return [
+        (kind, tuple(shape), _type_size(kind, _product(shape)))
+        for _, kind, shape in _core.Gguf(path).tensors
+    ]
+
+
+# GGUF's types: bytes of a block, and how many weights it holds.
+_BLOCKS = {
+    "F32": (4, 1),
+    "F16": (2, 1),
+    "BF16": (2, 1),
+    "Q8_0": (34, 32),
+    "Q4_0": (18, 32),
+    "Q4_1": (20, 32),
+    "Q5_0": (22, 32),
+    "Q5_1": (24, 32),
+    "Q4_K": (144, 256),
+    "Q5_K": (176, 256),
+    "Q6_K": (210, 256),
+}
+
+
+def _type_size(kind: str, n: int) -> int:
+    size, width = _BLOCKS[kind]
+    return n // width * size
+
+
+def _product(shape: Sequence[int]) -> int:
+    product = 1
+    for n in shape:
+        product *= n
+    return product
+
+
+def _alias_row(alias: str) -> dict[str, Any]:
+    entry, path = _hub.ALIASES[alias], _hub.cached_path(alias)
+    return {
+        "name": alias,
+        "source": f"{entry.package}=={entry.version}",
+        "size": entry.size,
+        "path": str(path) if path else None,
+        "summary": entry.summary,
+    }
+
+
+def _hub_rows() -> list[dict[str, Any]]:
+    """Models in huggingface_hub's cache, where that is installed."""
+    try:
+        from huggingface_hub import CacheNotFound, scan_cache_dir
+    except ImportError:
+        return []
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    return [
+        {
+            "name": repo.repo_id,
+            "source": "huggingface_hub",
+            "size": repo.size_on_disk,
+            "path": str(repo.repo_path),
+            "summary": "from the Hugging Face hub",
+        }
+        for repo in sorted(repos, key=lambda repo: repo.repo_id)
+        if repo.repo_type == "model"
+    ]
