@@ -39,19 +39,26 @@ typedef struct deal_kernels {
                       const float *q, const float *const *k_base, size_t k_offset,
                       size_t v_offset, float *scores, float *out);
 
-    // Quantises a row to int8 in groups of 32: x[i] ~ scale[g] q[i], |q| <= 127, round to
-    // nearest; total[g] = scale[g] sum(q in g). x (n,); q (n rounded up to groups, padded
-    // with 0); scale, total (n_group,).
-    void (*quantize)(int32_t n, const float *x, int8_t *q, float *scale, float *total);
+    // Quantises a row to 8 bits in groups of 32: x[i] ~ scale[g] q[i], q an integer in
+    // [-127, 127] (to nearest, ties to even). x (n,); q (n rounded up to groups, padded
+    // with 0) holds the integers as floats, in which products and sums of a group's pairs
+    // are exact and vectorise on every processor; scale (n_group,);
+    // total[g] = scale[g] sum(q in g) (n_group,).
+    void (*quantize)(int32_t n, const float *x, float *q, float *scale, float *total);
 
-    // y[r * y_stride] = sum_g wscale[g] xscale[r, g] (wq[g] . xq[r, g])
-    //                        + wmin[g] xtotal[r, g]
-    // One weight row against n_row activation rows; wq (32 n_group,) int8,
-    // wscale, wmin (n_group,); xq (n_row, 32 n_group), xscale, xtotal (n_row, n_group).
-    void (*dot_rows)(int32_t n_group, const int8_t *wq, const float *wscale,
-                     const float *wmin, int32_t n_row, const int8_t *xq,
-                     const float *xscale, const float *xtotal, float *y,
-                     size_t y_stride);
+    // y[i] = (float)q[i];  q, y (n,)
+    void (*widen)(int32_t n, const int8_t *q, float *y);
+
+    // Products of one quantised row `a` with four rows `b`, weights with activations or
+    // the other way round:
+    //     y[r y_stride] = sum_g a_scale[g] b_scale[r, g] (a[g] . b[r, g])
+    //                           + a_extra[g] b_extra[r, g]
+    // where `extra` is a weight row's minimum and an activation row's total.
+    // a (32 n_group,), a_scale, a_extra (n_group,); b (4, 32 n_group),
+    // b_scale, b_extra (4, n_group). The result does not depend on which side is which.
+    void (*dot4)(int32_t n_group, const float *a, const float *a_scale,
+                 const float *a_extra, const float *b, const float *b_scale,
+                 const float *b_extra, float *y, size_t y_stride);
 
     // max(x) + log(sum(exp(x - max(x)))); x (n,), n >= 1
     float (*log_sum_exp)(int32_t n, const float *x);

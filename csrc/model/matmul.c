@@ -27,18 +27,20 @@ deal_matmul_init(deal_matmul *matmul, deal_pool *pool, deal_compute compute,
         return DEAL_OK;
     size_t n_group = n_group_of(n_in_max), n_row = (size_t)n_row_max;
     size_t n_thread = (size_t)deal_pool_n_thread(pool);
-    matmul->q = deal_alloc(n_row, n_group * DEAL_QUANT_GROUP);
+    matmul->q = deal_alloc(n_row, n_group * DEAL_QUANT_GROUP * sizeof(float));
     matmul->scale = deal_alloc(n_row, n_group * sizeof(float));
     matmul->total = deal_alloc(n_row, n_group * sizeof(float));
-    matmul->wq = deal_alloc(n_thread, n_group * DEAL_QUANT_GROUP);
-    matmul->wscale = deal_alloc(n_thread, n_group * sizeof(float));
-    matmul->wmin = deal_alloc(n_thread, n_group * sizeof(float));
-    if (!matmul->q || !matmul->scale || !matmul->total || !matmul->wq ||
-        !matmul->wscale || !matmul->wmin) {
+    matmul->packed = deal_alloc(n_thread, n_group * DEAL_QUANT_GROUP);
+    matmul->wq = deal_alloc(n_thread * 4, n_group * DEAL_QUANT_GROUP * sizeof(float));
+    matmul->wscale = deal_alloc(n_thread * 4, n_group * sizeof(float));
+    matmul->wmin = deal_alloc(n_thread * 4, n_group * sizeof(float));
+    if (!matmul->q || !matmul->scale || !matmul->total || !matmul->packed ||
+        !matmul->wq || !matmul->wscale || !matmul->wmin) {
         deal_matmul_free(matmul);
         return deal_fail_memory(err, "int8 activations");
     }
-    matmul->size = (n_row + n_thread) * n_group * (DEAL_QUANT_GROUP + 2 * sizeof(float));
+    matmul->size = (n_row + 4 * n_thread) * n_group *
+                   (DEAL_QUANT_GROUP + 2) * sizeof(float);
     return DEAL_OK;
 }
 
@@ -48,6 +50,7 @@ deal_matmul_free(deal_matmul *matmul)
     deal_free(matmul->q);
     deal_free(matmul->scale);
     deal_free(matmul->total);
+    deal_free(matmul->packed);
     deal_free(matmul->wq);
     deal_free(matmul->wscale);
     deal_free(matmul->wmin);
@@ -121,27 +124,54 @@ product_f32(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
     }
 }
 
-// One share of the outputs: each weight row is unpacked once for all rows of the batch.
+// Four weight rows from row `o` on, as numbers for dot4; rows past the last repeat it.
+static void
+unpack_rows(const deal_matmul *matmul, const deal_matrix *w, int32_t o, int8_t *packed,
+            float *wq, float *wscale, float *wmin)
+{
+    size_t n_group = n_group_of(w->n_in), n = n_group * DEAL_QUANT_GROUP;
+    for (int32_t i = 0; i < 4; i++) {
+        int32_t i_row = o + i < w->n_out ? o + i : w->n_out - 1;
+        const uint8_t *row = (const uint8_t *)w->data + (size_t)i_row * w->row_size;
+        deal_type_unpack(w->type, row, (int64_t)n, packed, wscale + (size_t)i * n_group,
+                         wmin + (size_t)i * n_group);
+        matmul->kernels->widen((int32_t)n, packed, wq + (size_t)i * n);
+    }
+}
+
+// One share of the outputs, in blocks of four weight rows, which are unpacked once for
+// all rows of the batch: four batch rows by each weight row, then what is left over of
+// the batch by four weight rows. Both ways give the same bits.
 static void
 product_int8(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
 {
     const product_loop *loop = context;
     const deal_matmul *matmul = loop->matmul;
     const deal_activations *x = loop->x;
-    const deal_matrix *w = loop->w;
-    size_t cap = n_group_of(matmul->n_in_max), n_group = n_group_of(w->n_in);
-    int8_t *wq = matmul->wq + (size_t)i_thread * cap * DEAL_QUANT_GROUP;
-    float *wscale = matmul->wscale + (size_t)i_thread * cap;
-    float *wmin = matmul->wmin + (size_t)i_thread * cap;
-    for (int32_t o = i_begin; o < i_end; o++) {
-        const uint8_t *row = (const uint8_t *)w->data + (size_t)o * w->row_size;
-        deal_type_unpack(w->type, row, (int64_t)n_group * DEAL_QUANT_GROUP, wq, wscale,
-                         wmin);
-        matmul->kernels->dot_rows((int32_t)n_group, wq, wscale, wmin, x->n_row, x->q,
-                                  x->scale, x->total, loop->y + o, (size_t)w->n_out);
-        if (loop->bias)
-            for (int32_t r = 0; r < x->n_row; r++)
-                loop->y[(size_t)r * (size_t)w->n_out + (size_t)o] += loop->bias[o];
+    size_t n_group = n_group_of(x->n_in), n = n_group * DEAL_QUANT_GROUP;
+    size_t cap = n_group_of(matmul->n_in_max), n_out = (size_t)loop->w->n_out;
+    int8_t *packed = matmul->packed + (size_t)i_thread * cap * DEAL_QUANT_GROUP;
+    float *wq = matmul->wq + (size_t)i_thread * 4 * cap * DEAL_QUANT_GROUP;
+    float *wscale = matmul->wscale + (size_t)i_thread * 4 * cap;
+    float *wmin = matmul->wmin + (size_t)i_thread * 4 * cap;
+    for (int32_t i_block = i_begin; i_block < i_end; i_block++) {
+        size_t o = (size_t)i_block * 4, n_o = n_out - o < 4 ? n_out - o : 4;
+        unpack_rows(matmul, loop->w, (int32_t)o, packed, wq, wscale, wmin);
+        size_t r = 0, n_row = (size_t)x->n_row;
+        for (; r + 4 <= n_row; r += 4)
+            for (size_t i = 0; i < n_o; i++)
+                matmul->kernels->dot4((int32_t)n_group, wq + i * n, wscale + i * n_group,
+                                      wmin + i * n_group, x->q + r * n,
+                                      x->scale + r * n_group, x->total + r * n_group,
+                                      loop->y + r * n_out + o + i, n_out);
+        for (; r < n_row; r++) {
+            float y[4];
+            matmul->kernels->dot4((int32_t)n_group, x->q + r * n, x->scale + r * n_group,
+                                  x->total + r * n_group, wq, wscale, wmin, y, 1);
+            memcpy(loop->y + r * n_out + o, y, n_o * sizeof *y);
+        }
+        for (r = 0; loop->bias && r < n_row; r++)
+            matmul->kernels->add((int32_t)n_o, loop->bias + o, loop->y + r * n_out + o);
     }
 }
 
@@ -154,5 +184,5 @@ deal_matmul_run(deal_matmul *matmul, const deal_activations *x, const deal_matri
         deal_parallel_for(matmul->pool, (w->n_out + N_CHUNK - 1) / N_CHUNK, product_f32,
                           &loop);
     else
-        deal_parallel_for(matmul->pool, w->n_out, product_int8, &loop);
+        deal_parallel_for(matmul->pool, (w->n_out + 3) / 4, product_int8, &loop);
 }

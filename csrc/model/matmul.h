@@ -11,7 +11,7 @@
 typedef struct deal_activations {
     int32_t n_row, n_in;
     const float *x; // (n_row rounded up to panels, n_in)
-    int8_t *q;      // (n_row, 32 n_group) INT8 only, as are the two below
+    float *q;       // (n_row, 32 n_group) integers; INT8 only, as are the two below
     float *scale;   // (n_row, n_group)
     float *total;   // (n_row, n_group)
 } deal_activations;
@@ -22,11 +22,12 @@ typedef struct deal_matmul {
     deal_compute compute;
     int32_t n_in_max;
     // scratch
-    int8_t *q; // (n_row_max, n_in_max rounded up to groups)
-    float *scale, *total;
-    int8_t *wq;             // (n_thread, n_in_max rounded up to groups) a weight row
-    float *wscale, *wmin;   // (n_thread, n_group)
-    size_t size;            // bytes of scratch
+    float *q;             // (n_row_max, n_in_max rounded up to groups)
+    float *scale, *total; // (n_row_max, n_group)
+    int8_t *packed;       // (n_thread, n_in_max rounded up to groups) one weight row
+    float *wq;            // (n_thread, 4, n_in_max rounded up to groups) four of them
+    float *wscale, *wmin; // (n_thread, 4, n_group)
+    size_t size;          // bytes of scratch
 } deal_matmul;
 
 deal_status deal_matmul_init(deal_matmul *matmul, deal_pool *pool, deal_compute compute,

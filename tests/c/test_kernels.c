@@ -112,52 +112,73 @@ test_attention(const deal_kernels *k)
     }
 }
 
+static float wq[33 * 32], wscale[33], wmin[33];
+static float xq[4 * 33 * 32], xscale[4 * 33], xtotal[4 * 33];
+
+static void
+test_quantize(const deal_kernels *k, int n)
+{
+    int n_group = (n + 31) / 32;
+    for (int r = 0; r < 4; r++) {
+        fill(a, n, (uint64_t)(30 + r), 5.0);
+        float *q = xq + r * n_group * 32;
+        float *scale = xscale + r * n_group, *total = xtotal + r * n_group;
+        k->quantize(n, a, q, scale, total);
+        for (int i = 0; i < n_group * 32; i++) {
+            CHECK(q[i] == rintf(q[i]) && fabsf(q[i]) <= 127.0f);
+            CHECK_NEAR(scale[i / 32] * q[i], i < n ? a[i] : 0.0f,
+                       0.5001 * (double)scale[i / 32]);
+        }
+        for (int g = 0; g < n_group; g++) {
+            double sum = 0.0;
+            for (int i = 0; i < 32; i++)
+                sum += (double)q[g * 32 + i];
+            CHECK_NEAR(total[g], (double)scale[g] * sum, 1e-4);
+        }
+    }
+}
+
 static void
 test_int8(const deal_kernels *k)
 {
-    enum { N_GROUP_MAX = 33, N_ROW = 3 };
-    static int8_t wq[N_GROUP_MAX * 32], xq[N_ROW * N_GROUP_MAX * 32];
-    static float wscale[N_GROUP_MAX], wmin[N_GROUP_MAX];
-    static float xscale[N_ROW * N_GROUP_MAX], xtotal[N_ROW * N_GROUP_MAX];
     const int length[] = {1, 31, 32, 33, 172, 576, 1023};
     for (int s = 0; s < 7; s++) {
         int n = length[s], n_group = (n + 31) / 32;
-        for (int r = 0; r < N_ROW; r++) {
-            fill(a, n, (uint64_t)(30 + r), 5.0);
-            int8_t *q = xq + r * n_group * 32;
-            float *scale = xscale + r * n_group, *total = xtotal + r * n_group;
-            k->quantize(n, a, q, scale, total);
-            for (int i = 0; i < n; i++)
-                CHECK_NEAR(scale[i / 32] * q[i], a[i], 0.5001 * scale[i / 32]);
-            for (int i = n; i < n_group * 32; i++)
-                CHECK_EQ_INT(q[i], 0);
-            for (int g = 0; g < n_group; g++) {
-                int sum = 0;
-                for (int i = 0; i < 32; i++)
-                    sum += q[g * 32 + i];
-                CHECK_NEAR(total[g], (double)scale[g] * sum, 1e-4);
-            }
-        }
+        test_quantize(k, n);
+        int8_t packed[33 * 32];
         for (int i = 0; i < n_group * 32; i++)
-            wq[i] = (int8_t)(deal_rng_uniform(1, 9, (uint64_t)i) * 256 - 128);
+            packed[i] = (int8_t)(deal_rng_uniform(1, 9, (uint64_t)i) * 256 - 128);
+        k->widen(n_group * 32, packed, wq);
+        for (int i = 0; i < n_group * 32; i++)
+            CHECK(wq[i] == (float)packed[i]);
         fill(wscale, n_group, 40, 0.01);
         fill(wmin, n_group, 41, 0.5);
-        float y[N_ROW * 2];
-        k->dot_rows(n_group, wq, wscale, wmin, N_ROW, xq, xscale, xtotal, y, 2);
-        for (int r = 0; r < N_ROW; r++) {
+        float y[8], turned[4];
+        k->dot4(n_group, wq, wscale, wmin, xq, xscale, xtotal, y, 2);
+        for (int r = 0; r < 4; r++) {
             double sum = 0.0;
             for (int i = 0; i < n_group * 32; i++) {
                 int g = i / 32;
-                sum += ((double)wscale[g] * wq[i] + wmin[g]) *
-                       ((double)xscale[r * n_group + g] * xq[r * n_group * 32 + i]);
+                sum += ((double)wscale[g] * (double)wq[i] + (double)wmin[g]) *
+                       (double)xscale[r * n_group + g] * (double)xq[r * n_group * 32 + i];
             }
             CHECK_NEAR(y[r * 2], sum, TOLERANCE(n_group) * 100);
+            // The other way round, against four copies of the weight row: the same bits.
+            float w4[4 * 33 * 32], scale4[4 * 33], min4[4 * 33];
+            for (int i = 0; i < 4; i++) {
+                memcpy(w4 + i * n_group * 32, wq, (size_t)n_group * 32 * sizeof *wq);
+                memcpy(scale4 + i * n_group, wscale, (size_t)n_group * sizeof *wscale);
+                memcpy(min4 + i * n_group, wmin, (size_t)n_group * sizeof *wmin);
+            }
+            k->dot4(n_group, xq + r * n_group * 32, xscale + r * n_group,
+                    xtotal + r * n_group, w4, scale4, min4, turned, 1);
+            CHECK(memcmp(&turned[r], &y[r * 2], sizeof(float)) == 0);
         }
     }
     // A group of zeros has scale 0 and does not divide by it.
     memset(a, 0, sizeof a);
     k->quantize(32, a, xq, xscale, xtotal);
-    CHECK(xscale[0] == 0.0f && xtotal[0] == 0.0f && xq[5] == 0);
+    CHECK(xscale[0] == 0.0f && xtotal[0] == 0.0f && xq[5] == 0.0f);
 }
 
 static void
