@@ -11,6 +11,7 @@ lie. Quantised types and K-quants take their numbers from the `gguf` package.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
@@ -457,7 +458,7 @@ def hf_config(tiny: TinyModel) -> dict[str, Any]:
     config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": c.n_vocab,
+        "vocab_size": len(tiny.vocabulary.pieces),
         "hidden_size": c.n_embd,
         "intermediate_size": c.n_ff,
         "num_hidden_layers": c.n_layer,
@@ -624,3 +625,11 @@ def write_hf_folder(
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return effective
+
+
+def weights_sha256(tiny: TinyModel) -> str:
+    """Fingerprint of the f32 weights: goldens hold only for the same random numbers."""
+    digest = hashlib.sha256()
+    for name, w in tiny.weights.items():
+        digest.update(name.encode() + w.astype("<f4").tobytes())
+    return digest.hexdigest()

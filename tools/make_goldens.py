@@ -1,0 +1,411 @@
+"""Golden values for tests/parity, made with torch and transformers.
+
+    python tools/make_goldens.py tiny
+    python tools/make_goldens.py stories
+    python tools/make_goldens.py smollm2 --model SmolLM2-135M-Instruct.Q4_1.gguf
+
+Not part of the tests: it needs ``torch transformers gguf safetensors accelerate`` and,
+where installed, uses ``llama_cpp`` for a second opinion on tokens and int8 divergence.
+Everything is f32 with eager attention; sampled text is seeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
+
+import numpy_llama  # noqa: E402
+import stories260k  # noqa: E402
+import tiny_model  # noqa: E402
+from tiny_model import TinyConfig  # noqa: E402
+
+OUT = ROOT / "tests" / "parity" / "data"
+END = 2  # <|im_end|> of SmolLM2
+
+# Long enough for 64 positions; written for this file.
+TEXT = (
+    "The lighthouse keeper counted the ships every evening and wrote their names in a "
+    "green notebook. In 1987 the harbour froze for eleven days, and nothing came in at "
+    "all; he wrote the names of clouds instead. \u201cThey also arrive,\u201d he said, "
+    "\u201cand they also leave.\u201d When the ice broke, the first boat through was a "
+    "small blue ferry carrying mail, oranges and one very patient dog."
+)
+
+PLAIN_PROMPTS = (
+    "The capital of France is",
+    "Once upon a time, in a small village by the sea,",
+    "def fibonacci(n):\n    ",
+    "Water boils at",
+    "My favourite recipe for bread starts with",
+    "In 1969, the first",
+    "List of prime numbers: 2, 3, 5, 7,",
+    "Dear Ms. Alvarez,\n\nThank you for",
+    "The difference between a crocodile and an alligator is",
+    "Roses are red,",
+)
+CHAT_PROMPTS = (
+    "Write one sentence with the words: dog, frisbee, catch, throw.",
+    "What is the boiling point of water?",
+    "Explain photosynthesis to a child.",
+    "Give me three names for a black cat.",
+    "Translate to French: Good morning, my friend.",
+    "Write a haiku about the sea.",
+    "What is 17 + 25?",
+    "Who wrote Romeo and Juliet?",
+    "Summarize: The meeting was moved from Monday to Thursday because the room was taken.",
+    "Is it safe to eat raw potatoes? Answer briefly.",
+)
+SAMPLED_PROMPTS = (
+    "Tell me about the history of the bicycle.",
+    "Write a short story about a robot who learns to paint.",
+    "How do I plan a week of healthy meals?",
+    "Explain how a refrigerator works, and why it needs a compressor.",
+)
+CHATS: tuple[list[dict[str, str]], ...] = (
+    [{"role": "user", "content": "Hello!"}],
+    [
+        {"role": "system", "content": "You answer in one word."},
+        {"role": "user", "content": "Capital of Peru?"},
+    ],
+    [
+        {"role": "user", "content": "Hi,\n\nI have a <b>question</b> & an \u00e9clair."},
+        {"role": "assistant", "content": "Ask away."},
+        {"role": "user", "content": "  What is {{ 1 + 1 }}?  "},
+    ],
+)
+
+TINY_CONFIGS = {
+    "plain": TinyConfig(seed=1),
+    "tied_biased": TinyConfig(seed=2, is_tied=True, has_attn_bias=True, has_mlp_bias=True),
+    "linear": TinyConfig(seed=3, rope_scaling="linear", rope_factor=4.0),
+    "llama3": TinyConfig(seed=4, rope_scaling="llama3", rope_base=500000.0, head_dim=32),
+    "wide_heads": TinyConfig(seed=5, head_dim=24, n_head=4, n_head_kv=4),
+    "narrow_heads": TinyConfig(seed=6, head_dim=6, n_head=4, n_head_kv=1, norm_eps=1e-6),
+}
+N_TINY_TOKENS = 96
+
+
+def write_json(name: str, value: Any) -> None:
+    OUT.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    (OUT / name).write_text(text + "\n", encoding="utf-8")
+    print("wrote", OUT / name, (OUT / name).stat().st_size)
+
+
+def versions() -> dict[str, str]:
+    import torch
+    import transformers
+
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+# --- tiny models ---------------------------------------------------------------------
+
+
+def make_tiny_goldens() -> None:
+    """Logits of random models by transformers, and how far the NumPy reference is."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    arrays, rows = {}, {}
+    for name, config in TINY_CONFIGS.items():
+        tiny = tiny_model.make_tiny(config)
+        rng = np.random.default_rng(config.seed)
+        tokens = rng.integers(0, config.n_vocab, N_TINY_TOKENS)
+        columns = np.sort(rng.choice(config.n_vocab, 48, replace=False))
+        with tempfile.TemporaryDirectory() as folder:
+            tiny_model.write_hf_folder(tiny, Path(folder))
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, attn_implementation="eager"
+            ).eval()
+        with torch.no_grad():
+            logits = model(torch.tensor(tokens)[None]).logits[0].numpy()
+        ours = numpy_llama.forward(config, tiny.weights, tokens)
+        error = float(np.abs(ours - logits).max())
+        spread = float(logits.std())
+        print(f"{name}: max |numpy - transformers| {error:.2e}, logits' std {spread:.2f}")
+        arrays[f"{name}_tokens"] = tokens.astype(np.int32)
+        arrays[f"{name}_columns"] = columns.astype(np.int32)
+        arrays[f"{name}_logits"] = logits[::2, columns]
+        rows[name] = {
+            "config": asdict(config),
+            "weights_sha256": tiny_model.weights_sha256(tiny),
+            "numpy_max_error": error,
+        }
+    OUT.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(OUT / "tiny.npz", **arrays)
+    write_json("tiny.json", {"versions": versions(), "models": rows})
+
+
+def make_stories_golden() -> None:
+    """Greedy text of stories260K by the NumPy reference."""
+    folder = stories260k.stories_folder()
+    assert folder is not None, "stories260K is missing; set DEAL_SHARED"
+    model = stories260k.read_stories(folder)
+    ids = numpy_llama.greedy(model.config, model.weights, [1], 256)
+    raw = b""
+    for i in ids:
+        piece = model.vocabulary.pieces[i]
+        is_byte = 3 <= i < 259
+        raw += bytes([i - 3]) if is_byte else piece.replace("\u2581", " ").encode()
+    write_json("stories260k.json", {"token_ids": ids, "text": raw.decode()[1:]})
+
+
+# --- SmolLM2 -------------------------------------------------------------------------
+
+
+class Smollm2:
+    """The GGUF file, dequantised to f32 in transformers."""
+
+    def __init__(self, path: Path) -> None:
+        import gguf
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.path = path
+        where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+        self.tokenizer = AutoTokenizer.from_pretrained(**where)
+        self.model = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        reader = gguf.GGUFReader(path)
+        fields = {key: value.contents() for key, value in reader.fields.items()}
+        self.template = fields["tokenizer.chat_template"]
+        self.check_load(fields, {t.name: t for t in reader.tensors})
+
+    def check_load(self, fields: dict[str, Any], tensors: dict[str, Any]) -> None:
+        """What transformers made of the file, against the file itself."""
+        import gguf
+
+        config = self.model.config
+        base = getattr(config, "rope_parameters", None) or {"rope_theta": config.rope_theta}
+        assert base["rope_theta"] == fields["llama.rope.freq_base"], base
+        assert base.get("rope_type", "default") == "default", base
+        assert abs(config.rms_norm_eps - 1e-5) < 1e-9
+        assert config.tie_word_embeddings and "output.weight" not in tensors
+        assert fields["tokenizer.ggml.eos_token_id"] == END
+        state = self.model.state_dict()
+        for name, hf, n_head in (
+            ("token_embd", "embed_tokens", 0),
+            ("blk.3.attn_q", "layers.3.self_attn.q_proj", 9),
+            ("blk.3.attn_k", "layers.3.self_attn.k_proj", 3),
+            ("blk.29.ffn_down", "layers.29.mlp.down_proj", 0),
+        ):
+            tensor = tensors[name + ".weight"]
+            w = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            if n_head:
+                w = stories260k.halves_from_adjacent(w, n_head)
+            assert np.array_equal(w, state[f"model.{hf}.weight"].numpy()), name
+
+    def logits(self, ids: list[int]) -> np.ndarray:
+        import torch
+
+        with torch.no_grad():
+            return self.model(torch.tensor([ids])).logits[0].numpy()
+
+    def generate(self, ids: list[int], **kwargs: Any) -> Any:
+        import torch
+
+        prompt = torch.tensor([ids])
+        plain = {"temperature": None, "top_p": None, "top_k": None}
+        settings = {"do_sample": False, **plain} | kwargs
+        with torch.no_grad():
+            return self.model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                eos_token_id=END,
+                pad_token_id=END,
+                return_dict_in_generate=True,
+                **settings,
+            )
+
+    def chat(self, messages: list[dict[str, str]]) -> str:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        texts, _ = render_jinja_template(
+            [messages],
+            chat_template=self.template,
+            add_generation_prompt=True,
+            bos_token="<|im_start|>",
+            eos_token="<|im_end|>",
+            unk_token="<|endoftext|>",
+            pad_token="<|im_end|>",
+        )
+        return texts[0]
+
+
+def greedy_goldens(lm: Smollm2, prompts: list[tuple[str, list[int]]]) -> list[Any]:
+    rows = []
+    for text, ids in prompts:
+        out = lm.generate(ids, max_new_tokens=64, output_logits=True)
+        tokens = out.sequences[0, len(ids) :].tolist()
+        top = np.stack([step[0].topk(2).values.numpy() for step in out.logits])
+        margin = [round(float(m), 4) for m in top[:, 0] - top[:, 1]]
+        rows.append({"prompt": text, "prompt_ids": ids, "tokens": tokens, "margin": margin})
+        print(f"greedy: {len(tokens)} tokens, least margin {min(margin):.4f}", flush=True)
+    return rows
+
+
+def beam_goldens(lm: Smollm2, prompts: list[tuple[str, list[int]]]) -> list[Any]:
+    rows = []
+    for text, ids in prompts:
+        for length_penalty in (1.0, 0.6):
+            out = lm.generate(
+                ids,
+                max_new_tokens=24,
+                num_beams=4,
+                num_return_sequences=4,
+                length_penalty=length_penalty,
+                early_stopping=False,
+                output_scores=True,
+            )
+            sequences = out.sequences[:, len(ids) :].tolist()
+            for tokens in sequences:  # the padding is the end token as well
+                if END in tokens:
+                    del tokens[tokens.index(END) + 1 :]
+            rows.append(
+                {
+                    "prompt": text,
+                    "prompt_ids": ids,
+                    "length_penalty": length_penalty,
+                    "tokens": sequences,
+                    "scores": [float(s) for s in out.sequences_scores],
+                }
+            )
+            print("beams:", rows[-1]["scores"], [len(s) for s in sequences], flush=True)
+    return rows
+
+
+def sampled_sequences(lm: Smollm2) -> list[list[int]]:
+    """More than 2,000 tokens of text: answers that the model itself writes."""
+    import torch
+
+    sequences = []
+    for i, question in enumerate(SAMPLED_PROMPTS):
+        ids = lm.tokenizer(lm.chat([{"role": "user", "content": question}])).input_ids
+        torch.manual_seed(i)
+        out = lm.generate(
+            ids,
+            do_sample=True,
+            temperature=0.9,
+            top_p=0.95,
+            max_new_tokens=280,
+            min_new_tokens=240,
+            num_return_sequences=2,
+        )
+        for row in out.sequences.tolist():
+            end = row.index(END, len(ids)) + 1 if END in row[len(ids) :] else len(row)
+            sequences.append(row[:end])
+    print("sampled:", sum(map(len, sequences)), "tokens", flush=True)
+    return sequences
+
+
+def llama_cpp_divergence(lm: Smollm2, sequences: list[list[int]]) -> dict[str, Any] | None:
+    """Mean KL divergence of llama.cpp from transformers on the same file."""
+    try:
+        import llama_cpp
+    except ImportError:
+        return None
+    cpp = llama_cpp.Llama(str(lm.path), n_ctx=1024, n_threads=2, logits_all=True, verbose=False)
+    total, n, n_same = 0.0, 0, 0
+    for ids in sequences:
+        cpp.reset()
+        cpp.eval(ids)
+        q = numpy_llama.log_softmax(np.array(cpp.scores[: len(ids)]))
+        p = numpy_llama.log_softmax(lm.logits(ids))
+        total += float((np.exp(p) * (p - q)).sum())
+        n_same += int((p.argmax(-1) == q.argmax(-1)).sum())
+        n += len(ids)
+    result = {"version": llama_cpp.__version__, "n_tokens": n}
+    return result | {"mean_kl": total / n, "same_top_1": n_same / n}
+
+
+def check_tokens(lm: Smollm2, texts: list[str]) -> None:
+    """transformers' tokens against llama.cpp's, which reads the same vocabulary."""
+    try:
+        import llama_cpp
+    except ImportError:
+        return
+    cpp = llama_cpp.Llama(str(lm.path), vocab_only=True, verbose=False)
+    for text in texts:
+        theirs = cpp.tokenize(text.encode(), add_bos=False, special=True)
+        ours = lm.tokenizer(text).input_ids
+        if theirs != ours:
+            print("tokens differ:", repr(text), theirs, ours)
+
+
+def make_smollm2_goldens(path: Path) -> None:
+    start = time.time()
+    lm = Smollm2(path)
+    ids = lm.tokenizer(TEXT).input_ids[:64]
+    assert len(ids) == 64
+    logits = lm.logits(ids)
+    top = np.argsort(-logits, axis=-1, kind="stable")[:, :20]
+    columns = np.sort(np.random.default_rng(0).choice(logits.shape[1], 512, replace=False))
+    OUT.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        OUT / "smollm2.npz",
+        ids=np.array(ids, np.int32),
+        columns=columns.astype(np.int32),
+        column_logits=logits[:, columns],
+        top=top.astype(np.int32),
+        top_logits=np.take_along_axis(logits, top, 1),
+        log_z=logits[:, 0] - numpy_llama.log_softmax(logits)[:, 0],
+    )
+    texts = list(PLAIN_PROMPTS)
+    texts += [lm.chat([{"role": "user", "content": q}]) for q in CHAT_PROMPTS]
+    check_tokens(lm, [TEXT, *texts])
+    prompts = [(text, lm.tokenizer(text).input_ids) for text in texts]
+    beams = beam_goldens(lm, [prompts[i] for i in (0, 4, 10, 16)])
+    greedy = greedy_goldens(lm, prompts)
+    chats = [{"messages": chat, "text": lm.chat(chat)} for chat in CHATS]
+    sequences = sampled_sequences(lm)
+    golden = {
+        "versions": versions(),
+        "model": path.name,
+        "end_token": END,
+        "greedy": greedy,
+        "beams": beams,
+        "chats": chats,
+        "sequences": sequences,
+        "llama_cpp": llama_cpp_divergence(lm, sequences),
+    }
+    (OUT / "smollm2.json").write_text(json.dumps(golden, ensure_ascii=False) + "\n")
+    print("llama.cpp:", golden["llama_cpp"])
+    print(f"done in {time.time() - start:.0f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("tiny", "stories", "smollm2"))
+    parser.add_argument("--model", type=Path, help="the SmolLM2 GGUF file")
+    args = parser.parse_args()
+    if args.what == "tiny":
+        make_tiny_goldens()
+    elif args.what == "stories":
+        make_stories_golden()
+    elif args.model is None:
+        parser.error("smollm2 needs --model")
+    else:
+        make_smollm2_goldens(args.model)
+
+
+if __name__ == "__main__":
+    main()
