@@ -71,7 +71,7 @@ test: test-c lint test-py
 
 demo: $(PYTHON)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check .
-	$(PYTHON) -m deal demo
+	$(dir $(PYTHON))deal demo
 
 lint: build/.installed
 	$(PYTHON) tools/lint.py
