@@ -290,7 +290,8 @@ def models(
 ) -> None:
     """List aliases and what is cached."""
     if fetch is not None:
-        _hub.fetch(fetch.lower(), verify=True)
+        with _interruptible():
+            _hub.fetch(fetch.lower(), verify=True)
     rows = [_alias_row(alias) for alias in sorted(_hub.ALIASES)] + _hub_rows()
     if as_json:
         _print_json({"cache": str(_hub.cache_dir()), "models": rows})
@@ -355,7 +356,8 @@ def _load(
 ) -> Model:
     from deal.model import load
 
-    return load(model, compute=compute.value, threads=threads, max_length=n_ctx)
+    with _interruptible():  # fetching and reading may take a while
+        return load(model, compute=compute.value, threads=threads, max_length=n_ctx)
 
 
 def _one_line(error: Exception) -> str:

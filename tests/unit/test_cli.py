@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import pytest
 import deal
 from deal import _hub, cli, demo
 
+ROOT = Path(__file__).resolve().parents[2]
 ALIAS = "smollm2-135m-instruct"
 STATS = deal.Stats(
     n_prompt_tokens=10,
@@ -388,9 +390,8 @@ def test_summarise() -> None:
 def test_benchmark_and_table(
     stub: StubModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = Path(__file__).resolve().parents[2]
-    monkeypatch.syspath_prepend(str(root))
-    monkeypatch.syspath_prepend(str(root / "tools"))
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import make_results_table
 
     from benchmarks import commongen
@@ -423,8 +424,7 @@ def test_benchmark_and_table(
 
 
 def test_readme_is_up_to_date() -> None:
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, str(root / "tools" / "make_results_table.py"), "--check"]
+    command = [sys.executable, str(ROOT / "tools" / "make_results_table.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -488,3 +488,15 @@ def test_real_errors_name_the_fault(tmp_path: Path) -> None:
         assert done.stdout == ""
         assert done.stderr.startswith("deal: error: ")
         assert done.stderr.count("\n") == 1
+
+
+@needs_model
+@pytest.mark.slow
+def test_real_readme_example_runs() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'short_words'" in done.stdout
