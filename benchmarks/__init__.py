@@ -1,1 +1,1 @@
-"""Benchmarks; each is run with ``python -m benchmarks.NAME`` from the repository root."""
+"""Benchmarks; each runs with ``python -m benchmarks.NAME`` from the root."""

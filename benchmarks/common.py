@@ -1,4 +1,4 @@
-"""What every benchmark records: machine, commit, versions; and how it writes a result."""
+"""What every benchmark records, machine, commit and versions, and how it writes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,23 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-_PACKAGES = ("deal-lm", "numpy", "scipy-openblas32", "tokenizers", "sentencepiece", "jinja2")
-_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "i8mm")
+_PACKAGES = (
+    "deal-lm",
+    "numpy",
+    "scipy-openblas32",
+    "tokenizers",
+    "sentencepiece",
+    "jinja2",
+)
+_CPU_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "asimd",
+    "i8mm",
+)
 
 
 def machine() -> dict[str, Any]:
@@ -75,7 +90,9 @@ def environment() -> dict[str, Any]:
     """Everything that names the place and time of a measurement."""
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(
+            timespec="seconds"
+        ),
         "machine": machine(),
         "commit": commit(),
         "versions": versions(),

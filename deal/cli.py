@@ -1,6 +1,6 @@
 """The ``deal`` command.
 
-Commands import what they need when they run, so that ``deal --help`` loads no model code.
+Commands import what they need when they run; ``deal --help`` loads no model code.
 What goes wrong is one line on stderr and exit code 1; wrong usage is exit code 2. With
 ``DEAL_DEBUG`` set, the traceback comes instead.
 """
@@ -120,7 +120,7 @@ def generate(
         int | None,
         typer.Option(
             min=0,
-            help="Sampling: keep the k most likely tokens. With --keywords: candidates.",
+            help="Sampling: keep the k likeliest tokens. With --keywords: candidates.",
             show_default="off; 5 with --keywords",
         ),
     ] = None,

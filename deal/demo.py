@@ -185,7 +185,7 @@ def compare(
 
 
 def warm_up(lm: Model) -> None:
-    """Touch all weights, so that the first measured run does not read them from disk."""
+    """Touch all weights, so that no measured run reads them from disk."""
     lm.chat([{"role": "user", "content": prompt_for(WORD_SETS[0])}], max_new_tokens=4)
 
 
@@ -201,8 +201,8 @@ def summarise(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
     -------
     dict
         ``plain`` and ``deal``, each with ``coverage_soft`` (mean share of words used),
-        ``coverage_hard`` (share of sets with all words used), ``logprob_per_token`` (over
-        all tokens), ``tokens_per_second`` (total over total) and ``n_tokens``; and
+        ``coverage_hard`` (share of sets with all words used), ``logprob_per_token``
+        (over all tokens), ``tokens_per_second`` (total over total), ``n_tokens``; and
         ``slowdown_median`` (over sets) and ``slowdown_total`` (ratio of total time per
         token).
     """

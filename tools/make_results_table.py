@@ -46,8 +46,9 @@ def commongen_section(result: dict[str, Any], source: str) -> list[str]:
     names = (("plain", "plain greedy"), ("deal", "DeAL"))
     lines = [
         f"**CommonGen**, {settings['n']} word sets, {settings['model']} "
-        f"(`{settings['model_file']}`, {settings['compute']}), top_k={search['top_k']}, "
-        f"lookahead={search['lookahead']}, reward_weight={search['reward_weight']:g}, "
+        f"(`{settings['model_file']}`, {settings['compute']}), "
+        f"top_k={search['top_k']}, lookahead={search['lookahead']}, "
+        f"reward_weight={search['reward_weight']:g}, "
         f"num_beams={search['num_beams']}, mode={search['mode']}, "
         f"max_new_tokens={settings['max_new_tokens']}, {settings['threads']} threads:",
         "",
@@ -63,17 +64,21 @@ def commongen_section(result: dict[str, Any], source: str) -> list[str]:
             f"| {row['logprob_per_token']:.2f} | {row['tokens_per_second']:.1f} "
             f"| {slow} |"
         )
-    forward = [summary[key]["n_forward_tokens"] / summary[key]["n_tokens"] for key, _ in names]
+    forward = [
+        summary[key]["n_forward_tokens"] / summary[key]["n_tokens"] for key, _ in names
+    ]
     notes = (
-        f"Slowdown: wall time per generated token over plain greedy's on the same item, "
-        f"median over items ({summary['slowdown_min']:.1f} to "
+        f"Slowdown: wall time per generated token over plain greedy's on the same "
+        f"item, median over items ({summary['slowdown_min']:.1f} to "
         f"{summary['slowdown_max']:.1f}); ratio of totals "
         f"{summary['slowdown_total']:.1f}, without the prompt "
-        f"{summary['slowdown_decode']:.1f}. Tokens evaluated per token generated, prompt "
-        f"included: {forward[0]:.1f} and {forward[1]:.1f}."
+        f"{summary['slowdown_decode']:.1f}. Tokens evaluated per token "
+        f"generated, prompt included: {forward[0]:.1f} and {forward[1]:.1f}."
     )
     if result["memory"]["peak"]:
-        notes += f" Peak memory of the process: {result['memory']['peak'] / 1e6:.0f} MB."
+        notes += (
+            f" Peak memory of the process: {result['memory']['peak'] / 1e6:.0f} MB."
+        )
     lines += ["", notes, "", f"{machine_line(result['environment'])} (`{source}`)."]
     return lines
 
@@ -95,7 +100,9 @@ def results_text(folder: Path) -> str:
         name = result.get("benchmark")
         if name not in SECTIONS:
             raise ValueError(f"{path}: no table for benchmark {name!r}")
-        section = SECTIONS[name](result, path.relative_to(folder.parent.parent).as_posix())
+        section = SECTIONS[name](
+            result, path.relative_to(folder.parent.parent).as_posix()
+        )
         lines += ["", *section] if lines else section
     if not lines:
         lines = ["There is no result file in the tree; `make bench` makes one."]

