@@ -329,6 +329,13 @@ def test_version_and_help(capsys: pytest.CaptureFixture) -> None:
         assert command in out
 
 
+def test_block_sizes_are_ggmls() -> None:
+    gguf = pytest.importorskip("gguf", reason="the reference for block sizes")
+    for name, (size, width) in cli._BLOCKS.items():
+        kind = gguf.GGMLQuantizationType[name]
+        assert gguf.GGML_QUANT_SIZES[kind] == (width, size)
+
+
 # --- demo -----------------------------------------------------------------------------
 
 
