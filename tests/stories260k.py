@@ -1,9 +1,9 @@
 """stories260K, a trained model of 260 thousand parameters, from llama2.c's own format.
 
 The data is found in ``$DEAL_SHARED/models/stories260K``, or in ``shared`` beside the
-repository. Layout of ``stories260K.bin``: seven int32 (dim, hidden_dim, n_layers, n_heads,
-n_kv_heads, vocab_size, seq_len), then float32 tensors in the order of `read_weights`,
-RoPE on adjacent pairs. ``tok512.bin``: int32 longest piece, then for each token float32
+repository. Layout of ``stories260K.bin``: seven int32 (dim, hidden_dim, n_layers,
+n_heads, n_kv_heads, vocab_size, seq_len), then float32 tensors in the order of
+`read_stories`, RoPE on adjacent pairs. ``tok512.bin``: int32 longest piece, then for each token float32
 score, int32 size, bytes.
 """
 
@@ -60,7 +60,9 @@ def read_vocabulary(path: Path, n_vocab: int) -> Vocabulary:
     known = set(text)
     merges = [
         (piece[:i], piece[i:])
-        for _, piece in sorted(zip(scores[259:], text), key=lambda row: -row[0])
+        for _, piece in sorted(
+            zip(scores[259:], text, strict=True), key=lambda row: -row[0]
+        )
         for i in range(1, len(piece))
         if piece[:i] in known and piece[i:] in known
     ]
@@ -77,7 +79,9 @@ def halves_from_adjacent(rows: np.ndarray, n_head: int) -> np.ndarray:
 def read_stories(folder: Path) -> StoriesModel:
     """The model with Hugging Face's names and row order."""
     raw = (folder / "stories260K.bin").read_bytes()
-    n_embd, n_ff, n_layer, n_head, n_head_kv, n_vocab, n_ctx = struct.unpack_from("<7i", raw)
+    n_embd, n_ff, n_layer, n_head, n_head_kv, n_vocab, n_ctx = struct.unpack_from(
+        "<7i", raw
+    )
     numbers = np.frombuffer(raw, "<f4", offset=28).astype(np.float32)
     at = 0
 
@@ -116,4 +120,6 @@ def read_stories(folder: Path) -> StoriesModel:
         is_tied=True,
         vocab="spm",
     )
-    return StoriesModel(config, weights, read_vocabulary(folder / "tok512.bin", n_vocab))
+    return StoriesModel(
+        config, weights, read_vocabulary(folder / "tok512.bin", n_vocab)
+    )

@@ -64,7 +64,8 @@ CHAT_PROMPTS = (
     "Write a haiku about the sea.",
     "What is 17 + 25?",
     "Who wrote Romeo and Juliet?",
-    "Summarize: The meeting was moved from Monday to Thursday because the room was taken.",
+    "Summarize: The meeting was moved from Monday to Thursday because the room "
+    "was taken.",
     "Is it safe to eat raw potatoes? Answer briefly.",
 )
 SAMPLED_PROMPTS = (
@@ -80,7 +81,10 @@ CHATS: tuple[list[dict[str, str]], ...] = (
         {"role": "user", "content": "Capital of Peru?"},
     ],
     [
-        {"role": "user", "content": "Hi,\n\nI have a <b>question</b> & an \u00e9clair."},
+        {
+            "role": "user",
+            "content": "Hi,\n\nI have a <b>question</b> & an \u00e9clair.",
+        },
         {"role": "assistant", "content": "Ask away."},
         {"role": "user", "content": "  What is {{ 1 + 1 }}?  "},
     ],
@@ -88,11 +92,17 @@ CHATS: tuple[list[dict[str, str]], ...] = (
 
 TINY_CONFIGS = {
     "plain": TinyConfig(seed=1),
-    "tied_biased": TinyConfig(seed=2, is_tied=True, has_attn_bias=True, has_mlp_bias=True),
+    "tied_biased": TinyConfig(
+        seed=2, is_tied=True, has_attn_bias=True, has_mlp_bias=True
+    ),
     "linear": TinyConfig(seed=3, rope_scaling="linear", rope_factor=4.0),
-    "llama3": TinyConfig(seed=4, rope_scaling="llama3", rope_base=500000.0, head_dim=32),
+    "llama3": TinyConfig(
+        seed=4, rope_scaling="llama3", rope_base=500000.0, head_dim=32
+    ),
     "wide_heads": TinyConfig(seed=5, head_dim=24, n_head=4, n_head_kv=4),
-    "narrow_heads": TinyConfig(seed=6, head_dim=6, n_head=4, n_head_kv=1, norm_eps=1e-6),
+    "narrow_heads": TinyConfig(
+        seed=6, head_dim=6, n_head=4, n_head_kv=1, norm_eps=1e-6
+    ),
 }
 N_TINY_TOKENS = 96
 
@@ -140,7 +150,9 @@ def make_tiny_goldens() -> None:
         ours = numpy_llama.forward(config, tiny.weights, tokens)
         error = float(np.abs(ours - logits).max())
         spread = float(logits.std())
-        print(f"{name}: max |numpy - transformers| {error:.2e}, logits' std {spread:.2f}")
+        print(
+            f"{name}: max |numpy - transformers| {error:.2e}, logits' std {spread:.2f}"
+        )
         arrays[f"{name}_tokens"] = tokens.astype(np.int32)
         arrays[f"{name}_columns"] = columns.astype(np.int32)
         arrays[f"{name}_logits"] = logits[::2, columns]
@@ -180,7 +192,10 @@ class Smollm2:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.path = path
-        where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+        where = {
+            "pretrained_model_name_or_path": str(path.parent),
+            "gguf_file": path.name,
+        }
         self.tokenizer = AutoTokenizer.from_pretrained(**where)
         self.model = AutoModelForCausalLM.from_pretrained(
             **where, dtype=torch.float32, attn_implementation="eager"
@@ -195,7 +210,9 @@ class Smollm2:
         import gguf
 
         config = self.model.config
-        base = getattr(config, "rope_parameters", None) or {"rope_theta": config.rope_theta}
+        base = getattr(config, "rope_parameters", None) or {
+            "rope_theta": config.rope_theta
+        }
         assert base["rope_theta"] == fields["llama.rope.freq_base"], base
         assert base.get("rope_type", "default") == "default", base
         assert abs(config.rms_norm_eps - 1e-5) < 1e-9
@@ -258,8 +275,12 @@ def greedy_goldens(lm: Smollm2, prompts: list[tuple[str, list[int]]]) -> list[An
         tokens = out.sequences[0, len(ids) :].tolist()
         top = np.stack([step[0].topk(2).values.numpy() for step in out.logits])
         margin = [round(float(m), 4) for m in top[:, 0] - top[:, 1]]
-        rows.append({"prompt": text, "prompt_ids": ids, "tokens": tokens, "margin": margin})
-        print(f"greedy: {len(tokens)} tokens, least margin {min(margin):.4f}", flush=True)
+        rows.append(
+            {"prompt": text, "prompt_ids": ids, "tokens": tokens, "margin": margin}
+        )
+        print(
+            f"greedy: {len(tokens)} tokens, least margin {min(margin):.4f}", flush=True
+        )
     return rows
 
 
@@ -317,13 +338,17 @@ def sampled_sequences(lm: Smollm2) -> list[list[int]]:
     return sequences
 
 
-def llama_cpp_divergence(lm: Smollm2, sequences: list[list[int]]) -> dict[str, Any] | None:
+def llama_cpp_divergence(
+    lm: Smollm2, sequences: list[list[int]]
+) -> dict[str, Any] | None:
     """Mean KL divergence of llama.cpp from transformers on the same file."""
     try:
         import llama_cpp
     except ImportError:
         return None
-    cpp = llama_cpp.Llama(str(lm.path), n_ctx=1024, n_threads=2, logits_all=True, verbose=False)
+    cpp = llama_cpp.Llama(
+        str(lm.path), n_ctx=1024, n_threads=2, logits_all=True, verbose=False
+    )
     total, n, n_same = 0.0, 0, 0
     for ids in sequences:
         cpp.reset()
@@ -358,7 +383,9 @@ def make_smollm2_goldens(path: Path) -> None:
     assert len(ids) == 64
     logits = lm.logits(ids)
     top = np.argsort(-logits, axis=-1, kind="stable")[:, :20]
-    columns = np.sort(np.random.default_rng(0).choice(logits.shape[1], 512, replace=False))
+    columns = np.sort(
+        np.random.default_rng(0).choice(logits.shape[1], 512, replace=False)
+    )
     OUT.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         OUT / "smollm2.npz",

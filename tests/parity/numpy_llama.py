@@ -6,8 +6,8 @@
                  h = rms_norm(x);  x += Wdown (silu(Wgate h) * (Wup h))
     logits = Whead rms_norm(x)
 
-Weights have Hugging Face's names and row order. `tools/make_goldens.py` checks this file
-against transformers.
+Weights have Hugging Face's names and row order. `tools/make_goldens.py` checks this
+file against transformers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
 
 
 def inverse_frequencies(config: Any) -> np.ndarray:
-    """RoPE rates (head_dim / 2,) after scaling; LLAMA3 as Llama 3.1's release has it."""
+    """RoPE rates (head_dim / 2,) after scaling; llama3 as in Llama 3.1's release."""
     c = config
     rate = c.rope_base ** -(np.arange(0, c.head_dim, 2) / c.head_dim)
     if c.rope_scaling == "linear":
@@ -95,7 +95,9 @@ def forward(
         gate = linear(h, p + "mlp.gate_proj")
         gate = gate / (1 + np.exp(-gate))
         x = x + linear(gate * linear(h, p + "mlp.up_proj"), p + "mlp.down_proj")
-    head = "lm_head.weight" if "lm_head.weight" in weights else "model.embed_tokens.weight"
+    head = (
+        "lm_head.weight" if "lm_head.weight" in weights else "model.embed_tokens.weight"
+    )
     return norm(x, "model.norm") @ weights[head].astype(np.float64).T
 
 
@@ -109,7 +111,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def greedy(
     config: Any, weights: Mapping[str, np.ndarray], prompt: Sequence[int], n_new: int
 ) -> list[int]:
-    """The `n_new` most likely tokens after a prompt, one by one; ties on the lower id."""
+    """The `n_new` most likely tokens after a prompt; ties on the lower id."""
     tokens = list(prompt)
     for _ in range(n_new):
         tokens.append(int(forward(config, weights, tokens)[-1].argmax()))

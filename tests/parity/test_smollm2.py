@@ -18,7 +18,7 @@ import deal
 DATA = Path(__file__).parent / "data"
 GOLDEN = json.loads((DATA / "smollm2.json").read_text(encoding="utf-8"))
 
-# Two f32 forward passes through 30 layers that sum in different orders; logits reach 30.
+# Two f32 passes through 30 layers that sum in different orders; logits reach 30.
 LOGIT_TOLERANCE = 2e-3
 
 # Below this difference between the best two logits either may come first.
@@ -54,7 +54,13 @@ def sure_length(row: dict[str, Any]) -> int:
 
 def test_hparams(f32: deal.Model) -> None:
     h = f32.hparams
-    assert (h.n_vocab, h.n_embd, h.n_layer, h.n_head, h.n_head_kv) == (49152, 576, 30, 9, 3)
+    assert (h.n_vocab, h.n_embd, h.n_layer, h.n_head, h.n_head_kv) == (
+        49152,
+        576,
+        30,
+        9,
+        3,
+    )
     assert (h.head_dim, h.n_ff, h.n_ctx_train, h.rope_base) == (64, 1536, 8192, 1e5)
     assert h.norm_eps == pytest.approx(1e-5) and h.is_tied
 
@@ -80,7 +86,9 @@ def test_greedy(i_prompt: int, f32: deal.Model) -> None:
     row = GOLDEN["greedy"][i_prompt]
     n_sure = sure_length(row)
     assert f32.tokenizer.encode(row["prompt"]) == row["prompt_ids"]
-    r = f32.generate(row["prompt_ids"], max_new_tokens=64, eos_token_id=GOLDEN["end_token"])
+    r = f32.generate(
+        row["prompt_ids"], max_new_tokens=64, eos_token_id=GOLDEN["end_token"]
+    )
     assert list(r.token_ids[:n_sure]) == row["tokens"][:n_sure]
     if n_sure == len(row["tokens"]):
         is_ended = row["tokens"][-1] == GOLDEN["end_token"]
@@ -95,7 +103,9 @@ def test_greedy_covers_enough() -> None:
 
 
 def test_end_token_of_the_file(f32: deal.Model) -> None:
-    row = next(r for r in GOLDEN["greedy"] if r["tokens"][-1] == 2 and sure_length(r) > 10)
+    row = next(
+        r for r in GOLDEN["greedy"] if r["tokens"][-1] == 2 and sure_length(r) > 10
+    )
     r = f32.generate(row["prompt"], max_new_tokens=64)
     assert list(r.token_ids) == row["tokens"] and r.finish_reason == "stop"
     assert "<|im_end|>" not in r.text

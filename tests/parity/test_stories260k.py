@@ -1,7 +1,7 @@
 """stories260K, trained and with a SentencePiece-style vocabulary, in both file formats.
 
-The golden text is the start of the text that llama2.c documents for greedy decoding from
-BOS, continued by the NumPy reference (tools/make_goldens.py stories).
+The golden text is what llama2.c documents for greedy decoding from BOS, made again by
+the NumPy reference (tools/make_goldens.py stories).
 """
 
 from __future__ import annotations
@@ -52,10 +52,12 @@ def test_documented_text(path: Path) -> None:
     assert r.text.removeprefix(" ") == GOLDEN["text"]
     assert lm.tokenizer.decode(list(r.token_ids)) == GOLDEN["text"]
     assert GOLDEN["text"].startswith(
-        "Once upon a time, there was a little girl named Lily. She loved to play outside "
-        "in the park. One day, she saw a big, red ball."
+        "Once upon a time, there was a little girl named Lily. She loved to play "
+        "outside in the park. One day, she saw a big, red ball."
     )
-    assert GOLDEN["text"].endswith('Her mom said, "Don\'t worry, Lily. We can help you."')
+    assert GOLDEN["text"].endswith(
+        'Her mom said, "Don\'t worry, Lily. We can help you."'
+    )
 
 
 def test_logits(path: Path, stories: stories260k.StoriesModel) -> None:
@@ -82,7 +84,10 @@ def test_text_prompt(path: Path) -> None:
     r = lm.generate(start, max_new_tokens=24)
     assert (start + r.text) == GOLDEN["text"][: len(start + r.text)]
     for text in ("Tom and Mia", "caf\u00e9 \u4f60\u597d", "a  b\n c", " x"):
-        assert lm.tokenizer.decode(lm.tokenizer.encode(text)) in (text, text.lstrip(" "))
+        assert lm.tokenizer.decode(lm.tokenizer.encode(text)) in (
+            text,
+            text.lstrip(" "),
+        )
 
 
 def test_steered_story(path: Path) -> None:

@@ -24,8 +24,8 @@ DATA = Path(__file__).parent / "data"
 # from float64, and a factor of ten is left for longer rows.
 LOGIT_TOLERANCE = 5e-4
 
-# Mean KL of the int8 path from f32, in nats, as required of SmolLM2. Random weights have
-# none of the outliers of trained ones, and rows are short, so this is not tight.
+# Mean KL of the int8 path from f32, in nats, as required of SmolLM2. Random weights
+# have none of the outliers of trained ones, so this is not tight.
 INT8_KL = 0.01
 
 WIDE = {"n_embd": 256, "n_ff": 512, "head_dim": 64}  # rows that K-quants can hold
@@ -109,7 +109,10 @@ def test_safetensors_types(dtype: str, tmp_path: Path) -> None:
     effective = write_hf_folder(tiny, tmp_path / "one", dtype)
     write_hf_folder(tiny, tmp_path / "sharded", dtype, n_shards=3)
     one = deal.load(tmp_path / "one", compute="f32").logits(tokens)
-    assert max_error(one, numpy_llama.forward(config, effective, tokens)) <= LOGIT_TOLERANCE
+    assert (
+        max_error(one, numpy_llama.forward(config, effective, tokens))
+        <= LOGIT_TOLERANCE
+    )
     sharded = deal.load(tmp_path / "sharded", compute="f32").logits(tokens)
     assert np.array_equal(one, sharded)
 
@@ -129,12 +132,16 @@ def test_gguf_writer_is_read_alike_by_the_gguf_package(tmp_path: Path) -> None:
     config = TinyConfig(**WIDE, rope_scaling="llama3")
     effective = write_gguf(make_tiny(config), tmp_path / "model.gguf", "Q5_K")
     reader = gguf.GGUFReader(tmp_path / "model.gguf")
-    found = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
+    found = {
+        t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors
+    }
     assert found.pop("rope_freqs.weight").shape == (config.head_dim // 2,)
     for name, w in effective.items():
         if "q_proj" in name or "k_proj" in name:
             w = tiny_model.permute_rows(w, 4 if "q_proj" in name else 2)
-        assert np.array_equal(found[tiny_model.gguf_name(name)].reshape(w.shape), w), name
+        assert np.array_equal(found[tiny_model.gguf_name(name)].reshape(w.shape), w), (
+            name
+        )
 
 
 @pytest.mark.parametrize("name", json.loads((DATA / "tiny.json").read_text())["models"])

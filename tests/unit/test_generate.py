@@ -1,26 +1,24 @@
-"""What `Model.generate` and its kin promise, on a tiny random model that writes words."""
+"""Decoding on a tiny random model that writes words: `Model.generate` and its kin."""
 
 from __future__ import annotations
 
 import math
-import os
-import re
-import signal
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny_model import TinyConfig, make_tiny, vocabulary, write_gguf
+from generation import (
+    PROMPT,
+    PROMPTS,
+    SEARCH,
+    key,
+    log_softmax,
+    python_keywords,
+)
+from tiny_model import TinyConfig, make_tiny, write_gguf
 
 import deal
-
-PROMPT = "the cat sat on a couch and"
-PROMPTS = [PROMPT, "she said that he would", "little red house"]
-SEARCH = deal.Search(top_k=4, lookahead=5, reward_weight=3.0)
-WORDS = ["dog", "river", "happy", "sun", "window"]
 
 
 @pytest.fixture(scope="module")
@@ -33,25 +31,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def lm(path: Path) -> deal.Model:
     return deal.load(path, compute="f32", threads=2)
-
-
-def coverage(texts: list[str], words: list[str]) -> list[float]:
-    """Python's copy of the native Keywords reward."""
-    return [
-        sum(re.search(rf"\b{word}\b", text.lower()) is not None for word in words)
-        / len(words)
-        for text in texts
-    ]
-
-
-@deal.reward(range=(0, 1))
-def python_keywords(completions: list[str], prompts: list[str], **kwargs: Any) -> list[float]:
-    return coverage(completions, WORDS)
-
-
-def key(r: deal.Generation) -> tuple[Any, ...]:
-    """Everything of a result but its times."""
-    return r.text, r.token_ids, r.logprob, r.reward, r.score, r.finish_reason, r.trace
 
 
 # --- decoding ------------------------------------------------------------------------
@@ -105,7 +84,9 @@ def test_sampled_frequencies(lm: deal.Model) -> None:
     """The first token is drawn from the softmax, within five standard errors."""
     n = 2000
     sampling = deal.Sampling(temperature=0.7, seed=3)
-    rs = lm.generate(PROMPT, sampling=sampling, num_return_sequences=n, max_new_tokens=1)
+    rs = lm.generate(
+        PROMPT, sampling=sampling, num_return_sequences=n, max_new_tokens=1
+    )
     drawn = np.bincount([r.token_ids[0] for r in rs], minlength=lm.hparams.n_vocab) / n
     logits = lm.logits(PROMPT)[-1].astype(np.float64) / 0.7
     p = np.exp(logits - logits.max())
@@ -232,11 +213,6 @@ def test_wide_beam_finds_the_best_sequence(lm: deal.Model) -> None:
     assert r.logprob == pytest.approx(best[0], abs=1e-4)
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    x = logits.astype(np.float64)
-    return x - x.max() - np.log(np.exp(x - x.max()).sum())
-
-
 # --- determinism ---------------------------------------------------------------------
 
 
@@ -320,7 +296,9 @@ def test_stream_is_lazy_and_can_be_left(lm: deal.Model) -> None:
 def test_chat(lm: deal.Model) -> None:
     messages = [{"role": "user", "content": "the red house"}]
     prompt = lm.tokenizer.apply_chat_template(messages)
-    assert prompt == "<|im_start|>user\nthe red house<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        prompt == "<|im_start|>user\nthe red house<|im_end|>\n<|im_start|>assistant\n"
+    )
     ids = lm.tokenizer.encode(prompt, add_special_tokens=False)
     assert ids[0] == 1 and ids.count(2) == 1
     r = lm.chat(messages, max_new_tokens=10)
@@ -330,437 +308,14 @@ def test_chat(lm: deal.Model) -> None:
     assert "".join(lm.stream(messages, max_new_tokens=10)) == r.text
 
 
-# --- DeAL ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "search",
-    [
-        SEARCH,
-        deal.Search(top_k=3, lookahead=0, reward_weight=2.0),
-        deal.Search(top_k=4, lookahead=6, reward_weight=4.0, num_beams=3),
-        deal.Search(top_k=4, lookahead=6, reward_weight=4.0, commit=3),
-        deal.Search(top_k=2, lookahead=30, reward_weight=-3.0, num_beams=2),
-    ],
-)
-def test_native_keywords_decide_as_python_does(lm: deal.Model, search: deal.Search) -> None:
-    for prompt in PROMPTS:
-        python = lm.generate(
-            prompt, rewards=python_keywords, search=search, max_new_tokens=20
-        )
-        native = lm.generate(
-            prompt, rewards=deal.rewards.Keywords(WORDS), search=search, max_new_tokens=20
-        )
-        assert native.token_ids == python.token_ids and native.text == python.text
-        assert native.score == pytest.approx(python.score, abs=1e-9)
-        for a, b in zip(native.trace, python.trace, strict=True):
-            assert len(a.candidates) == len(b.candidates)
-            for x, y in zip(a.candidates, b.candidates, strict=True):
-                assert (x.token_id, x.rollout, x.is_chosen) == (
-                    y.token_id,
-                    y.rollout,
-                    y.is_chosen,
-                )
-                assert x.reward == pytest.approx(y.reward)
-
-
-def test_reward_steers(lm: deal.Model) -> None:
-    gained = 0.0
-    for prompt in PROMPTS:
-        plain = lm.generate(prompt, max_new_tokens=20)
-        r = lm.generate(
-            prompt,
-            rewards=deal.rewards.Keywords(WORDS),
-            search=deal.Search(top_k=10, lookahead=8, reward_weight=10.0),
-            max_new_tokens=20,
-        )
-        assert r.reward == coverage([r.text], WORDS)[0]
-        assert r.score == pytest.approx(r.logprob + 10.0 * r.reward)
-        ids = lm.tokenizer.encode(prompt)
-        assert r.logprob == pytest.approx(lm.logprob(ids, list(r.token_ids)), abs=1e-4)
-        gained += r.reward - coverage([plain.text], WORDS)[0]
-    assert gained > 1.0
-
-
-@pytest.mark.parametrize("ends", [[], "river"])
-def test_weight_zero_is_greedy(lm: deal.Model, ends: Any) -> None:
-    if ends == "river":
-        ends = [vocabulary("byte").pieces.index("\u0120river")]
-    for prompt in PROMPTS:
-        plain = lm.generate(prompt, max_new_tokens=25, eos_token_id=ends)
-        for commit in (1, 4):
-            search = deal.Search(top_k=3, lookahead=4, reward_weight=0.0, commit=commit)
-            r = lm.generate(
-                prompt,
-                rewards=python_keywords,
-                search=search,
-                max_new_tokens=25,
-                eos_token_id=ends,
-            )
-            assert r.token_ids == plain.token_ids and r.text == plain.text
-            assert r.logprob == plain.logprob
-            assert r.finish_reason == plain.finish_reason
-
-
-def test_weight_zero_is_beam_search(lm: deal.Model) -> None:
-    for prompt in PROMPTS:
-        beams = lm.generate(
-            prompt,
-            num_beams=3,
-            num_return_sequences=3,
-            length_penalty=0.0,
-            max_new_tokens=12,
-            eos_token_id=[],
-        )
-        deals = lm.generate(
-            prompt,
-            rewards=python_keywords,
-            search=deal.Search(top_k=6, lookahead=3, reward_weight=0.0, num_beams=3),
-            num_return_sequences=3,
-            max_new_tokens=12,
-            eos_token_id=[],
-        )
-        assert [r.token_ids for r in deals] == [r.token_ids for r in beams]
-        assert [r.score for r in deals] == pytest.approx([r.score for r in beams])
-
-
-def test_constant_reward_is_greedy(lm: deal.Model) -> None:
-    @deal.reward(range=(0, 7))
-    def constant(completions: list[str], prompts: list[str], **kwargs: Any) -> list[float]:
-        return [7.0] * len(completions)
-
-    r = lm.generate(PROMPT, rewards=constant, search=SEARCH)
-    plain = lm.generate(PROMPT)
-    assert r.token_ids == plain.token_ids
-    assert r.score == pytest.approx(plain.logprob + 3.0 * 7.0)
-
-
-def test_order_of_rewards_does_not_matter(lm: deal.Model) -> None:
-    keywords = deal.rewards.Keywords(WORDS)
-    length = deal.rewards.Length(min=5, max=8, unit="words")
-    a = lm.generate(PROMPT, rewards=keywords + 0.5 * length, search=SEARCH)
-    b = lm.generate(PROMPT, rewards=0.5 * length + keywords, search=SEARCH)
-    assert a.token_ids == b.token_ids and a.score == pytest.approx(b.score)
-    assert a.rewards == b.rewards and set(a.rewards) == set(b.rewards)
-    assert a.reward == pytest.approx(sum(w * v for w, v in zip(
-        [1.0, 0.5], a.rewards.values(), strict=True)))  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "search",
-    [
-        SEARCH,
-        deal.Search(top_k=5, lookahead=0, reward_weight=2.0, num_beams=2),
-        deal.Search(top_k=3, lookahead=7, reward_weight=5.0, num_beams=3),
-        deal.Search(top_k=3, lookahead=7, reward_weight=5.0, commit=8),
-    ],
-)
-def test_trace(lm: deal.Model, search: deal.Search) -> None:
-    """Every recorded score can be computed again, and the best were chosen."""
-    end = vocabulary("byte").pieces.index("\u0120red")
-    reward = deal.rewards.Keywords(WORDS) + 0.5 * python_keywords
-    n_new = 14
-    r = lm.generate(
-        PROMPT, rewards=reward, search=search, max_new_tokens=n_new, eos_token_id=end
-    )
-    assert [d.step for d in r.trace] == list(range(len(r.trace)))
-    assert len(r.trace) == r.stats.n_steps
-    for decision in r.trace:
-        candidates = decision.candidates
-        scores = [c.score for c in candidates]
-        assert scores == sorted(scores, reverse=True)
-        beams = [c.beam for c in candidates]
-        for beam in set(beams):
-            assert beams.count(beam) == search.top_k
-        assert len(set(beams)) <= search.num_beams
-        assert 1 <= sum(c.is_chosen for c in candidates)
-        assert candidates[0].is_chosen
-        if search.num_beams == 1:
-            assert [c.is_chosen for c in candidates] == [True] + [False] * (len(scores) - 1)
-        for c in candidates:
-            assert c.score == pytest.approx(c.logprob + search.reward_weight * c.reward)
-            first, second = c.rewards.values()
-            assert first == pytest.approx(second)
-            assert c.reward == pytest.approx(1.5 * first)
-            assert len(c.rollout) <= search.lookahead
-            if end in (c.token_id, *c.rollout):
-                assert c.is_finished
-                assert end == (c.token_id, *c.rollout)[-1]
-            elif not c.is_finished and search.num_beams == 1 and search.commit == 1:
-                left = n_new - decision.step - 1
-                assert len(c.rollout) == min(search.lookahead, left)
-    if search.num_beams == 1:
-        check_single_beam(lm, r, search, end)
-
-
-def check_single_beam(
-    lm: deal.Model, r: deal.Generation, search: deal.Search, end: int
-) -> None:
-    """Candidates are the model's best tokens; rollouts are its greedy continuation."""
-    ids = lm.tokenizer.encode(PROMPT)
-    n_prompt = len(ids)
-    done: list[int] = []
-    for decision in r.trace:
-        prefix = [*ids, *done]
-        logprob = log_softmax(lm.logits(prefix)[-1])
-        best = np.argsort(-logprob, kind="stable")[: search.top_k]
-        assert {c.token_id for c in decision.candidates} == set(best.tolist())
-        before = lm.logprob(ids, done) if done else 0.0
-        for c in decision.candidates:
-            assert c.logprob == pytest.approx(before + logprob[c.token_id], abs=1e-4)
-            text = lm.tokenizer.decode([*ids, *done, c.token_id, *c.rollout])
-            text = text[len(lm.tokenizer.decode(ids)) :]
-            assert c.reward == pytest.approx(1.5 * coverage([text], WORDS)[0])
-            if c.rollout and end != c.token_id:
-                limit = len(c.rollout)
-                greedy = lm.generate(
-                    [*prefix, c.token_id], max_new_tokens=limit, eos_token_id=end
-                )
-                assert greedy.token_ids == c.rollout
-        chosen = decision.candidates[0]
-        taken = [chosen.token_id, *chosen.rollout][: search.commit]
-        done += taken
-    assert tuple(done) == r.token_ids
-    assert len(ids) == n_prompt
-
-
-def test_stats(lm: deal.Model) -> None:
-    n_prompt = len(lm.tokenizer.encode(PROMPT))
-    s = lm.generate(PROMPT, max_new_tokens=10, eos_token_id=[]).stats
-    assert s.n_prompt_tokens == n_prompt
-    assert s.n_forward_tokens in (n_prompt + 9, n_prompt + 10)
-    assert s.n_steps == 10 and s.n_forward_passes <= 10 + 1
-    assert s.n_rollouts == s.n_rollout_tokens == s.n_reward_calls == s.n_reward_texts == 0
-    assert s.seconds_reward == 0 and s.seconds_prefill > 0 and s.seconds_forward > 0
-    assert s.seconds_total >= s.seconds_prefill + s.seconds_forward
-
-    calls, texts = 0, 0
-
-    @deal.reward(range=(0, 1))
-    def counting(completions: list[str], prompts: list[str], **kwargs: Any) -> list[float]:
-        nonlocal calls, texts
-        calls, texts = calls + 1, texts + len(completions)
-        return coverage(completions, WORDS)
-
-    r = lm.generate(
-        PROMPT, rewards=counting, search=SEARCH, max_new_tokens=10, eos_token_id=[]
-    )
-    s = r.stats
-    assert s.n_steps == 10 == len(r.trace)
-    rollouts = [c.rollout for d in r.trace for c in d.candidates]
-    assert s.n_rollouts == sum(1 for rollout in rollouts if rollout)
-    assert s.n_rollout_tokens == sum(map(len, rollouts))
-    assert 10 <= s.n_reward_calls and len(rollouts) <= s.n_reward_texts
-    assert 0 < calls <= s.n_reward_calls and 0 < texts <= s.n_reward_texts
-    assert s.seconds_reward > 0
-    parts = s.seconds_prefill + s.seconds_forward + s.seconds_reward
-    assert s.seconds_total >= parts * 0.999
-
-
-def test_sampling_reports_rewards(lm: deal.Model) -> None:
-    rs = lm.generate(
-        PROMPT,
-        rewards=deal.rewards.Keywords(WORDS),
-        sampling=deal.Sampling(seed=1),
-        num_return_sequences=3,
-    )
-    for r in rs:
-        assert r.reward == pytest.approx(coverage([r.text], WORDS)[0])
-        assert r.trace == ()
-
-
-# --- rewards that misbehave ----------------------------------------------------------
-
-
-def steer(lm: deal.Model, function: Callable[..., Any], **kwargs: Any) -> Any:
-    reward = deal.reward(range=(0, 1))(function)
-    return lm.generate(PROMPT, rewards=reward, search=SEARCH, max_new_tokens=8, **kwargs)
-
-
-def still_works(lm: deal.Model) -> bool:
-    r = lm.generate(PROMPT, rewards=python_keywords, search=SEARCH, max_new_tokens=8)
-    return r.score == pytest.approx(r.logprob + 3.0 * r.reward)
-
-
-class Broken(Exception):
-    pass
-
-
-@pytest.mark.parametrize("i_call", [1, 2, 5])
-def test_reward_that_raises(lm: deal.Model, i_call: int) -> None:
-    n_calls = 0
-
-    def raising(completions: list[str], prompts: list[str], **kwargs: Any) -> list[float]:
-        nonlocal n_calls
-        n_calls += 1
-        if n_calls == i_call:
-            raise Broken("from inside the reward")
-        return [len(text) % 7 / 7 for text in completions]
-
-    with pytest.raises(Broken, match="from inside the reward") as caught:
-        steer(lm, raising)
-    names = [entry.name for entry in caught.traceback]
-    assert "raising" in names, names
-    assert still_works(lm)
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (lambda n: [math.nan] * n, "nan"),
-        (lambda n: [math.inf] * n, "inf"),
-        (lambda n: [0.5] * (n - 1) + [math.nan], "nan"),
-        (lambda n: [0.5] * (n + 1), r"\d"),
-        (lambda n: [], r"\d"),
-        (lambda n: 0.5, "float"),
-        (lambda n: None, "None"),
-        (lambda n: ["good"] * n, "good|str"),
-        (lambda n: [None] * n, "None"),
-        (lambda n: [0.5] * (n - 1) + [1.5], "1.5"),
-        (lambda n: [-0.25] * n, "-0.25"),
-    ],
-)
-def test_reward_that_breaks_its_contract(
-    lm: deal.Model, value: Callable[[int], Any], message: str
-) -> None:
-    def careless(completions: list[str], prompts: list[str], **kwargs: Any) -> Any:
-        return value(len(completions))
-
-    with pytest.raises((deal.RewardError, TypeError), match=message) as caught:
-        steer(lm, careless)
-    assert "careless" in str(caught.value)
-    assert still_works(lm)
-
-
-def test_reward_that_returns_numpy(lm: deal.Model) -> None:
-    def as_array(completions: list[str], prompts: list[str], **kwargs: Any) -> Any:
-        return np.array(coverage(completions, WORDS), np.float64)
-
-    r = steer(lm, as_array)
-    expected = lm.generate(PROMPT, rewards=python_keywords, search=SEARCH, max_new_tokens=8)
-    assert r.token_ids == expected.token_ids
-
-
-def test_reward_sees_the_prompt_and_its_columns(lm: deal.Model) -> None:
-    seen = []
-
-    def curious(completions: list[str], prompts: list[str], **kwargs: Any) -> list[float]:
-        assert len(prompts) == len(completions)
-        assert all(type(text) is str for text in completions)
-        for name, values in kwargs.items():
-            seen.append((prompts[0], name, values[0] if isinstance(values, list) else values))
-        return [0.0] * len(completions)
-
-    reward = deal.reward(range=(0, 1))(curious)
-    lm.generate(
-        PROMPTS[:2],
-        rewards=reward,
-        search=SEARCH,
-        max_new_tokens=3,
-        reward_kwargs={"concepts": ["first", "second"]},
-    )
-    concepts = {(prompt, v) for prompt, name, v in seen if name == "concepts"}
-    assert concepts == {(PROMPTS[0], "first"), (PROMPTS[1], "second")}
-    with pytest.raises(ValueError, match="concepts"):
-        lm.generate(
-            PROMPTS[:2], rewards=reward, search=SEARCH, reward_kwargs={"concepts": ["one"]}
-        )
-
-
-def test_per_text_reward(lm: deal.Model) -> None:
-    @deal.reward(per_text=True, range=(0, 1))
-    def one(text: str) -> float:
-        return coverage([text], WORDS)[0]
-
-    r = lm.generate(PROMPT, rewards=one, search=SEARCH)
-    expected = lm.generate(PROMPT, rewards=python_keywords, search=SEARCH)
-    assert r.token_ids == expected.token_ids
-
-
-def test_plain_function_as_reward(lm: deal.Model) -> None:
-    def plain(completions: list[str], prompts: list[str], **kwargs: Any) -> list[float]:
-        return coverage(completions, WORDS)
-
-    r = lm.generate(PROMPT, rewards=plain, search=SEARCH)
-    expected = lm.generate(PROMPT, rewards=python_keywords, search=SEARCH)
-    assert r.token_ids == expected.token_ids and list(r.rewards) == ["plain"]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_from_a_reward(lm: deal.Model) -> None:
-    n_calls = 0
-
-    def pressed(completions: list[str], prompts: list[str], **kwargs: Any) -> list[float]:
-        nonlocal n_calls
-        n_calls += 1
-        if n_calls == 2:
-            signal.raise_signal(signal.SIGINT)
-        return [0.0] * len(completions)
-
-    with pytest.raises(KeyboardInterrupt):
-        steer(lm, pressed)
-    assert n_calls == 2
-    assert still_works(lm)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_without_python_code(path: Path) -> None:
-    """A signal stops a request that runs wholly in C, within a step."""
-    lm = deal.load(path, compute="f32", threads=1)
-    settings = {"max_new_tokens": 200, "num_return_sequences": 64}
-    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            while True:  # one request may be over before the signal comes
-                lm.generate(PROMPT, sampling=deal.Sampling(seed=1), **settings)
-    finally:
-        timer.cancel()
-    assert still_works(lm)
-
-
-def test_reward_that_uses_the_model(lm: deal.Model) -> None:
-    """Re-entry works: every running request has a session of its own."""
-
-    def asking(completions: list[str], prompts: list[str], **kwargs: Any) -> list[float]:
-        answer = lm.generate(PROMPTS[1], max_new_tokens=3)
-        assert lm.logits(PROMPTS[2]).shape[1] == lm.hparams.n_vocab
-        return [float(answer.text != text) / 2 for text in completions]
-
-    r = steer(lm, asking)
-    assert r.reward == 0.5
-    assert still_works(lm)
-
-
-def test_threads_share_a_model(lm: deal.Model) -> None:
-    expected = [
-        key(lm.generate(p, rewards=python_keywords, search=SEARCH)) for p in PROMPTS
-    ]
-    found: dict[int, Any] = {}
-
-    def work(i: int) -> None:
-        prompt = PROMPTS[i % 3]
-        try:
-            found[i] = [
-                key(lm.generate(prompt, rewards=python_keywords, search=SEARCH))
-                for _ in range(3)
-            ]
-        except BaseException as error:
-            found[i] = error
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for i in range(4):
-        assert found[i] == [expected[i % 3]] * 3
-
-
 def test_max_length_ends_a_text(path: Path) -> None:
     lm = deal.load(path, compute="f32", threads=1, max_length=24)
     n_prompt = len(lm.tokenizer.encode(PROMPT))
-    for settings in ({}, {"num_beams": 2}, {"rewards": python_keywords, "search": SEARCH}):
+    for settings in (
+        {},
+        {"num_beams": 2},
+        {"rewards": python_keywords, "search": SEARCH},
+    ):
         r = lm.generate(PROMPT, max_new_tokens=500, eos_token_id=[], **settings)
         assert r.finish_reason == "length"
         assert 24 - n_prompt <= len(r.token_ids) <= 24 - n_prompt + 1

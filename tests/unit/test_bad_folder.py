@@ -1,0 +1,194 @@
+"""Hugging Face folders that are damaged or lie: the exception names the thing."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_model
+from tiny_model import TinyConfig, make_tiny
+
+import deal
+
+TINY = make_tiny(TinyConfig(n_layer=1, n_embd=32, n_ff=32, n_head=2, n_head_kv=1))
+
+# --- Hugging Face folders ------------------------------------------------------------
+
+FIRST = "model.layers.0.self_attn.q_proj.weight"
+SECOND = "model.layers.0.self_attn.k_proj.weight"
+HEADER_LIES: dict[str, dict[str, Any]] = {
+    "overlap": {FIRST: {"data_offsets": [0, 4096]}},
+    "past the end": {FIRST: {"data_offsets": [1 << 40, (1 << 40) + 4096]}},
+    "backwards": {FIRST: {"data_offsets": [4096, 0]}},
+    "negative": {FIRST: {"data_offsets": [-4096, 0]}},
+    "huge": {FIRST: {"data_offsets": [0, 2**63]}},
+    "beyond 64 bits": {FIRST: {"data_offsets": [0, 2**70]}},
+    "too small for the shape": {FIRST: {"data_offsets": [0, 4]}},
+    "floats": {FIRST: {"data_offsets": [0.5, 4096.5]}},
+    "one number": {FIRST: {"data_offsets": [0]}},
+    "shape": {FIRST: {"shape": [31, 32]}},
+    "huge shape": {FIRST: {"shape": [2**62, 2**62]}},
+    "negative shape": {FIRST: {"shape": [-32, -32]}},
+    "text shape": {FIRST: {"shape": "32x32"}},
+    "dtype of another size": {FIRST: {"dtype": "F16"}},
+    "missing": {FIRST: None},  # type: ignore[dict-item]
+    "same range twice": {
+        SECOND: {"data_offsets": [0, 2048]},
+    },
+}
+
+
+@pytest.fixture()
+def folder(tmp_path: Path) -> Path:
+    tiny_model.write_hf_folder(TINY, tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+def test_the_good_folder_loads(folder: Path) -> None:
+    assert deal.load(folder, threads=1).generate("the cat", max_new_tokens=3).text
+
+
+@pytest.mark.parametrize("name", HEADER_LIES)
+def test_safetensors_header(name: str, tmp_path: Path) -> None:
+    tiny_model.write_hf_folder(TINY, tmp_path / "hf", header_edit=HEADER_LIES[name])
+    with pytest.raises(
+        deal.ModelFormatError, match="q_proj|k_proj|attn_q|attn_k|safetensors"
+    ):
+        deal.load(tmp_path / "hf", threads=1)
+
+
+@pytest.mark.parametrize("dtype", ["I8", "F8_E4M3", "F64", "BOOL", "nonsense"])
+def test_safetensors_dtype(dtype: str, tmp_path: Path) -> None:
+    edit = {FIRST: {"dtype": dtype}}
+    tiny_model.write_hf_folder(TINY, tmp_path / "hf", header_edit=edit)
+    with pytest.raises((NotImplementedError, deal.ModelFormatError), match=dtype):
+        deal.load(tmp_path / "hf", threads=1)
+
+
+@pytest.mark.parametrize("size", [0, 4, 7, 8, 9, 100, 1000, -4096, -1])
+def test_safetensors_truncated(size: int, folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(deal.ModelFormatError, match="safetensors"):
+        deal.load(folder, threads=1)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2**20, 2**40, 2**63, 2**64 - 1])
+def test_safetensors_header_size(n: int, folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", n) + file.read_bytes()[8:])
+    with pytest.raises(deal.ModelFormatError, match="safetensors"):
+        deal.load(folder, threads=1)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"a": 1}', '{"a": {}}', "\xff"]
+)
+def test_safetensors_header_text(text: str, folder: Path) -> None:
+    raw = text.encode("latin-1")
+    file = folder / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", len(raw)) + raw)
+    with pytest.raises(deal.ModelFormatError, match="safetensors|tensor"):
+        deal.load(folder, threads=1)
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"model_type": "gpt_neox"}, NotImplementedError, "gpt_neox"),
+        ({"hidden_size": 64}, deal.ModelFormatError, "64"),
+        ({"hidden_size": "wide"}, deal.ModelFormatError, "hidden_size"),
+        ({"num_hidden_layers": 2}, deal.ModelFormatError, r"layers\.1|blk\.1"),
+        ({"num_hidden_layers": -1}, deal.ModelFormatError, "layer"),
+        ({"num_attention_heads": 0}, deal.ModelFormatError, "head"),
+        ({"vocab_size": 10}, deal.ModelFormatError, "10"),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
+            NotImplementedError,
+            "yarn",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": -2.0}},
+            deal.ModelFormatError,
+            "factor",
+        ),
+        ({"rope_scaling": {"rope_type": "llama3"}}, deal.ModelFormatError, "factor"),
+        ({"hidden_act": "gelu"}, NotImplementedError, "gelu"),
+        ({"rms_norm_eps": None}, deal.ModelFormatError, "rms_norm_eps"),
+        (
+            {"quantization_config": {"quant_method": "gptq"}},
+            NotImplementedError,
+            "gptq",
+        ),
+    ],
+)
+def test_config(
+    changes: dict[str, Any], error: type[Exception], match: str, folder: Path
+) -> None:
+    edit_json(folder / "config.json", **changes)
+    with pytest.raises(error, match=match):
+        deal.load(folder, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("file", "match"),
+    [
+        ("config.json", "config.json"),
+        ("model.safetensors", "safetensors"),
+        ("tokenizer.json", "tokenizer"),
+    ],
+)
+def test_missing_file(file: str, match: str, folder: Path) -> None:
+    (folder / file).unlink()
+    with pytest.raises((OSError, deal.ModelFormatError), match=match):
+        deal.load(folder, threads=1)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"llama"', "\x00"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
+def test_broken_json(file: str, text: str, folder: Path) -> None:
+    (folder / file).write_text(text)
+    with pytest.raises(deal.ModelFormatError, match=file):
+        deal.load(folder, threads=1)
+
+
+@pytest.mark.parametrize(
+    "weight_map",
+    [
+        {"model.norm.weight": "../outside.safetensors"},
+        {"model.norm.weight": "/etc/passwd"},
+        {"model.norm.weight": "missing.safetensors"},
+        {"model.norm.weight": 3},
+        {},
+        None,
+        "all",
+    ],
+)
+def test_shard_index(weight_map: Any, tmp_path: Path) -> None:
+    tiny_model.write_hf_folder(TINY, tmp_path / "hf", n_shards=2)
+    index = tmp_path / "hf" / "model.safetensors.index.json"
+    known = json.loads(index.read_text())["weight_map"]
+    if isinstance(weight_map, dict) and weight_map:
+        weight_map = known | weight_map
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises((deal.ModelFormatError, OSError)) as caught:
+        deal.load(tmp_path / "hf", threads=1)
+    assert str(caught.value)
+
+
+def test_shard_without_its_tensor(tmp_path: Path) -> None:
+    tiny_model.write_hf_folder(TINY, tmp_path / "hf", n_shards=2)
+    index = tmp_path / "hf" / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    files = sorted(set(weight_map.values()))
+    weight_map[FIRST] = files[1 - files.index(weight_map[FIRST])]
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(deal.ModelFormatError, match="q_proj"):
+        deal.load(tmp_path / "hf", threads=1)
