@@ -482,8 +482,9 @@ def _model_facts(path: Path, compute: Compute) -> dict[str, Any]:
         "types": types,
         "hparams": asdict(lm.hparams),
         "tokenizer": {
-            "tokenizer": type(tokenizer).__name__,
+            "tokenizer": type(tokenizer._backend).__name__.removesuffix("Backend").lower(),
             "vocab_size": tokenizer.vocab_size,
+            "bos_token_id": tokenizer.bos_token_id,
             "eos_token_ids": list(tokenizer.eos_token_ids),
         },
         "chat_template": tokenizer.chat_template,

@@ -466,6 +466,7 @@ def test_real_info() -> None:
     assert facts["types"]["Q4_1"]["tensors"] > 0
     file_size = _hub.ALIASES[ALIAS].size
     assert 0.9 * file_size < facts["size"] < file_size
+    assert facts["tokenizer"]["tokenizer"] == "tokenizers"
     assert "<|im_start|>" in facts["chat_template"]
     plain = run_deal("info", ALIAS)
     assert plain.returncode == 0 and "n_head_kv" in plain.stdout
