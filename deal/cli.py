@@ -266,6 +266,8 @@ def info(
 
     console = Console()
     table = Table(show_header=False, box=None)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for key in ("path", "size", "compute", "memory", "parameters"):
         value = facts[key]
         shown = f"{value / 1e6:.1f} MB" if key in ("size", "memory") else str(value)
@@ -275,7 +277,7 @@ def info(
         table.add_row(f"type {name}", f"{row['tensors']} tensors, {size}")
     for key, value in (facts["hparams"] | facts["tokenizer"]).items():
         table.add_row(key, str(value))
-    console.print(table, highlight=False, soft_wrap=True)
+    console.print(table, highlight=False)
     template = facts["chat_template"]
     print(f"\nchat template:\n{template}" if template else "\nno chat template")
 
@@ -473,6 +475,7 @@ def _model_facts(path: Path, compute: Compute) -> dict[str, Any]:
         row["size"] += size
         n_parameters += _product(shape)
     tokenizer = lm.tokenizer
+    library = type(tokenizer._backend).__name__.removesuffix("Backend").lower()
     return {
         "path": str(path),
         "size": sum(row["size"] for row in types.values()),
@@ -482,7 +485,7 @@ def _model_facts(path: Path, compute: Compute) -> dict[str, Any]:
         "types": types,
         "hparams": asdict(lm.hparams),
         "tokenizer": {
-            "tokenizer": type(tokenizer._backend).__name__.removesuffix("Backend").lower(),
+            "tokenizer": library,
             "vocab_size": tokenizer.vocab_size,
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_ids": list(tokenizer.eos_token_ids),
