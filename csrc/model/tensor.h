@@ -7,6 +7,7 @@
 
 #include "common/status.h"
 #include "kernels/quant.h"
+#include "model/mapped_file.h"
 
 #define DEAL_TENSOR_DIMS_MAX 4
 #define DEAL_TENSOR_NAME_SIZE 96 // with the terminating zero
@@ -25,6 +26,20 @@ typedef struct deal_tensor_table {
     deal_tensor *tensor; // (n_tensor,) distinct names
     int32_t n_tensor;
 } deal_tensor_table;
+
+// Sets `tensor->size` from type and shape. FORMAT where a row is not whole blocks or the
+// size overflows.
+deal_status deal_tensor_size(deal_tensor *tensor, deal_error *err);
+
+// A tensor at `offset` of a mapped file. FORMAT where name, shape or range are impossible
+// or `size` is not what type and shape need.
+deal_status deal_tensor_from_file(const deal_mapped_file *file, const char *name,
+                                  deal_type type, int32_t n_dim, const int64_t *dim,
+                                  uint64_t offset, uint64_t size, deal_tensor *tensor,
+                                  deal_error *err);
+
+// No two tensors share a name or bytes; FORMAT names those that do.
+deal_status deal_tensor_table_check(const deal_tensor_table *table, deal_error *err);
 
 // The tensor called `name`, or NULL.
 const deal_tensor *deal_tensor_find(const deal_tensor_table *table, const char *name);

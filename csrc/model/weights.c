@@ -1,0 +1,292 @@
+#include "model/weights.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/alloc.h"
+
+// What the loading functions share.
+typedef struct loader {
+    const deal_hparams *hp;
+    const deal_tensor_table *table;
+    deal_compute compute;
+    deal_weights *weights;
+    bool *is_used; // (n_tensor,)
+    deal_error *err;
+} loader;
+
+static const deal_tensor *
+find(loader *l, const char *name)
+{
+    const deal_tensor *tensor = deal_tensor_find(l->table, name);
+    if (tensor)
+        l->is_used[tensor - l->table->tensor] = true;
+    return tensor;
+}
+
+// The tensor called `name`, of shape (n_row, n_column), or (n_column,) where n_row is 0.
+static deal_status
+get(loader *l, const char *name, int64_t n_row, int64_t n_column, const deal_tensor **out)
+{
+    const deal_tensor *tensor = find(l, name);
+    if (!tensor)
+        return deal_fail(l->err, DEAL_ERR_FORMAT, "tensor %s is missing", name);
+    int64_t n0 = n_row ? n_row : n_column, n1 = n_row ? n_column : 1;
+    int32_t n_dim = n_row ? 2 : 1;
+    if (tensor->n_dim != n_dim || tensor->dim[0] != n0 || tensor->dim[1] != n1)
+        return deal_fail(l->err, DEAL_ERR_FORMAT,
+                         "tensor %s: expected shape (%lld, %lld), got %d dimensions, "
+                         "(%lld, %lld)",
+                         name, (long long)n0, (long long)n1, tensor->n_dim,
+                         (long long)tensor->dim[0], (long long)tensor->dim[1]);
+    *out = tensor;
+    return DEAL_OK;
+}
+
+static deal_status
+load_vector(loader *l, const char *name, int64_t n, float **out)
+{
+    const deal_tensor *tensor;
+    DEAL_TRY(get(l, name, 0, n, &tensor));
+    if (n % deal_type_block_len(tensor->type) != 0)
+        return deal_fail(l->err, DEAL_ERR_FORMAT, "tensor %s: %lld values in blocks of %d",
+                         name, (long long)n, deal_type_block_len(tensor->type));
+    float *x = deal_alloc((size_t)n, sizeof *x);
+    if (!x)
+        return deal_fail_memory(l->err, name);
+    deal_type_dequantize(tensor->type, tensor->data, n, x);
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(x[i])) {
+            deal_free(x);
+            return deal_fail(l->err, DEAL_ERR_FORMAT, "tensor %s: value %lld is not finite",
+                             name, (long long)i);
+        }
+    l->weights->owned_size += (size_t)n * sizeof *x;
+    *out = x;
+    return DEAL_OK;
+}
+
+static deal_status
+load_optional(loader *l, const char *name, int64_t n, float **out)
+{
+    if (!deal_tensor_find(l->table, name))
+        return DEAL_OK;
+    return load_vector(l, name, n, out);
+}
+
+// One row as Q8_0 blocks: x[i] ~ d q[i] with d = max |x| / 127 in f16.
+static void
+quantize_q8_0(const float *x, int64_t n_group, uint8_t *block)
+{
+    for (int64_t g = 0; g < n_group; g++, x += DEAL_QUANT_GROUP, block += 34) {
+        float max = 0.0f;
+        for (int i = 0; i < DEAL_QUANT_GROUP; i++)
+            max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
+        uint16_t bits = deal_f32_to_f16(max / 127.0f);
+        float d = deal_f16_to_f32(bits);
+        block[0] = (uint8_t)bits;
+        block[1] = (uint8_t)(bits >> 8);
+        for (int i = 0; i < DEAL_QUANT_GROUP; i++) {
+            float q = d > 0.0f ? rintf(x[i] / d) : 0.0f;
+            q = q > 127.0f ? 127.0f : (q < -127.0f ? -127.0f : q);
+            block[2 + i] = (uint8_t)(int8_t)q;
+        }
+    }
+}
+
+// Rows dequantised, and quantised again where integers are computed with.
+static deal_status
+convert_matrix(loader *l, const deal_tensor *tensor, deal_matrix *m)
+{
+    int64_t n_in = m->n_in, n_group = (n_in + DEAL_QUANT_GROUP - 1) / DEAL_QUANT_GROUP;
+    bool is_int8 = l->compute == DEAL_COMPUTE_INT8;
+    m->type = is_int8 ? DEAL_TYPE_Q8_0 : DEAL_TYPE_F32;
+    m->row_size = is_int8 ? (size_t)n_group * 34 : (size_t)n_in * sizeof(float);
+    size_t row_size = deal_type_row_size(tensor->type, n_in);
+    float *x = deal_alloc_zero((size_t)n_group, DEAL_QUANT_GROUP * sizeof *x);
+    m->owned = deal_alloc((size_t)m->n_out, m->row_size);
+    if (!x || !m->owned) {
+        deal_free(x);
+        return deal_fail_memory(l->err, tensor->name);
+    }
+    for (size_t r = 0; r < (size_t)m->n_out; r++) {
+        uint8_t *to = (uint8_t *)m->owned + r * m->row_size;
+        deal_type_dequantize(tensor->type, (const uint8_t *)tensor->data + r * row_size,
+                             n_in, x);
+        if (is_int8)
+            quantize_q8_0(x, n_group, to);
+        else
+            memcpy(to, x, m->row_size);
+    }
+    deal_free(x);
+    m->data = m->owned;
+    l->weights->owned_size += (size_t)m->n_out * m->row_size;
+    return DEAL_OK;
+}
+
+// Ready for the kernels, in place where the file has it so.
+static deal_status
+make_matrix(loader *l, const deal_tensor *tensor, int64_t n_out, int64_t n_in,
+            deal_matrix *m)
+{
+    *m = (deal_matrix){.n_out = (int32_t)n_out, .n_in = (int32_t)n_in};
+    bool is_aligned = (uintptr_t)tensor->data % sizeof(float) == 0;
+    bool is_ready = l->compute == DEAL_COMPUTE_INT8
+                        ? deal_type_is_grouped(tensor->type)
+                        : tensor->type == DEAL_TYPE_F32 && is_aligned;
+    if (!is_ready)
+        return convert_matrix(l, tensor, m);
+    m->type = tensor->type;
+    m->data = tensor->data;
+    m->row_size = deal_type_row_size(tensor->type, n_in);
+    return DEAL_OK;
+}
+
+static deal_status
+load_matrix(loader *l, const char *name, int64_t n_out, int64_t n_in, deal_matrix *m)
+{
+    const deal_tensor *tensor;
+    DEAL_TRY(get(l, name, n_out, n_in, &tensor));
+    return make_matrix(l, tensor, n_out, n_in, m);
+}
+
+static deal_status
+load_layer(loader *l, int32_t i_layer)
+{
+    const deal_hparams *hp = l->hp;
+    deal_layer_weights *w = &l->weights->layer[i_layer];
+    int64_t q_dim = (int64_t)hp->n_head * hp->head_dim;
+    int64_t kv_dim = (int64_t)hp->n_head_kv * hp->head_dim;
+    const struct {
+        const char *name;
+        deal_matrix *matrix;
+        float **bias;
+        int64_t n_out, n_in;
+    } part[] = {
+        {"attn_q", &w->q, &w->q_bias, q_dim, hp->n_embd},
+        {"attn_k", &w->k, &w->k_bias, kv_dim, hp->n_embd},
+        {"attn_v", &w->v, &w->v_bias, kv_dim, hp->n_embd},
+        {"attn_output", &w->o, &w->o_bias, hp->n_embd, q_dim},
+        {"ffn_gate", &w->gate, &w->gate_bias, hp->n_ff, hp->n_embd},
+        {"ffn_up", &w->up, &w->up_bias, hp->n_ff, hp->n_embd},
+        {"ffn_down", &w->down, &w->down_bias, hp->n_embd, hp->n_ff},
+    };
+    char name[DEAL_TENSOR_NAME_SIZE];
+    snprintf(name, sizeof name, "blk.%d.attn_norm.weight", i_layer);
+    DEAL_TRY(load_vector(l, name, hp->n_embd, &w->attn_norm));
+    snprintf(name, sizeof name, "blk.%d.ffn_norm.weight", i_layer);
+    DEAL_TRY(load_vector(l, name, hp->n_embd, &w->ffn_norm));
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
+        snprintf(name, sizeof name, "blk.%d.%s.weight", i_layer, part[i].name);
+        DEAL_TRY(load_matrix(l, name, part[i].n_out, part[i].n_in, part[i].matrix));
+        snprintf(name, sizeof name, "blk.%d.%s.bias", i_layer, part[i].name);
+        DEAL_TRY(load_optional(l, name, part[i].n_out, part[i].bias));
+    }
+    return DEAL_OK;
+}
+
+// The head is the embedding itself where the checkpoint has no other.
+static deal_status
+load_head(loader *l)
+{
+    const deal_hparams *hp = l->hp;
+    const deal_tensor *embedding;
+    DEAL_TRY(get(l, "token_embd.weight", hp->n_vocab, hp->n_embd, &embedding));
+    l->weights->embedding = *embedding;
+    if (hp->is_tied)
+        return make_matrix(l, embedding, hp->n_vocab, hp->n_embd, &l->weights->head);
+    return load_matrix(l, "output.weight", hp->n_vocab, hp->n_embd, &l->weights->head);
+}
+
+// GGUF keeps llama3's scaling as divisors of the frequencies.
+static deal_status
+load_rope(loader *l)
+{
+    int32_t n = l->hp->rope_dim / 2;
+    float *divisor = NULL;
+    l->weights->inv_freq = deal_alloc((size_t)n, sizeof(float));
+    if (!l->weights->inv_freq)
+        return deal_fail_memory(l->err, "RoPE frequencies");
+    deal_hparams_inv_freq(l->hp, l->weights->inv_freq);
+    DEAL_TRY(load_optional(l, "rope_freqs.weight", n, &divisor));
+    for (int32_t i = 0; divisor && i < n; i++) {
+        if (!(divisor[i] > 0.0f)) {
+            float bad = divisor[i];
+            deal_free(divisor);
+            return deal_fail(l->err, DEAL_ERR_FORMAT,
+                             "tensor rope_freqs.weight: expected positive values, got %g",
+                             (double)bad);
+        }
+        l->weights->inv_freq[i] /= divisor[i];
+    }
+    deal_free(divisor);
+    return DEAL_OK;
+}
+
+// A tensor that nothing reads would change the model silently.
+static deal_status
+check_all_used(loader *l)
+{
+    for (int32_t i = 0; i < l->table->n_tensor; i++)
+        if (!l->is_used[i])
+            return deal_fail(l->err, DEAL_ERR_UNSUPPORTED,
+                             "tensor %s: this architecture has no place for it",
+                             l->table->tensor[i].name);
+    return DEAL_OK;
+}
+
+deal_status
+deal_weights_load(const deal_hparams *hp, const deal_tensor_table *table,
+                  deal_compute compute, deal_weights *weights, deal_error *err)
+{
+    deal_status status;
+    deal_weights loaded = {0};
+    loader l = {.hp = hp, .table = table, .compute = compute, .weights = &loaded};
+    l.err = err;
+    l.is_used = deal_alloc_zero((size_t)table->n_tensor, sizeof *l.is_used);
+    loaded.layer = deal_alloc_zero((size_t)hp->n_layer, sizeof *loaded.layer);
+    if (!l.is_used || !loaded.layer) {
+        status = deal_fail_memory(err, "weights");
+        goto done;
+    }
+    DEAL_TRY_GOTO(load_head(&l), done);
+    DEAL_TRY_GOTO(load_vector(&l, "output_norm.weight", hp->n_embd, &loaded.output_norm),
+                  done);
+    DEAL_TRY_GOTO(load_rope(&l), done);
+    for (int32_t i = 0; i < hp->n_layer; i++)
+        DEAL_TRY_GOTO(load_layer(&l, i), done);
+    DEAL_TRY_GOTO(check_all_used(&l), done);
+    *weights = loaded;
+done:
+    deal_free(l.is_used);
+    if (status != DEAL_OK)
+        deal_weights_free(&loaded, hp->n_layer);
+    return status;
+}
+
+static void
+free_layer(deal_layer_weights *w)
+{
+    deal_matrix *matrix[] = {&w->q, &w->k, &w->v, &w->o, &w->gate, &w->up, &w->down};
+    float *vector[] = {w->attn_norm, w->ffn_norm,  w->q_bias,  w->k_bias,  w->v_bias,
+                       w->o_bias,    w->gate_bias, w->up_bias, w->down_bias};
+    for (size_t i = 0; i < sizeof matrix / sizeof *matrix; i++)
+        deal_free(matrix[i]->owned);
+    for (size_t i = 0; i < sizeof vector / sizeof *vector; i++)
+        deal_free(vector[i]);
+}
+
+void
+deal_weights_free(deal_weights *weights, int32_t n_layer)
+{
+    for (int32_t i = 0; weights->layer && i < n_layer; i++)
+        free_layer(&weights->layer[i]);
+    deal_free(weights->layer);
+    deal_free(weights->head.owned);
+    deal_free(weights->output_norm);
+    deal_free(weights->inv_freq);
+    *weights = (deal_weights){0};
+}
