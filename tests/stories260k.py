@@ -3,8 +3,8 @@
 The data is found in ``$DEAL_SHARED/models/stories260K``, or in ``shared`` beside the
 repository. Layout of ``stories260K.bin``: seven int32 (dim, hidden_dim, n_layers,
 n_heads, n_kv_heads, vocab_size, seq_len), then float32 tensors in the order of
-`read_stories`, RoPE on adjacent pairs. ``tok512.bin``: int32 longest piece, then for each token float32
-score, int32 size, bytes.
+`read_stories`, RoPE on adjacent pairs. ``tok512.bin``: int32 longest piece, then for
+each token float32 score, int32 size, bytes.
 """
 
 from __future__ import annotations
