@@ -74,15 +74,13 @@ def test_flipped_header_bytes(raw: bytes, header_size: int, tmp_path: Path) -> N
         flipped = bytearray(raw)
         flipped[place] ^= rng.choice((0x01, 0x80, 0xFF, rng.randrange(1, 256)))
         try:
-            model = load_bytes(bytes(flipped), tmp_path)
+            load_bytes(bytes(flipped), tmp_path).logits([5, 6])
         except FILE_ERRORS as error:
             assert str(error), place
             n_refused += 1
         except ValueError as error:  # a tokenizer that can not be built
             assert str(error), place
             n_refused += 1
-        else:
-            model.logits([5, 6])
     assert n_refused > len(places) // 5
 
 
@@ -136,7 +134,7 @@ LYING_TENSORS: dict[str, tuple[Callable[[Tensors], Any], str]] = {
     "offset past the end": (set_tensor(NAME, offset=1 << 40), "attn_q"),
     "offset that wraps": (set_tensor(NAME, offset=2**64 - 32), "attn_q"),
     "offset not aligned": (set_tensor(NAME, offset=3), "attn_q"),
-    "offset at the end": (set_tensor("output.weight", offset=1 << 16), ""),
+    "offset at the end": (set_tensor("output.weight", offset=1 << 16), "output"),
     "too many rows": (set_tensor(NAME, shape=(1 << 20, 32)), "attn_q"),
     "shape that overflows": (set_tensor(NAME, shape=(1 << 40, 1 << 40)), "attn_q"),
     "shape that wraps to 0": (set_tensor(NAME, shape=(1 << 32, 1 << 32)), "attn_q"),
