@@ -43,7 +43,8 @@ def int8(smollm2_path: Path) -> deal.Model:
 
 def log_softmax_f32(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True, dtype=np.float64))
+    log_z = np.log(np.exp(shifted).sum(-1, keepdims=True, dtype=np.float64))
+    return shifted - log_z.astype(np.float32)
 
 
 def sure_length(row: dict[str, Any]) -> int:

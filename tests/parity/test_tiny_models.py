@@ -145,7 +145,7 @@ def test_gguf_writer_is_read_alike_by_the_gguf_package(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", json.loads((DATA / "tiny.json").read_text())["models"])
-@pytest.mark.parametrize("form", ["gguf", "folder"])
+@pytest.mark.parametrize("form", ["reference", "gguf", "folder"])
 def test_against_transformers(name: str, form: str, tmp_path: Path) -> None:
     golden = json.loads((DATA / "tiny.json").read_text())["models"][name]
     arrays = np.load(DATA / "tiny.npz")
@@ -155,10 +155,13 @@ def test_against_transformers(name: str, form: str, tmp_path: Path) -> None:
         "this NumPy draws other random numbers than the one that made the goldens: "
         "run tools/make_goldens.py tiny"
     )
-    write = write_gguf if form == "gguf" else write_hf_folder
-    write(tiny, tmp_path / f"model.{form}")
     tokens = arrays[f"{name}_tokens"]
-    logits = deal.load(tmp_path / f"model.{form}", compute="f32").logits(tokens)
+    if form == "reference":
+        logits = numpy_llama.forward(config, tiny.weights, tokens)
+    else:
+        write = write_gguf if form == "gguf" else write_hf_folder
+        write(tiny, tmp_path / f"model.{form}")
+        logits = deal.load(tmp_path / f"model.{form}", compute="f32").logits(tokens)
     logits = logits[::2, arrays[f"{name}_columns"]]
     assert max_error(logits, arrays[f"{name}_logits"]) <= LOGIT_TOLERANCE
 
