@@ -25,7 +25,7 @@ DATA = Path(__file__).parent / "data"
 LOGIT_TOLERANCE = 5e-4
 
 # Mean KL of the int8 path from f32, in nats. Random logits spread more than a trained
-# model's and every layer mixes all it gets, so rounding shows more: 0.003 to 0.015 here.
+# model's and every layer mixes all it gets, so rounding shows: 0.003 to 0.015 here.
 INT8_KL = 0.03
 
 WIDE = {"n_embd": 256, "n_ff": 512, "head_dim": 64}  # rows that K-quants can hold
