@@ -15,5 +15,9 @@ class RewardError(ValueError):
     """A reward broke its contract: wrong type, wrong length, NaN, or a C scorer failed."""
 
 
+class RewardTypeError(RewardError, TypeError):
+    """A reward returned something that is no list of numbers."""
+
+
 class TokenizerError(ValueError):
     """A tokenizer cannot do what was asked: no chat template, or one that failed."""

@@ -3,8 +3,8 @@
     python tools/make_unicode_tables.py
 
 Two tables: ranges of word characters (general category L*, M*, N* and the underscore),
-where unassigned code points between two ranges are swallowed to keep it small, and simple
-case folding as runs (first, last, step, delta). CaseFolding.txt is not in unicodedata;
+where unassigned code points between two ranges are swallowed to keep it small, and
+simple case folding as runs (first, last, step, delta). CaseFolding.txt is not in unicodedata;
 its simple folding is ``str.casefold`` where that is one character, else ``str.lower``
 where that is one.
 """
@@ -47,8 +47,8 @@ def word_ranges() -> list[tuple[int, int]]:
 
 def fold_runs() -> Iterator[tuple[int, int, int, int]]:
     """Maximal runs of equal distance whose members are 1 or 2 apart."""
-    pairs = [(c, ord(fold(chr(c)))) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
-    changed = [(code, folded - code) for code, folded in pairs if folded != code]
+    codes = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    changed = [(c, ord(fold(chr(c))) - c) for c in codes if fold(chr(c)) != chr(c)]
     i = 0
     while i < len(changed):
         first, delta = changed[i]
@@ -107,7 +107,7 @@ static const struct {{
 #endif
 """
     )
-    print(f"{OUT.name}: {len(words)} word ranges, {len(folds)} fold runs", file=sys.stderr)
+    print(f"{len(words)} word ranges, {len(folds)} fold runs", file=sys.stderr)
 
 
 if __name__ == "__main__":

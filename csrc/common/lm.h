@@ -38,12 +38,12 @@ enum {
 
 typedef struct deal_lm_item {
     // in
-    deal_node parent;  // a live node of this LM; ignored where i_parent >= 0
-    int32_t i_parent;  // >= 0: the parent is that earlier item of this batch; else -1
-    int32_t token;     // in [0, n_vocab)
-    uint32_t want;     // DEAL_WANT_*
-    int32_t top_k;     // in [1, n_vocab] where DEAL_WANT_TOP_K
-    int32_t target;    // in [0, n_vocab) where DEAL_WANT_TARGET
+    deal_node parent; // a live node of this LM; ignored where i_parent >= 0
+    int32_t i_parent; // >= 0: the parent is that earlier item of this batch; else -1
+    int32_t token;    // in [0, n_vocab)
+    uint32_t want;    // DEAL_WANT_*
+    int32_t top_k;    // in [1, n_vocab] where DEAL_WANT_TOP_K
+    int32_t target;   // in [0, n_vocab) where DEAL_WANT_TARGET
     // out, in the caller's buffers; written only where wanted
     int32_t *top_token; // (top_k,) by falling logit, equal logits by rising id
     float *top_logit;   // (top_k,)
@@ -60,10 +60,10 @@ typedef struct deal_lm_ops {
     // roots never share nodes.
     deal_status (*root)(deal_lm *lm, deal_node *root, deal_error *err);
 
-    // Finds or makes every item's node, evaluates the new ones in one forward pass (very
-    // long batches in several) and fills in what was asked. All or nothing: on failure
-    // no reference is handed out and no node is added. Fails with CONTEXT_FULL where a
-    // path would pass n_ctx tokens, FORMAT where the model yields a NaN.
+    // Finds or makes every item's node, evaluates the new ones in one forward pass
+    // (very long batches in several) and fills in what was asked. All or nothing: on
+    // failure no reference is handed out and no node is added. Fails with CONTEXT_FULL
+    // where a path would pass n_ctx tokens, FORMAT where the model yields a NaN.
     deal_status (*extend)(deal_lm *lm, deal_lm_item *items, int32_t n_items,
                           deal_error *err);
 

@@ -173,7 +173,8 @@ deal_parallel_for(deal_pool *pool, int32_t n, deal_loop_fn fn, void *context)
     atomic_store(&pool->n_running, pool->n_thread - 1);
     raise_epoch(pool);
     run_share(pool, 0);
-    // NB: yield after a while, or a waiting caller starves the worker on a busy machine.
+    // NB: yield after a while, or a waiting caller starves the worker on a busy
+    // machine.
     for (int i = 0; atomic_load_explicit(&pool->n_running, memory_order_acquire) > 0;
          i++) {
         if (i < N_SPIN)

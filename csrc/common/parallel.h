@@ -1,8 +1,8 @@
 /* A small thread pool: one parallel loop at a time, the caller takes part.
  *
- * Workers spin for a moment after a loop, since the next one follows within microseconds
- * in a forward pass, then sleep. Loops may not nest. A pool used in a forked child runs
- * its loops on the caller alone, as threads do not survive fork().
+ * Workers spin for a moment after a loop, since the next one follows within
+ * microseconds in a forward pass, then sleep. Loops may not nest. A pool used in a
+ * forked child runs its loops on the caller alone, as threads do not survive fork().
  */
 #ifndef DEAL_COMMON_PARALLEL_H
 #define DEAL_COMMON_PARALLEL_H

@@ -8,12 +8,12 @@
  * A reward is a pure function of the prompt and the completion: higher is better. It is
  * written in one of two forms; the other form's members are NULL.
  *
- * - Incremental: `state_size`, `init`, `advance`, `score`. The search keeps one state per
- *   hypothesis and rollout and advances it token by token.
- * - On texts: `score_texts`, one call per step with every completion that needs a score.
+ * - Incremental: `state_size`, `init`, `advance`, `score`. The search keeps one state
+ *   for each hypothesis and rollout and advances it token by token.
+ * - On texts: `score_texts`, one call per step with every completion to score.
  *
- * Bytes are UTF-8 and always whole characters. A token may add none (a special token, or
- * part of a character: the character comes with the token that completes it).
+ * Bytes are UTF-8 and always whole characters. A token may add none (a special token,
+ * or part of a character: the character comes with the token that completes it).
  *
  * Functions return 0, or 1 after writing a zero-terminated UTF-8 message of at most
  * DEAL_REWARD_MESSAGE_SIZE bytes; the search then stops with that message and the
@@ -36,8 +36,8 @@ extern "C" {
 
 // What a reward is told of the request when a generation starts.
 typedef struct deal_reward_prompt {
-    const char *text; // UTF-8, not zero-terminated; valid during init only
-    size_t size;      // bytes
+    const char *text;       // UTF-8, not zero-terminated; valid during init only
+    size_t size;            // bytes
     int32_t n_new_max;      // most tokens the completion can get
     int32_t token_size_max; // most bytes one token can add
 } deal_reward_prompt;
@@ -61,18 +61,19 @@ typedef struct deal_reward {
     size_t state_size; // bytes of one state; the search allocates it, aligned to 16
 
     // Writes the state of the empty completion. On failure nothing is left to drop.
-    int (*init)(void *self, void *state, const deal_reward_prompt *prompt, char *message);
+    int (*init)(void *self, void *state, const deal_reward_prompt *prompt,
+                char *message);
 
-    // Makes `to` (uninitialised) equal to `from`. NULL: the state is plain bytes, copied
-    // by memcpy.
+    // Makes `to` (uninitialised) equal to `from`. NULL: the state is plain bytes,
+    // copied by memcpy.
     int (*fork)(void *self, void *to, const void *from, char *message);
 
     // Frees what a state owns besides its own bytes. NULL: nothing.
     void (*drop)(void *self, void *state);
 
     // Appends one token: its id and the `size` bytes of text that it completes.
-    int (*advance)(void *self, void *state, int32_t token, const char *bytes, size_t size,
-                   char *message);
+    int (*advance)(void *self, void *state, int32_t token, const char *bytes,
+                   size_t size, char *message);
 
     // Score of the completion so far; `is_finished` as in deal_reward_text.
     int (*score)(void *self, const void *state, int32_t is_finished, double *score,

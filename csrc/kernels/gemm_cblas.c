@@ -8,14 +8,13 @@
 #    define CBLAS(name) name
 #endif
 
-
 void
 deal_gemm_panel(int32_t n_out, int32_t n_in, const float *x, const float *w, float *y,
                 size_t y_stride)
 {
     CBLAS(cblas_sgemm)
-    (CblasRowMajor, CblasNoTrans, CblasTrans, DEAL_GEMM_PANEL, n_out, n_in, 1.0f, x, n_in,
-     w, n_in, 0.0f, y, (int)y_stride);
+    (CblasRowMajor, CblasNoTrans, CblasTrans, DEAL_GEMM_PANEL, n_out, n_in, 1.0f, x,
+     n_in, w, n_in, 0.0f, y, (int)y_stride);
 }
 
 void

@@ -1,10 +1,10 @@
 /* f32 matrix products through OpenBLAS; gemm_cblas.c is the only file that names it.
  *
  * Batch invariance: sgemm picks its inner kernel by the shape, so that one row's result
- * may change with the number of rows, the row's place or the number of threads. Products
- * here always run in panels of exactly DEAL_GEMM_PANEL rows by DEAL_GEMM_CHUNK outputs,
- * on one BLAS thread each; 8 rows is a multiple of what every OpenBLAS kernel unrolls by
- * without passing the point where some of them switch (tests/c/test_gemm.c).
+ * may change with the number of rows, the row's place or the number of threads.
+ * Products here always run in panels of exactly DEAL_GEMM_PANEL rows by DEAL_GEMM_CHUNK
+ * outputs, on one BLAS thread each; 8 rows is a multiple of what every OpenBLAS kernel
+ * unrolls by without passing the point where some of them switch (tests/c/test_gemm.c).
  */
 #ifndef DEAL_KERNELS_GEMM_CBLAS_H
 #define DEAL_KERNELS_GEMM_CBLAS_H

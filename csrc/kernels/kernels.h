@@ -1,10 +1,10 @@
 /* Numeric kernels, chosen once at run time for the processor at hand.
  *
- * Every kernel is void, cannot fail and keeps a fixed order of summation that depends on
- * the lengths alone: 16 interleaved partial sums, added up pairwise at the end. Hence a
- * row's result never depends on what else is in the batch. The plain C source is compiled
- * once for each instruction set; without contraction to fused multiply-adds all of them
- * give the same bits. Matrix products in f32 are OpenBLAS's (gemm_cblas.h).
+ * Every kernel is void, cannot fail and keeps a fixed order of summation that depends
+ * on the lengths alone: 16 interleaved partial sums, added up pairwise at the end.
+ * Hence a row's result never depends on what else is in the batch. The plain C source
+ * is compiled once for each instruction set; without contraction to fused multiply-adds
+ * all of them give the same bits. Matrix products in f32 are OpenBLAS's (gemm_cblas.h).
  */
 #ifndef DEAL_KERNELS_KERNELS_H
 #define DEAL_KERNELS_KERNELS_H
@@ -41,9 +41,9 @@ typedef struct deal_kernels {
 
     // Quantises a row to 8 bits in groups of 32: x[i] ~ scale[g] q[i], q an integer in
     // [-127, 127] (to nearest, ties to even). x (n,); q (n rounded up to groups, padded
-    // with 0) holds the integers as floats, in which products and sums of a group's pairs
-    // are exact and vectorise on every processor; scale (n_group,);
-    // total[g] = scale[g] sum(q in g) (n_group,).
+    // with 0) holds the integers as floats, in which products and sums of a group's
+    // pairs are exact and vectorise on every processor; scale (n_group,); total[g] =
+    // scale[g] sum(q in g) (n_group,).
     void (*quantize)(int32_t n, const float *x, float *q, float *scale, float *total);
 
     // y[i] = (float)q[i];  q, y (n,)

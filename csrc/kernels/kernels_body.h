@@ -129,9 +129,9 @@ exp_minus_max(int32_t n, const float *x, float *y, int keeps)
 }
 
 static void
-attention(int32_t n, int32_t n_q, int32_t head_dim, float scale, const float *restrict q,
-          const float *const *k_base, size_t k_offset, size_t v_offset,
-          float *restrict scores, float *restrict out)
+attention(int32_t n, int32_t n_q, int32_t head_dim, float scale,
+          const float *restrict q, const float *const *k_base, size_t k_offset,
+          size_t v_offset, float *restrict scores, float *restrict out)
 {
     for (int32_t j = 0; j < n; j++) {
         const float *k = k_base[j] + k_offset; // (head_dim,)
@@ -167,7 +167,8 @@ quantize_group(const float *restrict x, float *restrict q, float *scale, float *
     float inverse = step > 0.0f ? 1.0f / step : 0.0f;
     float lane[N_LANE] = {0};
     for (int i = 0; i < DEAL_QUANT_GROUP; i++)
-        q[i] = (x[i] * inverse + 12582912.0f) - 12582912.0f; // 1.5 * 2^23 rounds to even
+        q[i] =
+            (x[i] * inverse + 12582912.0f) - 12582912.0f; // 1.5 * 2^23 rounds to even
     for (int l = 0; l < N_LANE; l++)
         lane[l] = q[l] + q[l + N_LANE];
     *scale = step;

@@ -25,7 +25,8 @@ deal_kernels_get(void)
     return &deal_kernels_plain;
 }
 
-// Insertion into a short sorted list: a scan with one comparison for nearly every value.
+// Insertion into a short sorted list: a scan with one comparison for nearly every
+// value.
 void
 deal_top_k(int32_t n, const float *x, int32_t k, int32_t *token, float *value)
 {

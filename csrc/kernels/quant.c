@@ -10,10 +10,14 @@ typedef struct type_facts {
 } type_facts;
 
 static const type_facts facts[] = {
-    [DEAL_TYPE_F32] = {"F32", 1, 4, false},     [DEAL_TYPE_F16] = {"F16", 1, 2, false},
-    [DEAL_TYPE_Q4_0] = {"Q4_0", 32, 18, true},  [DEAL_TYPE_Q4_1] = {"Q4_1", 32, 20, true},
-    [DEAL_TYPE_Q5_0] = {"Q5_0", 32, 22, true},  [DEAL_TYPE_Q5_1] = {"Q5_1", 32, 24, true},
-    [DEAL_TYPE_Q8_0] = {"Q8_0", 32, 34, true},  [DEAL_TYPE_Q4_K] = {"Q4_K", 256, 144, true},
+    [DEAL_TYPE_F32] = {"F32", 1, 4, false},
+    [DEAL_TYPE_F16] = {"F16", 1, 2, false},
+    [DEAL_TYPE_Q4_0] = {"Q4_0", 32, 18, true},
+    [DEAL_TYPE_Q4_1] = {"Q4_1", 32, 20, true},
+    [DEAL_TYPE_Q5_0] = {"Q5_0", 32, 22, true},
+    [DEAL_TYPE_Q5_1] = {"Q5_1", 32, 24, true},
+    [DEAL_TYPE_Q8_0] = {"Q8_0", 32, 34, true},
+    [DEAL_TYPE_Q4_K] = {"Q4_K", 256, 144, true},
     [DEAL_TYPE_Q5_K] = {"Q5_K", 256, 176, true},
     [DEAL_TYPE_Q6_K] = {"Q6_K", 256, 210, false},
     [DEAL_TYPE_BF16] = {"BF16", 1, 2, false},
@@ -101,7 +105,8 @@ deal_f32_to_f16(float value)
         return sign | 0x7c00u;
     if (magnitude < 0x38800000u) { // below 2^-14: a multiple of 2^-24
         x.u = magnitude;
-        float rounded = x.f * 0x1p24f + 8388608.0f; // 2^23 rounds to an integer, to even
+        float rounded =
+            x.f * 0x1p24f + 8388608.0f; // 2^23 rounds to an integer, to even
         return sign | (uint16_t)(rounded - 8388608.0f);
     }
     uint32_t odd = magnitude >> 13 & 1u;
@@ -120,7 +125,8 @@ load_f16(const uint8_t *p)
     return deal_f16_to_f32(load_u16(p));
 }
 
-// Q4_0: f16 d, 16 bytes; low halves are weights 0..15, high halves 16..31; w = d (q - 8)
+// Q4_0: f16 d, 16 bytes; low halves are weights 0..15, high halves 16..31; w = d (q -
+// 8)
 static void
 unpack_q4_0(const uint8_t *block, int8_t *q, float *scale, float *min)
 {
@@ -182,9 +188,9 @@ unpack_q8_0(const uint8_t *block, int8_t *q, float *scale, float *min)
     memcpy(q, block + 2, 32);
 }
 
-// The 6-bit scale and minimum of sub-block j of 8 in a K block's 12 bytes: the first four
-// lie in the low bits of bytes j and j + 4; the others are split, low four bits in byte
-// j + 4, high two in the top of bytes j - 4 and j.
+// The 6-bit scale and minimum of sub-block j of 8 in a K block's 12 bytes: the first
+// four lie in the low bits of bytes j and j + 4; the others are split, low four bits in
+// byte j + 4, high two in the top of bytes j - 4 and j.
 static void
 k_scale(const uint8_t *s, int j, int *scale, int *min)
 {
@@ -197,8 +203,8 @@ k_scale(const uint8_t *s, int j, int *scale, int *min)
     }
 }
 
-// Q4_K: f16 d, f16 dmin, 12 bytes of scales, 128 bytes; each 32 bytes hold two sub-blocks
-// of 32, low and high halves. w = d scale q - dmin min
+// Q4_K: f16 d, f16 dmin, 12 bytes of scales, 128 bytes; each 32 bytes hold two
+// sub-blocks of 32, low and high halves. w = d scale q - dmin min
 static void
 unpack_q4_k(const uint8_t *block, int8_t *q, float *scale, float *min)
 {
@@ -243,14 +249,29 @@ deal_type_unpack(deal_type type, const void *row, int64_t n, int8_t *q, float *s
     int32_t len = facts[type].block_len, n_group = len / DEAL_QUANT_GROUP;
     for (int64_t i = 0; i < n; i += len, block += size) {
         switch (type) {
-        case DEAL_TYPE_Q4_0: unpack_q4_0(block, q, scale, min); break;
-        case DEAL_TYPE_Q4_1: unpack_q4_1(block, q, scale, min); break;
-        case DEAL_TYPE_Q5_0: unpack_q5_0(block, q, scale, min); break;
-        case DEAL_TYPE_Q5_1: unpack_q5_1(block, q, scale, min); break;
-        case DEAL_TYPE_Q8_0: unpack_q8_0(block, q, scale, min); break;
-        case DEAL_TYPE_Q4_K: unpack_q4_k(block, q, scale, min); break;
-        case DEAL_TYPE_Q5_K: unpack_q5_k(block, q, scale, min); break;
-        default: break; // not a grouped type: the caller's mistake
+        case DEAL_TYPE_Q4_0:
+            unpack_q4_0(block, q, scale, min);
+            break;
+        case DEAL_TYPE_Q4_1:
+            unpack_q4_1(block, q, scale, min);
+            break;
+        case DEAL_TYPE_Q5_0:
+            unpack_q5_0(block, q, scale, min);
+            break;
+        case DEAL_TYPE_Q5_1:
+            unpack_q5_1(block, q, scale, min);
+            break;
+        case DEAL_TYPE_Q8_0:
+            unpack_q8_0(block, q, scale, min);
+            break;
+        case DEAL_TYPE_Q4_K:
+            unpack_q4_k(block, q, scale, min);
+            break;
+        case DEAL_TYPE_Q5_K:
+            unpack_q5_k(block, q, scale, min);
+            break;
+        default:
+            break; // not a grouped type: the caller's mistake
         }
         q += len;
         scale += n_group;
@@ -258,9 +279,10 @@ deal_type_unpack(deal_type type, const void *row, int64_t n, int8_t *q, float *s
     }
 }
 
-// Q6_K: 128 bytes of low halves, 64 of high pairs, 16 int8 scales, f16 d. Each half block
-// of 128 weights takes 64 and 32 bytes: weight i of quarter k has its low four bits in
-// byte i + 32 (k % 2), low or high half by k / 2, and its high two in bits 2k of byte i.
+// Q6_K: 128 bytes of low halves, 64 of high pairs, 16 int8 scales, f16 d. Each half
+// block of 128 weights takes 64 and 32 bytes: weight i of quarter k has its low four
+// bits in byte i + 32 (k % 2), low or high half by k / 2, and its high two in bits 2k
+// of byte i.
 static void
 dequantize_q6_k(const uint8_t *block, float *y)
 {
@@ -296,7 +318,9 @@ deal_type_dequantize(deal_type type, const void *row, int64_t n, float *y)
 {
     const uint8_t *p = row;
     switch (type) {
-    case DEAL_TYPE_F32: memcpy(y, p, (size_t)n * sizeof *y); break;
+    case DEAL_TYPE_F32:
+        memcpy(y, p, (size_t)n * sizeof *y);
+        break;
     case DEAL_TYPE_F16:
         for (int64_t i = 0; i < n; i++)
             y[i] = load_f16(p + 2 * i);
@@ -309,6 +333,7 @@ deal_type_dequantize(deal_type type, const void *row, int64_t n, float *y)
         for (int64_t i = 0; i < n; i += 256, p += 210)
             dequantize_q6_k(p, y + i);
         break;
-    default: dequantize_groups(type, p, n, y);
+    default:
+        dequantize_groups(type, p, n, y);
     }
 }

@@ -91,8 +91,8 @@ reserve_paths(deal_forward *f, size_t n_cell, size_t n_longest, deal_error *err)
     return DEAL_OK;
 }
 
-// Lists every row's cells, root first. Siblings lie next to each other as a rule, and so
-// do a token and the next, so that most paths are copied from the row before.
+// Lists every row's cells, root first. Siblings lie next to each other as a rule, and
+// so do a token and the next, so that most paths are copied from the row before.
 static deal_status
 list_paths(deal_forward *f, deal_error *err)
 {
@@ -163,14 +163,16 @@ store_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
     deal_forward *f = context;
     const deal_hparams *hp = &f->model->hparams;
     size_t head_dim = (size_t)hp->head_dim, n_pair = (size_t)hp->rope_dim / 2;
-    size_t q_dim = (size_t)hp->n_head * head_dim, kv_dim = (size_t)hp->n_head_kv * head_dim;
+    size_t q_dim = (size_t)hp->n_head * head_dim,
+           kv_dim = (size_t)hp->n_head_kv * head_dim;
     int has_halves = hp->rope_pairing == DEAL_ROPE_HALVES;
     size_t key_at = deal_trie_key_offset(f->trie, f->i_layer);
     size_t value_at = deal_trie_value_offset(f->trie, f->i_layer);
     for (size_t r = (size_t)i_begin; r < (size_t)i_end; r++) {
         const float *cosine = f->cosine + r * n_pair, *sine = f->sine + r * n_pair;
         for (size_t d = 0; d < q_dim; d += head_dim)
-            f->kernels->rope(hp->rope_dim, has_halves, cosine, sine, f->q + r * q_dim + d);
+            f->kernels->rope(hp->rope_dim, has_halves, cosine, sine,
+                             f->q + r * q_dim + d);
         for (size_t d = 0; d < kv_dim; d += head_dim)
             f->kernels->rope(hp->rope_dim, has_halves, cosine, sine,
                              f->k + r * kv_dim + d);
@@ -194,12 +196,11 @@ attend(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
         size_t r = (size_t)(i / hp->n_head_kv), i_kv = (size_t)(i % hp->n_head_kv);
         size_t at = (r * (size_t)hp->n_head + i_kv * (size_t)n_q) * head_dim;
         int32_t n = (int32_t)(f->path_begin[r + 1] - f->path_begin[r]);
-        f->kernels->attention(n, n_q, hp->head_dim, scale, f->q + at,
-                              f->path + f->path_begin[r],
-                              deal_trie_key_offset(f->trie, f->i_layer) + i_kv * head_dim,
-                              deal_trie_value_offset(f->trie, f->i_layer) +
-                                  i_kv * head_dim,
-                              scores, f->attended + at);
+        f->kernels->attention(
+            n, n_q, hp->head_dim, scale, f->q + at, f->path + f->path_begin[r],
+            deal_trie_key_offset(f->trie, f->i_layer) + i_kv * head_dim,
+            deal_trie_value_offset(f->trie, f->i_layer) + i_kv * head_dim, scores,
+            f->attended + at);
     }
 }
 
@@ -210,7 +211,8 @@ activate_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
     deal_forward *f = context;
     int32_t n_ff = f->model->hparams.n_ff;
     for (size_t r = (size_t)i_begin; r < (size_t)i_end; r++)
-        f->kernels->silu_mul(n_ff, f->up + r * (size_t)n_ff, f->gate + r * (size_t)n_ff);
+        f->kernels->silu_mul(n_ff, f->up + r * (size_t)n_ff,
+                             f->gate + r * (size_t)n_ff);
 }
 
 static void
@@ -257,11 +259,11 @@ deal_forward_run(deal_forward *f, const deal_node *node, int32_t n_row, deal_err
         const float *h = f->h + (size_t)r * n_embd;
         for (size_t i = 0; i < n_embd; i++)
             if (!isfinite(h[i]))
-                return deal_fail(err, DEAL_ERR_FORMAT,
-                                 "model: hidden state of token %d at position %d is not "
-                                 "finite; the weights are broken or overflow",
-                                 f->trie->node[node[r]].token,
-                                 f->trie->node[node[r]].depth - 1);
+                return deal_fail(
+                    err, DEAL_ERR_FORMAT,
+                    "model: hidden state of token %d at position %d is not "
+                    "finite; the weights are broken or overflow",
+                    f->trie->node[node[r]].token, f->trie->node[node[r]].depth - 1);
         memcpy(deal_trie_hidden(f->trie, node[r]), h, n_embd * sizeof *h);
     }
     return DEAL_OK;

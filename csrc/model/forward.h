@@ -6,7 +6,8 @@
  *                  h = rms_norm(x);  x += Wdown (silu(Wgate h) * (Wup h))
  *     hidden = rms_norm(x);  logits = Whead hidden
  *
- * One row is one node. Rows of a batch share nothing but the time their weights are read.
+ * One row is one node. Rows of a batch share nothing but the time their weights are
+ * read.
  */
 #ifndef DEAL_MODEL_FORWARD_H
 #define DEAL_MODEL_FORWARD_H
@@ -49,8 +50,8 @@ void deal_forward_free(deal_forward *forward); // also of a zeroed one
 
 // Evaluates `n_row` <= DEAL_FORWARD_ROWS nodes, parents before children: fills their
 // cells and hidden states. FORMAT where a hidden state is not finite.
-deal_status deal_forward_run(deal_forward *forward, const deal_node *node, int32_t n_row,
-                             deal_error *err);
+deal_status deal_forward_run(deal_forward *forward, const deal_node *node,
+                             int32_t n_row, deal_error *err);
 
 // Logits after `n_row` <= DEAL_HEAD_ROWS evaluated nodes, into forward->logits.
 void deal_forward_head(deal_forward *forward, const deal_node *node, int32_t n_row);

@@ -117,8 +117,8 @@ take_entry(reader *r, deal_gguf_entry *entry)
     }
     if (!is_type(type) || type == DEAL_GGUF_ARRAY)
         return deal_fail(r->err, DEAL_ERR_FORMAT,
-                         "%s: expected a value type of 0 to 12, not nested, got %u", what,
-                         type);
+                         "%s: expected a value type of 0 to 12, not nested, got %u",
+                         what, type);
     entry->type = (deal_gguf_type)type;
     return take_values(r, entry, what);
 }
@@ -158,7 +158,8 @@ take_tensor(reader *r, deal_tensor *tensor, uint64_t *offset)
     DEAL_TRY(take_u32(r, tensor->name, &type));
     if (type > INT32_MAX || !deal_type_is_known((int32_t)type))
         return deal_fail(r->err, DEAL_ERR_UNSUPPORTED,
-                         "tensor %s: weight type %u is not supported", tensor->name, type);
+                         "tensor %s: weight type %u is not supported", tensor->name,
+                         type);
     tensor->type = (deal_type)type;
     return take_u64(r, tensor->name, offset);
 }
@@ -192,7 +193,8 @@ read_entries(reader *r, uint64_t n_entry, deal_gguf *gguf)
 {
     if (n_entry > (uint64_t)(r->end - r->at) / 13) // an entry takes at least 13 bytes
         return deal_fail(r->err, DEAL_ERR_FORMAT,
-                         "metadata: %" PRIu64 " entries do not fit in the file", n_entry);
+                         "metadata: %" PRIu64 " entries do not fit in the file",
+                         n_entry);
     gguf->entry = deal_alloc_zero((size_t)n_entry, sizeof *gguf->entry);
     if (!gguf->entry)
         return deal_fail_memory(r->err, "metadata");
@@ -279,8 +281,9 @@ get_uint(const deal_gguf *gguf, const char *key, bool is_needed, uint64_t *value
             return DEAL_OK;
         return deal_fail(err, DEAL_ERR_FORMAT, "key %s: negative", key);
     default:
-        return deal_fail(err, DEAL_ERR_FORMAT, "key %s: expected an integer, got type %d",
-                         key, (int)entry->type);
+        return deal_fail(err, DEAL_ERR_FORMAT,
+                         "key %s: expected an integer, got type %d", key,
+                         (int)entry->type);
     }
 }
 
@@ -293,12 +296,13 @@ deal_gguf_parse(const uint8_t *data, size_t size, deal_gguf *out, deal_error *er
     uint64_t n_tensor, n_entry, alignment = 32;
     DEAL_TRY(take_u32(&r, "GGUF magic", &magic));
     if (magic != 0x46554747u)
-        return deal_fail(err, DEAL_ERR_FORMAT, "GGUF magic: expected \"GGUF\", got %08x",
-                         magic);
+        return deal_fail(err, DEAL_ERR_FORMAT,
+                         "GGUF magic: expected \"GGUF\", got %08x", magic);
     DEAL_TRY(take_u32(&r, "GGUF version", &version));
     if (version != 2 && version != 3)
         return deal_fail(err, DEAL_ERR_UNSUPPORTED,
-                         "GGUF version: expected 2 or 3, little-endian, got %u", version);
+                         "GGUF version: expected 2 or 3, little-endian, got %u",
+                         version);
     DEAL_TRY(take_u64(&r, "tensor count", &n_tensor));
     DEAL_TRY(take_u64(&r, "metadata count", &n_entry));
     deal_status status;
@@ -348,8 +352,9 @@ get_i32(const deal_gguf *gguf, const char *key, bool is_needed, int32_t *value,
     uint64_t wide = (uint64_t)(int64_t)*value;
     DEAL_TRY(get_uint(gguf, key, is_needed, &wide, err));
     if (wide > INT32_MAX)
-        return deal_fail(err, DEAL_ERR_FORMAT, "key %s: expected up to %d, got %" PRIu64,
-                         key, INT32_MAX, wide);
+        return deal_fail(err, DEAL_ERR_FORMAT,
+                         "key %s: expected up to %d, got %" PRIu64, key, INT32_MAX,
+                         wide);
     *value = (int32_t)wide;
     return DEAL_OK;
 }
@@ -363,8 +368,8 @@ get_f32(const deal_gguf *gguf, const char *key, bool is_needed, float *value,
         return DEAL_OK;
     if (!entry)
         return deal_fail(err, DEAL_ERR_FORMAT, "key %s is missing", key);
-    if (entry->is_array || (entry->type != DEAL_GGUF_FLOAT32 &&
-                            entry->type != DEAL_GGUF_FLOAT64))
+    if (entry->is_array ||
+        (entry->type != DEAL_GGUF_FLOAT32 && entry->type != DEAL_GGUF_FLOAT64))
         return deal_fail(err, DEAL_ERR_FORMAT, "key %s: expected a float, got type %d",
                          key, (int)entry->type);
     if (entry->type == DEAL_GGUF_FLOAT32) {
@@ -426,7 +431,8 @@ get_rope(const deal_gguf *gguf, deal_hparams *hp, deal_error *err)
     DEAL_TRY(get_f32(gguf, "llama.rope.freq_base", false, &hp->rope_base, err));
     if (is_linear) {
         hp->rope_scaling = DEAL_ROPE_SCALING_LINEAR;
-        DEAL_TRY(get_f32(gguf, "llama.rope.scaling.factor", true, &hp->rope_factor, err));
+        DEAL_TRY(
+            get_f32(gguf, "llama.rope.scaling.factor", true, &hp->rope_factor, err));
     }
     return DEAL_OK;
 }
@@ -436,7 +442,8 @@ get_heads(const deal_gguf *gguf, deal_hparams *hp, deal_error *err)
 {
     DEAL_TRY(get_i32(gguf, "llama.attention.head_count", true, &hp->n_head, err));
     hp->n_head_kv = hp->n_head;
-    DEAL_TRY(get_i32(gguf, "llama.attention.head_count_kv", false, &hp->n_head_kv, err));
+    DEAL_TRY(
+        get_i32(gguf, "llama.attention.head_count_kv", false, &hp->n_head_kv, err));
     hp->head_dim = hp->n_head > 0 ? hp->n_embd / hp->n_head : 0;
     DEAL_TRY(get_i32(gguf, "llama.attention.key_length", false, &hp->head_dim, err));
     int32_t value_dim = hp->head_dim;
@@ -452,7 +459,8 @@ get_heads(const deal_gguf *gguf, deal_hparams *hp, deal_error *err)
 static deal_status
 get_vocab(const deal_gguf *gguf, deal_hparams *hp, deal_error *err)
 {
-    const deal_tensor *embedding = deal_tensor_find(&gguf->tensors, "token_embd.weight");
+    const deal_tensor *embedding =
+        deal_tensor_find(&gguf->tensors, "token_embd.weight");
     if (!embedding || embedding->n_dim != 2)
         return deal_fail(err, DEAL_ERR_FORMAT,
                          "tensor token_embd.weight: expected two dimensions, got %d",
@@ -461,10 +469,11 @@ get_vocab(const deal_gguf *gguf, deal_hparams *hp, deal_error *err)
     int32_t n_said = hp->n_vocab;
     DEAL_TRY(get_i32(gguf, "llama.vocab_size", false, &n_said, err));
     if (n_said != hp->n_vocab)
-        return deal_fail(err, DEAL_ERR_FORMAT,
-                         "key llama.vocab_size: expected %d (rows of token_embd.weight), "
-                         "got %d",
-                         hp->n_vocab, n_said);
+        return deal_fail(
+            err, DEAL_ERR_FORMAT,
+            "key llama.vocab_size: expected %d (rows of token_embd.weight), "
+            "got %d",
+            hp->n_vocab, n_said);
     const deal_gguf_entry *tokens = deal_gguf_find(gguf, "tokenizer.ggml.tokens");
     if (tokens && tokens->n_value != (uint64_t)hp->n_vocab)
         return deal_fail(err, DEAL_ERR_FORMAT,

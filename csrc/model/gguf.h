@@ -28,7 +28,8 @@ typedef enum deal_gguf_type {
     DEAL_GGUF_FLOAT64 = 12,
 } deal_gguf_type;
 
-// One metadata entry. Scalars: n_value = 1. Strings lie as (uint64 size, bytes), packed.
+// One metadata entry. Scalars: n_value = 1. Strings lie as (uint64 size, bytes),
+// packed.
 typedef struct deal_gguf_entry {
     const char *key; // (key_size,) UTF-8, not zero-terminated, borrowed from the file
     size_t key_size;
@@ -46,8 +47,8 @@ typedef struct deal_gguf {
     deal_tensor_table tensors; // pointers into `file`
 } deal_gguf;
 
-// Opens and checks. FORMAT where the file lies, UNSUPPORTED (naming tensor and type) for
-// weight types outside deal_type, IO where it cannot be read. Caller closes with
+// Opens and checks. FORMAT where the file lies, UNSUPPORTED (naming tensor and type)
+// for weight types outside deal_type, IO where it cannot be read. Caller closes with
 // deal_gguf_close().
 deal_status deal_gguf_open(const char *path, deal_gguf *gguf, deal_error *err);
 // The same over bytes in memory, which must outlive `gguf`; for tests and fuzzing.
@@ -56,7 +57,8 @@ deal_status deal_gguf_parse(const uint8_t *data, size_t size, deal_gguf *gguf,
 void deal_gguf_close(deal_gguf *gguf);
 
 const deal_gguf_entry *deal_gguf_find(const deal_gguf *gguf, const char *key);
-// Reads string `*cursor` of a string entry and moves the cursor (start with entry->data).
+// Reads string `*cursor` of a string entry and moves the cursor (start with
+// entry->data).
 void deal_gguf_string_next(const uint8_t **cursor, const char **text, size_t *size);
 
 // Hyper-parameters from "llama.*" keys. UNSUPPORTED for another general.architecture,

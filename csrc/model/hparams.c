@@ -10,8 +10,8 @@ static deal_status
 check_count(const char *name, int32_t value, int32_t max, deal_error *err)
 {
     if (value < 1 || value > max)
-        return deal_fail(err, DEAL_ERR_FORMAT, "%s: expected 1 to %d, got %d", name, max,
-                         value);
+        return deal_fail(err, DEAL_ERR_FORMAT, "%s: expected 1 to %d, got %d", name,
+                         max, value);
     return DEAL_OK;
 }
 
@@ -37,8 +37,8 @@ deal_hparams_check(const deal_hparams *hp, deal_error *err)
     DEAL_TRY(check_count("n_ctx_train", hp->n_ctx_train, 64 * N_MAX, err));
     if (hp->n_head % hp->n_head_kv != 0)
         return deal_fail(err, DEAL_ERR_FORMAT,
-                         "n_head_kv: expected a divisor of n_head %d, got %d", hp->n_head,
-                         hp->n_head_kv);
+                         "n_head_kv: expected a divisor of n_head %d, got %d",
+                         hp->n_head, hp->n_head_kv);
     if (hp->rope_dim < 2 || hp->rope_dim % 2 != 0 || hp->rope_dim > hp->head_dim)
         return deal_fail(err, DEAL_ERR_FORMAT,
                          "rope_dim: expected an even number up to head_dim %d, got %d",
@@ -49,14 +49,15 @@ deal_hparams_check(const deal_hparams *hp, deal_error *err)
         DEAL_TRY(check_positive("rope_factor", hp->rope_factor, err));
     if (hp->rope_scaling == DEAL_ROPE_SCALING_LLAMA3) {
         DEAL_TRY(check_positive("rope_low_freq_factor", hp->rope_low_freq_factor, err));
-        DEAL_TRY(check_positive("rope_high_freq_factor", hp->rope_high_freq_factor, err));
+        DEAL_TRY(
+            check_positive("rope_high_freq_factor", hp->rope_high_freq_factor, err));
         DEAL_TRY(check_count("rope_n_ctx_orig", hp->rope_n_ctx_orig, 64 * N_MAX, err));
         if (hp->rope_high_freq_factor <= hp->rope_low_freq_factor)
-            return deal_fail(err, DEAL_ERR_FORMAT,
-                             "rope_high_freq_factor: expected above rope_low_freq_factor "
-                             "%g, got %g",
-                             (double)hp->rope_low_freq_factor,
-                             (double)hp->rope_high_freq_factor);
+            return deal_fail(
+                err, DEAL_ERR_FORMAT,
+                "rope_high_freq_factor: expected above rope_low_freq_factor "
+                "%g, got %g",
+                (double)hp->rope_low_freq_factor, (double)hp->rope_high_freq_factor);
     }
     return DEAL_OK;
 }
@@ -67,7 +68,8 @@ llama3_freq(const deal_hparams *hp, double freq)
 {
     const double pi = 3.14159265358979323846;
     double wavelength = 2.0 * pi / freq, n_orig = hp->rope_n_ctx_orig;
-    double low = (double)hp->rope_low_freq_factor, high = (double)hp->rope_high_freq_factor;
+    double low = (double)hp->rope_low_freq_factor,
+           high = (double)hp->rope_high_freq_factor;
     if (wavelength > n_orig / low)
         return freq / (double)hp->rope_factor;
     if (wavelength < n_orig / high)

@@ -19,7 +19,7 @@ typedef enum deal_rope_scaling {
 } deal_rope_scaling;
 
 typedef struct deal_hparams {
-    int32_t n_vocab;   // rows of the embedding
+    int32_t n_vocab; // rows of the embedding
     int32_t n_embd;
     int32_t n_layer;
     int32_t n_head;

@@ -39,8 +39,8 @@ deal_matmul_init(deal_matmul *matmul, deal_pool *pool, deal_compute compute,
         deal_matmul_free(matmul);
         return deal_fail_memory(err, "int8 activations");
     }
-    matmul->size = (n_row + 4 * n_thread) * n_group *
-                   (DEAL_QUANT_GROUP + 2) * sizeof(float);
+    matmul->size =
+        (n_row + 4 * n_thread) * n_group * (DEAL_QUANT_GROUP + 2) * sizeof(float);
     return DEAL_OK;
 }
 
@@ -70,9 +70,9 @@ quantize_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
     const deal_activations *x = loop->x;
     size_t n_group = n_group_of(x->n_in);
     for (size_t r = (size_t)i_begin; r < (size_t)i_end; r++)
-        loop->matmul->kernels->quantize(
-            x->n_in, x->x + r * (size_t)x->n_in, x->q + r * n_group * DEAL_QUANT_GROUP,
-            x->scale + r * n_group, x->total + r * n_group);
+        loop->matmul->kernels->quantize(x->n_in, x->x + r * (size_t)x->n_in,
+                                        x->q + r * n_group * DEAL_QUANT_GROUP,
+                                        x->scale + r * n_group, x->total + r * n_group);
 }
 
 deal_activations
@@ -160,14 +160,15 @@ product_int8(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
         size_t r = 0, n_row = (size_t)x->n_row;
         for (; r + 4 <= n_row; r += 4)
             for (size_t i = 0; i < n_o; i++)
-                matmul->kernels->dot4((int32_t)n_group, wq + i * n, wscale + i * n_group,
-                                      wmin + i * n_group, x->q + r * n,
-                                      x->scale + r * n_group, x->total + r * n_group,
-                                      loop->y + r * n_out + o + i, n_out);
+                matmul->kernels->dot4(
+                    (int32_t)n_group, wq + i * n, wscale + i * n_group,
+                    wmin + i * n_group, x->q + r * n, x->scale + r * n_group,
+                    x->total + r * n_group, loop->y + r * n_out + o + i, n_out);
         for (; r < n_row; r++) {
             float y[4];
-            matmul->kernels->dot4((int32_t)n_group, x->q + r * n, x->scale + r * n_group,
-                                  x->total + r * n_group, wq, wscale, wmin, y, 1);
+            matmul->kernels->dot4((int32_t)n_group, x->q + r * n,
+                                  x->scale + r * n_group, x->total + r * n_group, wq,
+                                  wscale, wmin, y, 1);
             memcpy(loop->y + r * n_out + o, y, n_o * sizeof *y);
         }
         for (r = 0; loop->bias && r < n_row; r++)

@@ -41,7 +41,7 @@ deal_activations deal_matmul_prepare(deal_matmul *matmul, int32_t n_row, int32_t
 
 // y (n_row rounded up to panels, n_out) = x W^T + bias; `bias` (n_out,) or NULL. What
 // lies in rows past n_row is of no use.
-void deal_matmul_run(deal_matmul *matmul, const deal_activations *x, const deal_matrix *w,
-                     const float *bias, float *y);
+void deal_matmul_run(deal_matmul *matmul, const deal_activations *x,
+                     const deal_matrix *w, const float *bias, float *y);
 
 #endif

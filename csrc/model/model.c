@@ -22,7 +22,8 @@ deal_model_from_tensors(const deal_hparams *hparams, const deal_tensor_table *ta
     model->file = file;
     model->n_file = n_file;
     DEAL_TRY_GOTO(deal_hparams_check(hparams, err), fail);
-    DEAL_TRY_GOTO(deal_weights_load(hparams, table, compute, &model->weights, err), fail);
+    DEAL_TRY_GOTO(deal_weights_load(hparams, table, compute, &model->weights, err),
+                  fail);
     *out = model;
     return DEAL_OK;
 fail:
@@ -45,7 +46,8 @@ deal_model_from_gguf(deal_gguf *gguf, deal_compute compute, deal_model **out,
     }
     *file = gguf->file;
     gguf->file = (deal_mapped_file){0};
-    status = deal_model_from_tensors(&hparams, &gguf->tensors, file, 1, compute, out, err);
+    status =
+        deal_model_from_tensors(&hparams, &gguf->tensors, file, 1, compute, out, err);
 done:
     deal_gguf_close(gguf);
     return status;

@@ -15,8 +15,8 @@
 typedef struct deal_tensor {
     char name[DEAL_TENSOR_NAME_SIZE]; // GGUF's name, e.g. "blk.3.attn_q.weight"
     deal_type type;
-    int32_t n_dim;                       // in [1, 4]
-    int64_t dim[DEAL_TENSOR_DIMS_MAX];   // slowest first; 1 past n_dim
+    int32_t n_dim;                     // in [1, 4]
+    int64_t dim[DEAL_TENSOR_DIMS_MAX]; // slowest first; 1 past n_dim
     const void *data; // row-major, borrowed from the mapped file; may be unaligned
     size_t size;      // bytes, exactly what type and dims need
 } deal_tensor;
@@ -27,12 +27,12 @@ typedef struct deal_tensor_table {
     int32_t n_tensor;
 } deal_tensor_table;
 
-// Sets `tensor->size` from type and shape. FORMAT where a row is not whole blocks or the
-// size overflows.
+// Sets `tensor->size` from type and shape. FORMAT where a row is not whole blocks or
+// the size overflows.
 deal_status deal_tensor_size(deal_tensor *tensor, deal_error *err);
 
-// A tensor at `offset` of a mapped file. FORMAT where name, shape or range are impossible
-// or `size` is not what type and shape need.
+// A tensor at `offset` of a mapped file. FORMAT where name, shape or range are
+// impossible or `size` is not what type and shape need.
 deal_status deal_tensor_from_file(const deal_mapped_file *file, const char *name,
                                   deal_type type, int32_t n_dim, const int64_t *dim,
                                   uint64_t offset, uint64_t size, deal_tensor *tensor,

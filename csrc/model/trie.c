@@ -50,9 +50,8 @@ grow(deal_trie *trie, deal_error *err)
         if (!page)
             return deal_fail_memory(err, "KV pages");
         trie->page = page;
-        deal_trie_node *node =
-            deal_realloc(trie->node, old * DEAL_PAGE_LEN, cap * DEAL_PAGE_LEN,
-                         sizeof *node);
+        deal_trie_node *node = deal_realloc(trie->node, old * DEAL_PAGE_LEN,
+                                            cap * DEAL_PAGE_LEN, sizeof *node);
         if (!node)
             return deal_fail_memory(err, "trie nodes");
         trie->node = node;
@@ -190,6 +189,6 @@ size_t
 deal_trie_size(const deal_trie *trie)
 {
     return (size_t)trie->n_page * page_len(trie) * sizeof(float) +
-           (size_t)trie->page_cap * (sizeof *trie->page +
-                                     DEAL_PAGE_LEN * sizeof *trie->node);
+           (size_t)trie->page_cap *
+               (sizeof *trie->page + DEAL_PAGE_LEN * sizeof *trie->node);
 }

@@ -29,9 +29,9 @@ typedef struct deal_trie {
     deal_trie_node *node; // (node_cap,)
     float **page;         // (n_page,) of page_size floats
     int32_t n_page, page_cap;
-    int32_t n_node;       // nodes ever used; those beyond are fresh
-    int32_t n_live;       // nodes in use, roots included
-    deal_node free_node;  // list of released nodes, linked by `parent`
+    int32_t n_node;                  // nodes ever used; those beyond are fresh
+    int32_t n_live;                  // nodes in use, roots included
+    deal_node free_node;             // list of released nodes, linked by `parent`
     int32_t n_layer, kv_dim, n_embd; // kv_dim = n_head_kv * head_dim
 } deal_trie;
 
@@ -53,6 +53,6 @@ float *deal_trie_cell(const deal_trie *trie, deal_node node);
 size_t deal_trie_key_offset(const deal_trie *trie, int32_t i_layer);
 size_t deal_trie_value_offset(const deal_trie *trie, int32_t i_layer);
 float *deal_trie_hidden(const deal_trie *trie, deal_node node); // (n_embd,)
-size_t deal_trie_size(const deal_trie *trie); // bytes held
+size_t deal_trie_size(const deal_trie *trie);                   // bytes held
 
 #endif

@@ -27,9 +27,11 @@ find(loader *l, const char *name)
     return tensor;
 }
 
-// The tensor called `name`, of shape (n_row, n_column), or (n_column,) where n_row is 0.
+// The tensor called `name`, of shape (n_row, n_column), or (n_column,) where n_row is
+// 0.
 static deal_status
-get(loader *l, const char *name, int64_t n_row, int64_t n_column, const deal_tensor **out)
+get(loader *l, const char *name, int64_t n_row, int64_t n_column,
+    const deal_tensor **out)
 {
     const deal_tensor *tensor = find(l, name);
     if (!tensor)
@@ -52,8 +54,9 @@ load_vector(loader *l, const char *name, int64_t n, float **out)
     const deal_tensor *tensor;
     DEAL_TRY(get(l, name, 0, n, &tensor));
     if (n % deal_type_block_len(tensor->type) != 0)
-        return deal_fail(l->err, DEAL_ERR_FORMAT, "tensor %s: %lld values in blocks of %d",
-                         name, (long long)n, deal_type_block_len(tensor->type));
+        return deal_fail(l->err, DEAL_ERR_FORMAT,
+                         "tensor %s: %lld values in blocks of %d", name, (long long)n,
+                         deal_type_block_len(tensor->type));
     float *x = deal_alloc((size_t)n, sizeof *x);
     if (!x)
         return deal_fail_memory(l->err, name);
@@ -61,8 +64,8 @@ load_vector(loader *l, const char *name, int64_t n, float **out)
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(x[i])) {
             deal_free(x);
-            return deal_fail(l->err, DEAL_ERR_FORMAT, "tensor %s: value %lld is not finite",
-                             name, (long long)i);
+            return deal_fail(l->err, DEAL_ERR_FORMAT,
+                             "tensor %s: value %lld is not finite", name, (long long)i);
         }
     l->weights->owned_size += (size_t)n * sizeof *x;
     *out = x;
@@ -216,9 +219,10 @@ load_rope(loader *l)
         if (!(divisor[i] > 0.0f)) {
             float bad = divisor[i];
             deal_free(divisor);
-            return deal_fail(l->err, DEAL_ERR_FORMAT,
-                             "tensor rope_freqs.weight: expected positive values, got %g",
-                             (double)bad);
+            return deal_fail(
+                l->err, DEAL_ERR_FORMAT,
+                "tensor rope_freqs.weight: expected positive values, got %g",
+                (double)bad);
         }
         l->weights->inv_freq[i] /= divisor[i];
     }
@@ -253,8 +257,8 @@ deal_weights_load(const deal_hparams *hp, const deal_tensor_table *table,
         goto done;
     }
     DEAL_TRY_GOTO(load_head(&l), done);
-    DEAL_TRY_GOTO(load_vector(&l, "output_norm.weight", hp->n_embd, &loaded.output_norm),
-                  done);
+    DEAL_TRY_GOTO(
+        load_vector(&l, "output_norm.weight", hp->n_embd, &loaded.output_norm), done);
     DEAL_TRY_GOTO(load_rope(&l), done);
     for (int32_t i = 0; i < hp->n_layer; i++)
         DEAL_TRY_GOTO(load_layer(&l, i), done);
@@ -271,7 +275,7 @@ static void
 free_layer(deal_layer_weights *w)
 {
     deal_matrix *matrix[] = {&w->q, &w->k, &w->v, &w->o, &w->gate, &w->up, &w->down};
-    float *vector[] = {w->attn_norm, w->ffn_norm,  w->q_bias,  w->k_bias,  w->v_bias,
+    float *vector[] = {w->attn_norm, w->ffn_norm,  w->q_bias,  w->k_bias,   w->v_bias,
                        w->o_bias,    w->gate_bias, w->up_bias, w->down_bias};
     for (size_t i = 0; i < sizeof matrix / sizeof *matrix; i++)
         deal_free(matrix[i]->owned);

@@ -18,20 +18,20 @@ typedef enum deal_compute {
 //         there, else quantised to Q8_0, rows padded with zeros to whole groups.
 typedef struct deal_matrix {
     const void *data;
-    void *owned;       // NULL where `data` is borrowed
+    void *owned; // NULL where `data` is borrowed
     deal_type type;
     int32_t n_out, n_in; // n_in as the model has it, before padding
     size_t row_size;     // bytes
 } deal_matrix;
 
 typedef struct deal_layer_weights {
-    float *attn_norm; // (n_embd,)
-    float *ffn_norm;  // (n_embd,)
-    deal_matrix q, k, v, o; // (n_head * head_dim, n_embd), (n_head_kv * head_dim, n_embd),
-                            // same, (n_embd, n_head * head_dim)
-    deal_matrix gate, up, down; // (n_ff, n_embd), same, (n_embd, n_ff)
-    float *q_bias, *k_bias, *v_bias, *o_bias;   // (n_out,) or NULL
-    float *gate_bias, *up_bias, *down_bias;     // (n_out,) or NULL
+    float *attn_norm;       // (n_embd,)
+    float *ffn_norm;        // (n_embd,)
+    deal_matrix q, k, v, o; // (n_head * head_dim, n_embd), (n_head_kv * head_dim,
+                            // n_embd), same, (n_embd, n_head * head_dim)
+    deal_matrix gate, up, down;               // (n_ff, n_embd), same, (n_embd, n_ff)
+    float *q_bias, *k_bias, *v_bias, *o_bias; // (n_out,) or NULL
+    float *gate_bias, *up_bias, *down_bias;   // (n_out,) or NULL
 } deal_layer_weights;
 
 typedef struct deal_weights {
@@ -44,11 +44,12 @@ typedef struct deal_weights {
 } deal_weights;
 
 // Tensors keep pointing into their files, which must outlive `weights`. FORMAT names a
-// tensor that is missing, has another shape, or holds NaN in its norms; UNSUPPORTED names
-// tensors that this forward pass would ignore. Caller frees with deal_weights_free().
-deal_status deal_weights_load(const deal_hparams *hparams, const deal_tensor_table *table,
-                              deal_compute compute, deal_weights *weights,
-                              deal_error *err);
+// tensor that is missing, has another shape, or holds NaN in its norms; UNSUPPORTED
+// names tensors that this forward pass would ignore. Caller frees with
+// deal_weights_free().
+deal_status deal_weights_load(const deal_hparams *hparams,
+                              const deal_tensor_table *table, deal_compute compute,
+                              deal_weights *weights, deal_error *err);
 void deal_weights_free(deal_weights *weights, int32_t n_layer);
 
 #endif

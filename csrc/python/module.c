@@ -52,7 +52,8 @@ static int
 module_exec(PyObject *module)
 {
     if (_import_array() < 0) {
-        PyErr_SetString(PyExc_ImportError, "deal._core: NumPy's C API failed to import");
+        PyErr_SetString(PyExc_ImportError,
+                        "deal._core: NumPy's C API failed to import");
         return -1;
     }
     deal_module_state *state = deal_module_state_get(module);

@@ -1,7 +1,7 @@
 /* State of the extension module `deal._core` and what its files share.
  *
- * The only folder that includes Python.h and NumPy's headers; module.c imports NumPy's C
- * API, the others refer to it.
+ * The only folder that includes Python.h and NumPy's headers; module.c imports NumPy's
+ * C API, the others refer to it.
  */
 #ifndef DEAL_PYTHON_MODULE_H
 #define DEAL_PYTHON_MODULE_H

@@ -27,8 +27,8 @@ deal_py_ids(PyObject *object, const char *what, int32_t **out, int32_t *n_out)
         Py_DECREF(any);
         return -1;
     }
-    PyObject *wide = PyArray_FROM_OTF(any, NPY_INT64, NPY_ARRAY_CARRAY_RO |
-                                                          NPY_ARRAY_FORCECAST);
+    PyObject *wide =
+        PyArray_FROM_OTF(any, NPY_INT64, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_FORCECAST);
     Py_DECREF(any);
     if (!wide)
         return -1;

@@ -7,9 +7,10 @@
 
 #include <stdint.h>
 
-// Copies a one-dimensional sequence or array of integers. ValueError or TypeError naming
-// `what` where it is none, a value does not fit int32 or it is longer than int32 counts.
-// Caller frees `*ids` with deal_free(). Returns -1 with an exception set on failure.
+// Copies a one-dimensional sequence or array of integers. ValueError or TypeError
+// naming `what` where it is none, a value does not fit int32 or it is longer than int32
+// counts. Caller frees `*ids` with deal_free(). Returns -1 with an exception set on
+// failure.
 int deal_py_ids(PyObject *object, const char *what, int32_t **ids, int32_t *n_ids);
 
 // A fresh float32 array (n_row, n_column), and where its numbers lie.

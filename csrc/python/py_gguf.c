@@ -197,9 +197,12 @@ PyDoc_STRVAR(gguf_doc, "Gguf(path)\n--\n\n"
                        "Metadata and tensor table of a GGUF file; reads no weights.");
 
 static PyType_Slot gguf_slots[] = {
-    {Py_tp_doc, (void *)gguf_doc},   {Py_tp_new, gguf_new},
-    {Py_tp_dealloc, gguf_dealloc},   {Py_tp_traverse, gguf_traverse},
-    {Py_tp_clear, gguf_clear},       {Py_tp_getset, gguf_getset},
+    {Py_tp_doc, (void *)gguf_doc},
+    {Py_tp_new, gguf_new},
+    {Py_tp_dealloc, gguf_dealloc},
+    {Py_tp_traverse, gguf_traverse},
+    {Py_tp_clear, gguf_clear},
+    {Py_tp_getset, gguf_getset},
     {0, NULL},
 };
 
@@ -213,5 +216,6 @@ static PyType_Spec gguf_spec = {
 int
 deal_py_gguf_register(PyObject *module)
 {
-    return deal_py_add_type(module, &gguf_spec, &deal_module_state_get(module)->gguf_type);
+    return deal_py_add_type(module, &gguf_spec,
+                            &deal_module_state_get(module)->gguf_type);
 }

@@ -122,7 +122,8 @@ model_from_gguf(PyObject *cls, PyObject *args)
 {
     PyObject *path;
     int compute;
-    if (!PyArg_ParseTuple(args, "O&i:from_gguf", PyUnicode_FSConverter, &path, &compute))
+    if (!PyArg_ParseTuple(args, "O&i:from_gguf", PyUnicode_FSConverter, &path,
+                          &compute))
         return NULL;
     PyTypeObject *type = (PyTypeObject *)cls;
     deal_model *model = NULL;
@@ -142,8 +143,8 @@ model_from_gguf(PyObject *cls, PyObject *args)
 
 // One row of from_tensors: (name, type, shape, i_file, offset, size).
 static int
-read_tensor(PyObject *module, PyObject *row, const deal_mapped_file *file, int32_t n_file,
-            deal_tensor *tensor)
+read_tensor(PyObject *module, PyObject *row, const deal_mapped_file *file,
+            int32_t n_file, deal_tensor *tensor)
 {
     const char *name;
     int type, i_file;
@@ -203,8 +204,8 @@ model_from_tensors(PyObject *cls, PyObject *args)
     PyObject *dict, *rows, *paths, *module = PyType_GetModule((PyTypeObject *)cls);
     int compute;
     deal_hparams hp;
-    if (!PyArg_ParseTuple(args, "O!O!O!i:from_tensors", &PyDict_Type, &dict, &PyList_Type,
-                          &rows, &PyList_Type, &paths, &compute) ||
+    if (!PyArg_ParseTuple(args, "O!O!O!i:from_tensors", &PyDict_Type, &dict,
+                          &PyList_Type, &rows, &PyList_Type, &paths, &compute) ||
         hparams_from_dict(dict, &hp) < 0)
         return NULL;
     int32_t n_file = (int32_t)PyList_GET_SIZE(paths);
@@ -223,8 +224,8 @@ model_from_tensors(PyObject *cls, PyObject *args)
         deal_error err;
         deal_status status;
         Py_BEGIN_ALLOW_THREADS
-        status = deal_model_from_tensors(&hp, &table, file, n_file, (deal_compute)compute,
-                                         &model, &err);
+        status = deal_model_from_tensors(&hp, &table, file, n_file,
+                                         (deal_compute)compute, &model, &err);
         Py_END_ALLOW_THREADS
         if (status != DEAL_OK)
             deal_py_raise(module, &err);

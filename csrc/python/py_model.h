@@ -17,8 +17,8 @@ typedef struct PySession {
     int is_in_use; // by a call that has released the GIL; changed with the GIL held
 } PySession;
 
-// Marks the session as in use, or raises RuntimeError and returns -1: a second thread, or
-// a reward that calls back into its own search.
+// Marks the session as in use, or raises RuntimeError and returns -1: a second thread,
+// or a reward that calls back into its own search.
 int deal_py_session_enter(PySession *session);
 void deal_py_session_leave(PySession *session);
 

@@ -15,13 +15,13 @@ typedef struct PySearch {
     deal_search *search;
     PySession *session;
     PyObject *vocab;
-    PyObject *text;    // str, of the prompt
-    PyObject *stop;    // tuple of bytes
+    PyObject *text;     // str, of the prompt
+    PyObject *stop;     // tuple of bytes
     PyObject *capsules; // tuple of reward capsules
     int32_t *prompt, *end_token;
-    const char **stop_text;   // (n_stop,)
-    deal_reward **reward; // (n_reward,)
-    double *weight;       // (n_reward,)
+    const char **stop_text; // (n_stop,)
+    deal_reward **reward;   // (n_reward,)
+    double *weight;         // (n_reward,)
     int32_t n_reward;
     int is_done;
 } PySearch;
@@ -29,11 +29,21 @@ typedef struct PySearch {
 static int
 read_params(PyObject *dict, deal_search_params *params)
 {
-    static char *keyword[] = {"mode",        "n_new_max",      "n_return",
-                              "repetition_penalty", "temperature", "top_k",
-                              "top_p",       "min_p",          "seed",
-                              "beam_size",   "length_penalty", "lookahead_len",
-                              "reward_weight", "commit",       NULL};
+    static char *keyword[] = {"mode",
+                              "n_new_max",
+                              "n_return",
+                              "repetition_penalty",
+                              "temperature",
+                              "top_k",
+                              "top_p",
+                              "min_p",
+                              "seed",
+                              "beam_size",
+                              "length_penalty",
+                              "lookahead_len",
+                              "reward_weight",
+                              "commit",
+                              NULL};
     PyObject *empty = PyTuple_New(0);
     if (!empty)
         return -1;
@@ -98,15 +108,17 @@ read_stops(PySearch *self)
 static PyObject *
 search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keyword[] = {"session", "vocab",   "prompt",  "prompt_text", "end_tokens",
-                              "stop",    "rewards", "weights", "params",      NULL};
+    static char *keyword[] = {"session",    "vocab", "prompt",  "prompt_text",
+                              "end_tokens", "stop",  "rewards", "weights",
+                              "params",     NULL};
     PyObject *module = PyType_GetModule(type);
     deal_module_state *state = deal_module_state_get(module);
     PyObject *session, *vocab, *prompt, *text, *end, *stop, *capsules, *weights, *dict;
-    if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O!O!OUOO!O!O!O!:Search", keyword, state->session_type, &session,
-            state->vocab_type, &vocab, &prompt, &text, &end, &PyTuple_Type, &stop,
-            &PyTuple_Type, &capsules, &PyTuple_Type, &weights, &PyDict_Type, &dict))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!OUOO!O!O!O!:Search", keyword,
+                                     state->session_type, &session, state->vocab_type,
+                                     &vocab, &prompt, &text, &end, &PyTuple_Type, &stop,
+                                     &PyTuple_Type, &capsules, &PyTuple_Type, &weights,
+                                     &PyDict_Type, &dict))
         return NULL;
     PySearch *self = (PySearch *)type->tp_alloc(type, 0);
     if (!self)
@@ -229,7 +241,8 @@ search_results(PyObject *object, PyObject *unused)
     (void)unused;
     PySearch *self = (PySearch *)object;
     if (!self->is_done) {
-        PyErr_SetString(PyExc_RuntimeError, "search: results are asked for before its end");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "search: results are asked for before its end");
         return NULL;
     }
     PyObject *list = PyList_New(0);
@@ -277,12 +290,12 @@ search_trace(PyObject *object, PyObject *unused)
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list && i < trace.n_row; i++) {
         const deal_trace_row *row = &trace.row[i];
-        const double *reward = self->n_reward ? trace.reward + i * (size_t)self->n_reward
-                                              : NULL;
+        const double *reward =
+            self->n_reward ? trace.reward + i * (size_t)self->n_reward : NULL;
         PyObject *dict = Py_BuildValue(
-            "{s:i,s:i,s:i,s:i,s:d,s:d,s:N,s:d,s:O,s:O,s:N}", "step", row->i_step, "beam",
-            row->i_beam, "n_committed", row->n_committed, "token_id", row->token,
-            "logprob", row->logprob, "reward", row->h, "rewards",
+            "{s:i,s:i,s:i,s:i,s:d,s:d,s:N,s:d,s:O,s:O,s:N}", "step", row->i_step,
+            "beam", row->i_beam, "n_committed", row->n_committed, "token_id",
+            row->token, "logprob", row->logprob, "reward", row->h, "rewards",
             float_list(reward, self->n_reward), "score", row->score, "is_finished",
             row->is_finished ? Py_True : Py_False, "is_chosen",
             row->is_chosen ? Py_True : Py_False, "rollout",
@@ -337,18 +350,21 @@ search_dealloc(PyObject *object)
 }
 
 static PyMethodDef search_methods[] = {
-    {"step", search_step, METH_NOARGS, "step()\n--\n\nTakes one decision; True when done."},
+    {"step", search_step, METH_NOARGS,
+     "step()\n--\n\nTakes one decision; True when done."},
     {"run", search_run, METH_NOARGS, "run()\n--\n\nSteps until done."},
     {"text", search_text, METH_NOARGS, "text()\n--\n\nText that is final so far."},
     {"results", search_results, METH_NOARGS, "results()\n--\n\nlist of dict."},
     {"stats", search_stats, METH_NOARGS, "stats()\n--\n\ndict of counts and seconds."},
-    {"trace", search_trace, METH_NOARGS, "trace()\n--\n\nlist of dict, one a candidate."},
+    {"trace", search_trace, METH_NOARGS,
+     "trace()\n--\n\nlist of dict, one a candidate."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot search_slots[] = {
-    {Py_tp_doc, (void *)"Search(session, vocab, prompt, prompt_text, end_tokens, stop, "
-                        "rewards, weights, params)\n--\n\nOne generation, step by step."},
+    {Py_tp_doc,
+     (void *)"Search(session, vocab, prompt, prompt_text, end_tokens, stop, "
+             "rewards, weights, params)\n--\n\nOne generation, step by step."},
     {Py_tp_new, search_new},
     {Py_tp_dealloc, search_dealloc},
     {Py_tp_traverse, search_traverse},

@@ -46,8 +46,8 @@ session_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)self;
 }
 
-// Evaluates items [i_begin, n_items), a chain in which each continues the one before and
-// the first continues `parent`, and gives the references back.
+// Evaluates items [i_begin, n_items), a chain in which each continues the one before
+// and the first continues `parent`, and gives the references back.
 static deal_status
 run_chain(deal_lm *lm, deal_node parent, deal_lm_item *item, int32_t n_items,
           deal_error *err)
@@ -65,7 +65,8 @@ run_chain(deal_lm *lm, deal_node parent, deal_lm_item *item, int32_t n_items,
 }
 
 static deal_status
-run_logits(deal_lm *lm, const int32_t *ids, int32_t n_ids, float *logits, deal_error *err)
+run_logits(deal_lm *lm, const int32_t *ids, int32_t n_ids, float *logits,
+           deal_error *err)
 {
     deal_lm_item *item = deal_alloc_zero((size_t)n_ids, sizeof *item);
     if (!item)
@@ -140,14 +141,14 @@ run_logprobs(deal_lm *lm, const int32_t *ids, int32_t n_prompt, int32_t n_ids,
     }
     deal_status status = run_chain(lm, root, item, n_ids - 1, err);
     for (int32_t i = n_prompt; status == DEAL_OK && i < n_ids; i++)
-        logprob[i - n_prompt] = (double)item[i - 1].target_logit -
-                                (double)item[i - 1].log_z;
+        logprob[i - n_prompt] =
+            (double)item[i - 1].target_logit - (double)item[i - 1].log_z;
     deal_free(item);
     return status;
 }
 
-// Holds the prompt in the trie while its completions are scored, so that it is evaluated
-// once: the completions find its nodes.
+// Holds the prompt in the trie while its completions are scored, so that it is
+// evaluated once: the completions find its nodes.
 static deal_status
 score_all(deal_lm *lm, int32_t *const *ids, const int32_t *n_ids, int32_t n_prompt,
           int32_t n_completion, double *const *logprob, deal_error *err)
@@ -160,13 +161,13 @@ score_all(deal_lm *lm, int32_t *const *ids, const int32_t *n_ids, int32_t n_prom
         status = deal_fail_memory(err, "items of the prompt");
     if (status == DEAL_OK && n_completion > 0) {
         for (int32_t i = 0; i < n_prompt; i++)
-            prompt[i] = (deal_lm_item){
-                .parent = root, .i_parent = i - 1, .token = ids[0][i]};
+            prompt[i] =
+                (deal_lm_item){.parent = root, .i_parent = i - 1, .token = ids[0][i]};
         status = lm->ops->extend(lm, prompt, n_prompt, err);
         if (status == DEAL_OK) {
             for (int32_t c = 0; status == DEAL_OK && c < n_completion; c++)
-                status = run_logprobs(lm, ids[c], n_prompt, n_ids[c], root, logprob[c],
-                                      err);
+                status =
+                    run_logprobs(lm, ids[c], n_prompt, n_ids[c], root, logprob[c], err);
             for (int32_t i = 0; i < n_prompt; i++)
                 lm->ops->release(lm, prompt[i].node);
         }
@@ -176,10 +177,11 @@ score_all(deal_lm *lm, int32_t *const *ids, const int32_t *n_ids, int32_t n_prom
     return status;
 }
 
-PyDoc_STRVAR(logprobs_doc,
-             "logprobs(sequences, n_prompt)\n--\n\n"
-             "Natural log-prob of every token after the first `n_prompt`, for sequences\n"
-             "that share those: a list of lists of float.");
+PyDoc_STRVAR(
+    logprobs_doc,
+    "logprobs(sequences, n_prompt)\n--\n\n"
+    "Natural log-prob of every token after the first `n_prompt`, for sequences\n"
+    "that share those: a list of lists of float.");
 
 static PyObject *
 session_logprobs(PyObject *object, PyObject *args)
@@ -204,8 +206,8 @@ session_logprobs(PyObject *object, PyObject *args)
                          n_ids[n_read], n_prompt);
             failed = 1;
         }
-        if (!failed && !(logprob[n_read] = deal_alloc((size_t)n_ids[n_read],
-                                                      sizeof **logprob))) {
+        if (!failed &&
+            !(logprob[n_read] = deal_alloc((size_t)n_ids[n_read], sizeof **logprob))) {
             PyErr_NoMemory();
             failed = 1;
         }

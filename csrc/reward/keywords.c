@@ -1,7 +1,7 @@
-/* Fraction of concepts covered, by an Aho-Corasick automaton (A. V. Aho and M. J. Corasick,
- * "Efficient string matching", CACM 18(6), 1975) over case-folded UTF-8.
+/* Fraction of concepts covered, by an Aho-Corasick automaton (A. V. Aho and M. J.
+ * Corasick, "Efficient string matching", CACM 18(6), 1975) over case-folded UTF-8.
  *
- * Whole words are part of the patterns. Text is read as its folded bytes with the symbol
+ * Whole words are part of the patterns. Text is read as its folded bytes, with the symbol
  * EDGE, a byte that UTF-8 never uses, before every character and after the last, unless
  * it would stand between two word characters. A form becomes the same kind of string,
  * EDGE at both its ends, and so matches just where it cuts no word:
@@ -9,8 +9,9 @@
  *     form "cat"          | c a t |
  *     text "Cat, catty"   | c a t | , |   | c a t t y |
  *
- * The last EDGE of a text is not fed before the next character is known; a score adds the
- * matches that it would give. Forms match as written, spaces included; no normalisation.
+ * The last EDGE of a text is not fed before the next character is known; a score adds
+ * the matches that it would give. Forms match as written, spaces included; nothing is
+ * normalised.
  */
 #include "reward/keywords.h"
 
@@ -63,11 +64,11 @@ typedef struct state {
     uint64_t covered[]; // ((n_concept + 63) / 64,) bit i: concept i
 } state;
 
-// ---- The automaton -------------------------------------------------------------------
+// ---- The automaton ------------------------------------------------------------------
 
-// Folds `form` into `symbol`, whose capacity is 2 * size + 1: a character gets one EDGE at
-// most, and folding only lengthens some of 2 bytes, to 3. `raw_min` counts, at the first
-// symbol of each character, the fewest bytes that stand for it.
+// Folds `form` into `symbol`, whose capacity is 2 * size + 1: a character gets one EDGE
+// at most, and folding only lengthens some of 2 bytes, to 3. `raw_min` counts, at the
+// first symbol of each character, the fewest bytes that stand for it.
 static void
 spell(const char *form, size_t size, uint8_t *symbol, uint8_t *raw_min, pattern *out)
 {
@@ -208,8 +209,8 @@ grow_trie(keywords *k, deal_error *err)
     return DEAL_OK;
 }
 
-// Breadth first: failure links, the nearest end on each one's suffixes, and transitions of
-// every node for every class.
+// Breadth first: failure links, the nearest end on each one's suffixes, and transitions
+// of every node for every class.
 static deal_status
 link_nodes(keywords *k, deal_error *err)
 {
@@ -238,8 +239,8 @@ link_nodes(keywords *k, deal_error *err)
     return DEAL_OK;
 }
 
-// The concepts that each end node covers, by itself and by its suffixes. Two passes: the
-// first counts, the second writes. `stamp` remembers the last row a concept went into.
+// The concepts that each end node covers, by itself and by its suffixes. Two passes:
+// the first counts, the second writes. `stamp` holds the last row a concept went into.
 static deal_status
 list_covers(keywords *k, deal_error *err)
 {
@@ -300,7 +301,7 @@ find_longest_need(keywords *k)
     }
 }
 
-// ---- The state -----------------------------------------------------------------------
+// ---- The state ----------------------------------------------------------------------
 
 static size_t
 n_word_of(const keywords *k)
@@ -398,9 +399,9 @@ is_suffix(const keywords *k, int32_t node, int32_t of)
     return of == node;
 }
 
-// Whether `n_left` more bytes of text can complete a form of `concept`: all of it, with a
-// separator where it cannot follow the last character, or what is missing of a form whose
-// beginning the text ends with.
+// Whether `n_left` more bytes of text can complete a form of `concept`: all of it, with
+// a separator where it cannot follow the last character, or what is missing of a form
+// whose beginning the text ends with.
 static bool
 is_within_reach(const keywords *k, const state *s, int32_t concept, int64_t n_left)
 {
@@ -442,7 +443,7 @@ keywords_bounds(void *self, const void *state_bytes, int32_t n_tokens_left, doub
     return 0;
 }
 
-// ---- Public --------------------------------------------------------------------------
+// ---- Public -------------------------------------------------------------------------
 
 void
 deal_reward_keywords_free(deal_reward *reward)

@@ -1,5 +1,5 @@
-/* The keyword reward on cases worked out by hand, random text against a plain search for
- * whole words, bounds that hold, and allocations that fail.
+/* The keyword reward on cases worked out by hand, random text against a plain search
+ * for whole words, bounds that hold, and allocations that fail.
  */
 #include "check.h"
 #include "common/alloc.h"
@@ -150,7 +150,7 @@ test_reach(void)
     deal_reward_keywords_free(r);
 }
 
-// ---- Random text over a small alphabet, against a plain search -----------------------
+// ---- Random text over a small alphabet, against a plain search ----------------------
 
 static uint64_t n_draw;
 
