@@ -1,0 +1,458 @@
+#include "python/py_reward.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "common/alloc.h"
+#include "common/bytes.h"
+#include "python/module.h"
+#include "python/py_status.h"
+#include "reward/keywords.h"
+#include "reward/length.h"
+
+// ---- Capsules -----------------------------------------------------------------------
+
+deal_reward *
+deal_py_reward_get(PyObject *capsule)
+{
+    if (!PyCapsule_CheckExact(capsule)) {
+        PyErr_Format(PyExc_TypeError, "reward: expected a capsule \"%s\", got %s",
+                     DEAL_REWARD_CAPSULE, Py_TYPE(capsule)->tp_name);
+        return NULL;
+    }
+    const char *name = PyCapsule_GetName(capsule);
+    if (!name || strcmp(name, DEAL_REWARD_CAPSULE) != 0) {
+        PyErr_Format(PyExc_TypeError, "reward: expected a capsule \"%s\", got \"%s\"",
+                     DEAL_REWARD_CAPSULE, name ? name : "");
+        return NULL;
+    }
+    deal_reward *r = PyCapsule_GetPointer(capsule, name);
+    if (!r)
+        return NULL;
+    if (r->abi_version != DEAL_REWARD_ABI) // before any other member is trusted
+        PyErr_Format(PyExc_ValueError, "reward: abi_version: expected %u, got %u",
+                     DEAL_REWARD_ABI, (unsigned)r->abi_version);
+    else if (r->struct_size != sizeof *r)
+        PyErr_Format(PyExc_ValueError, "reward: struct_size: expected %zu, got %u",
+                     sizeof *r, (unsigned)r->struct_size);
+    else if (!r->name)
+        PyErr_SetString(PyExc_ValueError, "reward: name: expected a string, got NULL");
+    else if (!(r->low <= r->high)) // also where one of them is NaN
+        PyErr_Format(PyExc_ValueError, "reward '%s': expected low <= high", r->name);
+    else if (r->score_texts ? (r->init || r->advance || r->score)
+                            : !(r->init && r->advance && r->score))
+        PyErr_Format(
+            PyExc_ValueError,
+            "reward '%s': expected init, advance and score, or score_texts alone",
+            r->name);
+    else
+        return r;
+    return NULL;
+}
+
+static PyObject *
+reward_info(PyObject *module, PyObject *capsule)
+{
+    (void)module;
+    const deal_reward *r = deal_py_reward_get(capsule);
+    if (!r)
+        return NULL;
+    return Py_BuildValue("(sddN)", r->name, r->low, r->high,
+                         PyBool_FromLong(!r->score_texts));
+}
+
+static void
+destroy_keywords(PyObject *capsule)
+{
+    deal_reward_keywords_free(PyCapsule_GetPointer(capsule, DEAL_REWARD_CAPSULE));
+}
+
+static void
+destroy_length(PyObject *capsule)
+{
+    deal_reward_length_free(PyCapsule_GetPointer(capsule, DEAL_REWARD_CAPSULE));
+}
+
+// Forms as C arrays; `row` holds the references that keep the strings alive.
+typedef struct form_list {
+    PyObject **row; // (n_concept,) sequences from PySequence_Fast
+    const char **form;
+    size_t *size;
+    int32_t *i_concept;
+    int32_t n_concept, n_form;
+} form_list;
+
+static void
+free_forms(form_list *list)
+{
+    for (int32_t c = 0; list->row && c < list->n_concept; c++)
+        Py_XDECREF(list->row[c]);
+    deal_free(list->row);
+    deal_free(list->form);
+    deal_free(list->size);
+    deal_free(list->i_concept);
+}
+
+// Takes references to every concept's forms and counts them.
+static int
+read_rows(PyObject *concepts, form_list *list)
+{
+    Py_ssize_t n_form = 0;
+    for (int32_t c = 0; c < list->n_concept; c++) {
+        PyObject *row = PySequence_Tuple(PyList_GET_ITEM(concepts, c));
+        if (!row)
+            return -1;
+        list->row[c] = row;
+        n_form += PyTuple_GET_SIZE(row);
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(row); i++)
+            if (!PyUnicode_Check(PyTuple_GET_ITEM(row, i))) {
+                PyErr_Format(PyExc_TypeError, "concepts[%d]: expected str, got %s",
+                             (int)c, Py_TYPE(PyTuple_GET_ITEM(row, i))->tp_name);
+                return -1;
+            }
+    }
+    if (n_form > INT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "concepts: too many forms");
+        return -1;
+    }
+    list->n_form = (int32_t)n_form;
+    return 0;
+}
+
+static int
+read_forms(PyObject *concepts, form_list *list)
+{
+    if (PyList_GET_SIZE(concepts) > INT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "concepts: too many");
+        return -1;
+    }
+    list->n_concept = (int32_t)PyList_GET_SIZE(concepts);
+    list->row = deal_alloc_zero((size_t)list->n_concept, sizeof *list->row);
+    if (!list->row) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (read_rows(concepts, list) < 0)
+        return -1;
+    list->form = deal_alloc((size_t)list->n_form, sizeof *list->form);
+    list->size = deal_alloc((size_t)list->n_form, sizeof *list->size);
+    list->i_concept = deal_alloc((size_t)list->n_form, sizeof *list->i_concept);
+    if (!list->form || !list->size || !list->i_concept) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    int32_t n = 0;
+    for (int32_t c = 0; c < list->n_concept; c++)
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(list->row[c]); i++, n++) {
+            Py_ssize_t size;
+            list->form[n] =
+                PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(list->row[c], i), &size);
+            if (!list->form[n])
+                return -1;
+            list->size[n] = (size_t)size;
+            list->i_concept[n] = c;
+        }
+    return 0;
+}
+
+static PyObject *
+make_keywords(PyObject *module, PyObject *concepts)
+{
+    if (!PyList_Check(concepts))
+        return PyErr_Format(PyExc_TypeError, "concepts: expected a list, got %s",
+                            Py_TYPE(concepts)->tp_name);
+    // A copy, since reading a row may run Python code that changes the list.
+    concepts = PyList_GetSlice(concepts, 0, PyList_GET_SIZE(concepts));
+    if (!concepts)
+        return NULL;
+    form_list list = {0};
+    PyObject *capsule = NULL;
+    if (read_forms(concepts, &list) == 0) {
+        deal_reward *reward;
+        deal_error err;
+        if (deal_reward_keywords_new(list.n_concept, list.n_form, list.form, list.size,
+                                     list.i_concept, &reward, &err) != DEAL_OK) {
+            deal_py_raise(module, &err);
+        } else {
+            capsule = PyCapsule_New(reward, DEAL_REWARD_CAPSULE, destroy_keywords);
+            if (!capsule)
+                deal_reward_keywords_free(reward);
+        }
+    }
+    free_forms(&list);
+    Py_DECREF(concepts);
+    return capsule;
+}
+
+static PyObject *
+make_length(PyObject *module, PyObject *args)
+{
+    int unit;
+    long long min, max;
+    if (!PyArg_ParseTuple(args, "iLL:length", &unit, &min, &max))
+        return NULL;
+    deal_reward *reward;
+    deal_error err;
+    if (deal_reward_length_new((deal_length_unit)unit, min, max, &reward, &err) !=
+        DEAL_OK)
+        return deal_py_raise(module, &err);
+    PyObject *capsule = PyCapsule_New(reward, DEAL_REWARD_CAPSULE, destroy_length);
+    if (!capsule)
+        deal_reward_length_free(reward);
+    return capsule;
+}
+
+// ---- What a Python reward returned --------------------------------------------------
+
+// Raises `type` of deal._errors. `format` as in PyErr_Format.
+static void
+raise_reward(PyObject *errors, const char *type, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    PyObject *message = PyUnicode_FromFormatV(format, args);
+    va_end(args);
+    PyObject *error = message ? PyObject_GetAttrString(errors, type) : NULL;
+    if (error)
+        PyErr_SetObject(error, message);
+    Py_XDECREF(error);
+    Py_XDECREF(message);
+}
+
+// `result` as a tuple of n items, a new reference.
+static PyObject *
+result_items(PyObject *errors, PyObject *name, PyObject *result, Py_ssize_t n)
+{
+    PyObject *items = NULL;
+    if (PySequence_Check(result) && !PyUnicode_Check(result) &&
+        !PyBytes_Check(result) && !PyByteArray_Check(result)) {
+        items = PySequence_Tuple(result);
+        if (!items && !PyErr_ExceptionMatches(PyExc_TypeError))
+            return NULL;
+        PyErr_Clear(); // an array without dimensions
+    }
+    if (!items) {
+        raise_reward(errors, "RewardTypeError",
+                     "reward '%U': expected a list of %zd numbers, got %.200s %R", name,
+                     n, Py_TYPE(result)->tp_name, result);
+    } else if (PyTuple_GET_SIZE(items) != n) {
+        raise_reward(errors, "RewardError", "reward '%U': expected %zd scores, got %zd",
+                     name, n, PyTuple_GET_SIZE(items));
+        Py_CLEAR(items);
+    }
+    return items;
+}
+
+static int
+read_score(PyObject *errors, PyObject *name, PyObject *item, Py_ssize_t i, double low,
+           double high, double *score)
+{
+    PyNumberMethods *number = Py_TYPE(item)->tp_as_number;
+    int is_number = PyFloat_Check(item) || PyLong_Check(item) ||
+                    (number && (number->nb_float || number->nb_index));
+    double value = is_number ? PyFloat_AsDouble(item) : -1.0;
+    if (!is_number || (value == -1.0 && PyErr_Occurred())) {
+        if (is_number && PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            PyErr_Clear();
+            raise_reward(
+                errors, "RewardError",
+                "reward '%U': score %zd: expected a finite number, got an integer "
+                "too large for a float",
+                name, i);
+            return -1;
+        }
+        if (is_number && !PyErr_ExceptionMatches(PyExc_TypeError))
+            return -1; // raised by the object's own __float__
+        PyErr_Clear();
+        raise_reward(errors, "RewardTypeError",
+                     "reward '%U': score %zd: expected a number, got %.200s %R", name,
+                     i, Py_TYPE(item)->tp_name, item);
+        return -1;
+    }
+    if (isfinite(value) && value >= low && value <= high) {
+        *score = value;
+        return 0;
+    }
+    PyObject *shown = PyFloat_FromDouble(value), *from = PyFloat_FromDouble(low);
+    PyObject *to = PyFloat_FromDouble(high);
+    if (shown && from && to && !isfinite(value))
+        raise_reward(errors, "RewardError",
+                     "reward '%U': score %zd: expected a finite number, got %R", name,
+                     i, shown);
+    else if (shown && from && to)
+        raise_reward(errors, "RewardError",
+                     "reward '%U': score %zd: expected a number in its range [%R, %R], "
+                     "got %R",
+                     name, i, from, to, shown);
+    Py_XDECREF(shown);
+    Py_XDECREF(from);
+    Py_XDECREF(to);
+    return -1;
+}
+
+// scores (n,) from what a reward returned.
+static int
+read_scores(PyObject *errors, PyObject *name, PyObject *result, Py_ssize_t n,
+            double low, double high, double *scores)
+{
+    PyObject *items = result_items(errors, name, result, n);
+    if (!items)
+        return -1;
+    int status = 0;
+    for (Py_ssize_t i = 0; i < n && !status; i++)
+        status = read_score(errors, name, PyTuple_GET_ITEM(items, i), i, low, high,
+                            &scores[i]);
+    Py_DECREF(items);
+    return status;
+}
+
+static PyObject *
+check_scores(PyObject *module, PyObject *args)
+{
+    PyObject *name, *result;
+    Py_ssize_t n;
+    double low, high;
+    if (!PyArg_ParseTuple(args, "UOndd:check_scores", &name, &result, &n, &low, &high))
+        return NULL;
+    if (n < 0)
+        return PyErr_Format(PyExc_ValueError, "n: expected at least 0, got %zd", n);
+    double *scores = deal_alloc((size_t)n, sizeof *scores);
+    if (!scores)
+        return PyErr_NoMemory();
+    PyObject *list = NULL;
+    if (read_scores(deal_module_state_get(module)->errors, name, result, n, low, high,
+                    scores) == 0)
+        list = PyList_New(n);
+    for (Py_ssize_t i = 0; list && i < n; i++) {
+        PyObject *score = PyFloat_FromDouble(scores[i]);
+        if (!score)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, i, score);
+    }
+    deal_free(scores);
+    return list;
+}
+
+// ---- The trampoline -----------------------------------------------------------------
+
+typedef struct python_reward {
+    deal_reward reward; // first: the public part
+    PyObject *name;     // str; reward.name points into it
+    PyObject *fn;
+    PyObject *errors; // the module deal._errors
+} python_reward;
+
+static void
+destroy_python(PyObject *capsule)
+{
+    python_reward *p = PyCapsule_GetPointer(capsule, DEAL_REWARD_CAPSULE);
+    Py_DECREF(p->name);
+    Py_DECREF(p->fn);
+    Py_DECREF(p->errors);
+    deal_free(p);
+}
+
+static PyObject *
+text_list(const deal_reward_text *texts, int32_t n_texts)
+{
+    PyObject *list = PyList_New(n_texts);
+    for (int32_t i = 0; list && i < n_texts; i++) {
+        PyObject *text =
+            PyUnicode_DecodeUTF8(texts[i].text, (Py_ssize_t)texts[i].size, "replace");
+        if (!text)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, i, text);
+    }
+    return list;
+}
+
+// Runs on the thread of the search, which has released the GIL.
+static int
+call_python(void *self, const char *prompt, size_t prompt_size,
+            const deal_reward_text *texts, int32_t n_texts, double *scores,
+            char *message)
+{
+    (void)message;
+    const python_reward *p = self;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    int status = DEAL_REWARD_RAISED;
+    PyObject *prompt_text = NULL, *list = NULL, *result = NULL;
+    if (PyErr_CheckSignals() < 0)
+        goto done;
+    prompt_text = PyUnicode_DecodeUTF8(prompt, (Py_ssize_t)prompt_size, "replace");
+    list = prompt_text ? text_list(texts, n_texts) : NULL;
+    if (!list)
+        goto done;
+    result = PyObject_CallFunctionObjArgs(p->fn, prompt_text, list, NULL);
+    if (result && read_scores(p->errors, p->name, result, n_texts, p->reward.low,
+                              p->reward.high, scores) == 0)
+        status = 0;
+done:
+    Py_XDECREF(result);
+    Py_XDECREF(list);
+    Py_XDECREF(prompt_text);
+    PyGILState_Release(gil);
+    return status;
+}
+
+static PyObject *
+make_python(PyObject *module, PyObject *args)
+{
+    PyObject *name, *fn;
+    double low, high;
+    if (!PyArg_ParseTuple(args, "UOdd:python_reward", &name, &fn, &low, &high))
+        return NULL;
+    if (!PyCallable_Check(fn))
+        return PyErr_Format(PyExc_TypeError, "reward '%U': expected a callable, got %s",
+                            name, Py_TYPE(fn)->tp_name);
+    if (!(low <= high))
+        return PyErr_Format(PyExc_ValueError, "reward '%U': expected low <= high",
+                            name);
+    const char *utf8 = PyUnicode_AsUTF8(name);
+    python_reward *p = utf8 ? deal_alloc_zero(1, sizeof *p) : NULL;
+    if (!p)
+        return utf8 ? PyErr_NoMemory() : NULL;
+    p->reward = (deal_reward){
+        .abi_version = DEAL_REWARD_ABI,
+        .struct_size = sizeof(deal_reward),
+        .self = p,
+        .name = utf8,
+        .low = low,
+        .high = high,
+        .score_texts = call_python,
+    };
+    PyObject *capsule = PyCapsule_New(p, DEAL_REWARD_CAPSULE, NULL);
+    if (!capsule) {
+        deal_free(p);
+        return NULL;
+    }
+    p->name = Py_NewRef(name);
+    p->fn = Py_NewRef(fn);
+    p->errors = Py_NewRef(deal_module_state_get(module)->errors);
+    if (PyCapsule_SetDestructor(capsule, destroy_python) < 0)
+        Py_CLEAR(capsule); // cannot happen: the capsule is valid
+    return capsule;
+}
+
+PyMethodDef deal_py_reward_methods[] = {
+    {"keywords", make_keywords, METH_O,
+     "keywords(concepts, /)\n--\n\n"
+     "Capsule of the keyword reward; concepts is a list of lists of str."},
+    {"length", make_length, METH_VARARGS,
+     "length(unit, min, max, /)\n--\n\n"
+     "Capsule of the length reward. unit: 0 tokens, 1 characters, 2 words, 3 "
+     "sentences;\n"
+     "max < 0: no upper limit."},
+    {"python_reward", make_python, METH_VARARGS,
+     "python_reward(name, fn, low, high, /)\n--\n\n"
+     "Capsule of a reward on texts that calls fn(prompt, texts) for n scores."},
+    {"reward_info", reward_info, METH_O,
+     "reward_info(capsule, /)\n--\n\n"
+     "(name, low, high, is_incremental) of a capsule, checked."},
+    {"check_scores", check_scores, METH_VARARGS,
+     "check_scores(name, result, n, low, high, /)\n--\n\n"
+     "What a Python reward returned, as a list of n floats, or RewardError."},
+    {NULL, NULL, 0, NULL},
+};

@@ -1,0 +1,28 @@
+/* Rewards for Python: capsules of the native ones, the trampoline to Python callables,
+ * and RewardState, which advances any reward by hand.
+ */
+#ifndef DEAL_PYTHON_PY_REWARD_H
+#define DEAL_PYTHON_PY_REWARD_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "common/reward.h"
+
+// Functions of the module, ended by an empty entry:
+//
+//     keywords(concepts) -> capsule              concepts: list of lists of str
+//     length(unit, min, max) -> capsule          as in reward/length.h
+//     python_reward(name, fn, low, high) -> capsule
+//     reward_info(capsule) -> (name, low, high, is_incremental)
+//     check_scores(name, result, n, low, high) -> list of float
+extern PyMethodDef deal_py_reward_methods[];
+
+// Adds the type RewardState to the module; -1 with an exception set on failure.
+int deal_py_reward_register(PyObject *module);
+
+// The reward in a capsule, after checks of all that a third party could get wrong; NULL
+// with TypeError (no such capsule) or ValueError set. Borrowed from the capsule.
+deal_reward *deal_py_reward_get(PyObject *capsule);
+
+#endif
