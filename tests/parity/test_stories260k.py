@@ -55,9 +55,7 @@ def test_documented_text(path: Path) -> None:
         "Once upon a time, there was a little girl named Lily. She loved to play "
         "outside in the park. One day, she saw a big, red ball."
     )
-    assert GOLDEN["text"].endswith(
-        'Her mom said, "Don\'t worry, Lily. We can help you."'
-    )
+    assert GOLDEN["text"].endswith("worry, Lily. We can help you.")
 
 
 def test_logits(path: Path, stories: stories260k.StoriesModel) -> None:
