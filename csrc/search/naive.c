@@ -1,0 +1,285 @@
+/* DeAL as the paper writes it (Huang et al., arXiv:2402.06147, action selection):
+ *
+ *     c(y_t) = log P(y_1:t | prompt) + reward_weight * h(y_1:t+l, prompt)
+ *
+ * Every candidate is rolled out greedily for l tokens, all in lockstep, one batch for
+ * each position. Nothing is pruned and no rollout outlives its decision: this is the
+ * reference that a faster search is checked against.
+ *
+ * With commit = s a winner also takes the first s - 1 tokens of its rollout, and their
+ * log-probs. Without rewards rollouts go no further than that.
+ */
+#include <math.h>
+
+#include "search/search_internal.h"
+
+static int32_t
+rollout_len(const deal_search *search)
+{
+    const deal_search_params *params = &search->request.params;
+    return search->rewards.n_reward > 0 ? params->lookahead_len : params->commit - 1;
+}
+
+static int32_t
+n_base(const deal_search *search, int32_t i_candidate)
+{
+    return search->live[search->candidate[i_candidate].i_live].n_token;
+}
+
+// --- rollouts ------------------------------------------------------------------------
+
+// One item for each slot that goes on; their number.
+static deal_status
+make_items(deal_search *search, int32_t *n_items, deal_error *err)
+{
+    int32_t n = 0;
+    DEAL_TRY(deal_search_reserve_items(search, (size_t)search->n_candidate, err));
+    for (int32_t i = 0; i < search->n_candidate; i++) {
+        const deal_hypothesis *slot = &search->slot[i];
+        if (slot->finish != DEAL_FINISH_NONE)
+            continue;
+        deal_node parent = slot->node;
+        if (parent == DEAL_NODE_NONE)
+            parent = search->live[search->candidate[i].i_live].node;
+        search->item[n] = (deal_lm_item){
+            .parent = parent,
+            .i_parent = -1,
+            .token = slot->token[slot->n_token - 1],
+            .want = DEAL_WANT_TOP_K,
+            .top_k = 1,
+            .top_token = &search->roll_token[n],
+            .top_logit = &search->roll_logit[n],
+        };
+        n++;
+    }
+    *n_items = n;
+    return DEAL_OK;
+}
+
+static deal_status
+roll_one_token(deal_search *search, int32_t n_items, deal_error *err)
+{
+    deal_lm *lm = search->request.lm;
+    DEAL_TRY(deal_search_extend(search, n_items, err));
+    int32_t n = 0;
+    for (int32_t i = 0; i < search->n_candidate; i++) {
+        deal_hypothesis *slot = &search->slot[i];
+        if (slot->finish != DEAL_FINISH_NONE)
+            continue;
+        lm->ops->release(lm, slot->node);
+        slot->node = search->item[n++].node;
+    }
+    n = 0;
+    for (int32_t i = 0; i < search->n_candidate; i++) {
+        deal_hypothesis *slot = &search->slot[i];
+        if (slot->finish != DEAL_FINISH_NONE)
+            continue;
+        search->stats.n_rollouts += slot->n_token == n_base(search, i) + 1;
+        search->stats.n_rollout_tokens++;
+        DEAL_TRY(deal_hypothesis_push(slot, search->roll_token[n++], &search->ending,
+                                      &search->rewards, err));
+    }
+    return DEAL_OK;
+}
+
+static deal_status
+roll_out(deal_search *search, deal_error *err)
+{
+    for (int32_t i = rollout_len(search); i > 0; i--) {
+        int32_t n_items;
+        DEAL_TRY(make_items(search, &n_items, err));
+        if (n_items == 0)
+            break;
+        DEAL_TRY(roll_one_token(search, n_items, err));
+    }
+    return DEAL_OK;
+}
+
+// --- scores --------------------------------------------------------------------------
+
+static deal_status
+score_candidates(deal_search *search, deal_error *err)
+{
+    size_t n = (size_t)search->n_candidate;
+    if (search->rewards.n_reward > 0) {
+        DEAL_TRY(deal_search_reserve_cases(search, n, err));
+        for (size_t i = 0; i < n; i++)
+            DEAL_TRY(deal_hypothesis_case(&search->slot[i], &search->rewards,
+                                          &search->cases[i], err));
+        DEAL_TRY(deal_reward_set_score(&search->rewards, search->cases, n, err));
+    }
+    double weight = search->request.params.reward_weight;
+    for (size_t i = 0; i < n; i++) {
+        deal_hypothesis *slot = &search->slot[i];
+        if (!isfinite(weight * slot->h))
+            return deal_fail(err, DEAL_ERR_REWARD,
+                             "reward_weight: %g times the rewards' sum %g is not finite",
+                             weight, slot->h);
+        slot->score = slot->logprob + weight * slot->h;
+        search->candidate[i].score = slot->score;
+    }
+    return DEAL_OK;
+}
+
+// --- commit --------------------------------------------------------------------------
+
+static int32_t
+n_committed(const deal_search *search, int32_t i_candidate)
+{
+    int32_t n = search->slot[i_candidate].n_token - n_base(search, i_candidate);
+    int32_t commit = search->request.params.commit;
+    return n < commit ? n : commit;
+}
+
+// A chain of nodes for the committed tokens of every winner but their last. All are in
+// the trie, so this asks for log-probs without a forward pass.
+static deal_status
+make_chains(deal_search *search, int32_t *n_items, deal_error *err)
+{
+    size_t n_max = 0;
+    for (int32_t w = 0; w < search->n_winner; w++)
+        n_max += (size_t)n_committed(search, search->winner[w]);
+    DEAL_TRY(deal_search_reserve_items(search, n_max, err));
+    int32_t n = 0;
+    for (int32_t w = 0; w < search->n_winner; w++) {
+        int32_t i = search->winner[w];
+        const int32_t *token = search->slot[i].token + n_base(search, i);
+        for (int32_t j = 0; j + 1 < n_committed(search, i); j++, n++)
+            search->item[n] = (deal_lm_item){
+                .parent = search->live[search->candidate[i].i_live].node,
+                .i_parent = j == 0 ? -1 : n - 1,
+                .token = token[j],
+                .want = DEAL_WANT_TARGET | DEAL_WANT_LOG_Z,
+                .target = token[j + 1],
+            };
+    }
+    *n_items = n;
+    return DEAL_OK;
+}
+
+// Leaves in each winner's slot the log-prob of what it commits, and in `tip` the node of
+// all of that but the last token.
+static deal_status
+add_logprobs(deal_search *search, deal_error *err)
+{
+    deal_lm *lm = search->request.lm;
+    int32_t n_items, n = 0;
+    DEAL_TRY(make_chains(search, &n_items, err));
+    if (n_items > 0)
+        DEAL_TRY(deal_search_extend(search, n_items, err));
+    for (int32_t w = 0; w < search->n_winner; w++) {
+        int32_t i = search->winner[w];
+        deal_hypothesis *slot = &search->slot[i];
+        deal_node node = search->live[search->candidate[i].i_live].node;
+        lm->ops->retain(lm, node);
+        for (int32_t j = 0; j + 1 < n_committed(search, i); j++, n++) {
+            const deal_lm_item *item = &search->item[n];
+            lm->ops->release(lm, node);
+            node = item->node;
+            slot->logprob += (double)item->target_logit - (double)item->log_z;
+        }
+        slot->tip = node;
+        slot->score =
+            slot->logprob + search->request.params.reward_weight * slot->h;
+    }
+    return DEAL_OK;
+}
+
+// The live hypothesis that winner `i_candidate` becomes. Its node, and its last one where
+// the rollout has evaluated it, stay in the trie.
+static deal_status
+make_next(deal_search *search, deal_hypothesis *next, int32_t i_candidate,
+          deal_error *err)
+{
+    deal_lm *lm = search->request.lm;
+    deal_hypothesis *slot = &search->slot[i_candidate];
+    int32_t first = n_base(search, i_candidate);
+    int32_t n = n_committed(search, i_candidate);
+    DEAL_TRY(deal_hypothesis_copy(
+        next, &search->live[search->candidate[i_candidate].i_live], &search->rewards,
+        err));
+    for (int32_t j = first; j < first + n; j++)
+        DEAL_TRY(deal_hypothesis_push(next, slot->token[j], &search->ending,
+                                      &search->rewards, err));
+    next->logprob = slot->logprob;
+    next->h = slot->h;
+    next->score = slot->score;
+    next->node = slot->tip;
+    slot->tip = DEAL_NODE_NONE;
+    next->tip = lm->ops->child(lm, next->node, next->token[next->n_token - 1]);
+    if (next->tip != DEAL_NODE_NONE)
+        lm->ops->retain(lm, next->tip);
+    return DEAL_OK;
+}
+
+static deal_status
+commit(deal_search *search, deal_error *err)
+{
+    DEAL_TRY(add_logprobs(search, err));
+    int32_t n_next = 0;
+    for (int32_t w = 0; w < search->n_winner; w++) {
+        int32_t i = search->winner[w];
+        const deal_hypothesis *slot = &search->slot[i];
+        bool is_whole = slot->n_token - n_base(search, i) == n_committed(search, i);
+        if (slot->finish != DEAL_FINISH_NONE && is_whole) {
+            DEAL_TRY(deal_beam_pool(search, i, err));
+        } else {
+            DEAL_TRY(make_next(search, &search->next[n_next++], i, err));
+            search->candidate[i].is_winner = true;
+        }
+    }
+    for (int32_t i = 0; i < search->n_candidate; i++)
+        deal_search_release(search, &search->slot[i]);
+    return DEAL_OK;
+}
+
+// --- the decision --------------------------------------------------------------------
+
+// `live` is still that before the decision.
+static deal_status
+record(deal_search *search, bool is_last, deal_error *err)
+{
+    for (int32_t r = 0; r < search->n_candidate; r++) {
+        int32_t i = search->rank[r], first = n_base(search, i);
+        const deal_candidate *candidate = &search->candidate[i];
+        const deal_hypothesis *slot = &search->slot[i];
+        deal_trace_row row = {
+            .i_step = (int32_t)search->stats.n_steps,
+            .i_beam = candidate->i_live,
+            .n_committed = first,
+            .token = candidate->token,
+            .logprob = candidate->logprob,
+            .h = slot->h,
+            .score = candidate->score,
+            .is_finished = slot->finish == DEAL_FINISH_END ||
+                           slot->finish == DEAL_FINISH_STOP,
+            .is_chosen = candidate->is_pooled || (candidate->is_winner && !is_last),
+            .n_rollout = slot->n_token - first - 1,
+        };
+        DEAL_TRY(deal_trace_log_append(&search->trace, &row, slot->reward,
+                                       search->rewards.n_reward,
+                                       slot->token + first + 1, err));
+    }
+    return DEAL_OK;
+}
+
+deal_status
+deal_naive_step(deal_search *search, bool *is_done, deal_error *err)
+{
+    DEAL_TRY(deal_search_evaluate(search, DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z,
+                                  search->n_expand, err));
+    DEAL_TRY(deal_beam_expand(search, &search->rewards, err));
+    DEAL_TRY(roll_out(search, err));
+    DEAL_TRY(score_candidates(search, err));
+    deal_beam_rank(search);
+    DEAL_TRY(deal_beam_select(search, err));
+    DEAL_TRY(commit(search, err));
+    int32_t n_next = 0;
+    for (int32_t i = 0; i < search->n_candidate; i++)
+        n_next += search->candidate[i].is_winner;
+    bool is_last = deal_beam_is_done(search, search->next, n_next);
+    DEAL_TRY(record(search, is_last, err));
+    deal_search_swap(search, n_next);
+    *is_done = is_last;
+    return DEAL_OK;
+}

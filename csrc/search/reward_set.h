@@ -1,0 +1,80 @@
+/* The weighted rewards of a request: their states and their scores, checked.
+ *
+ * It knows texts and states, not hypotheses. What a reward is told: every token that
+ * adds to the text, with the bytes that became final, so an end token is not advanced
+ * and does not count in n_tokens. Where text is still pending at scoring time (half a
+ * character, as decode() would show it), a fork of the state is advanced with it, as
+ * token -1, scored and dropped.
+ */
+#ifndef DEAL_SEARCH_REWARD_SET_H
+#define DEAL_SEARCH_REWARD_SET_H
+
+#include <stdbool.h>
+
+#include "common/reward.h"
+#include "common/status.h"
+#include "search/memo.h"
+
+// One state of every incremental reward; those on texts have none. Zero-initialise; free
+// with deal_reward_states_free().
+typedef struct deal_reward_states {
+    uint8_t *block; // (set.block_size,) NULL until first used
+    int32_t n_live; // states of rewards [0, n_live) are initialised
+} deal_reward_states;
+
+typedef struct deal_reward_set {
+    deal_reward *const *reward; // (n_reward,) borrowed, as are the weights
+    const double *weight;       // (n_reward,)
+    int32_t n_reward;
+    size_t *i_state;   // (n_reward,) first byte of a reward's state in a block
+    size_t block_size; // bytes
+    deal_reward_prompt prompt;
+    bool has_incremental;
+    deal_reward_states scratch;
+    deal_memo memo;
+    size_t *i_entry;         // (case_cap,) memo entry of each case
+    size_t *i_new;           // (case_cap,) those that must be asked
+    deal_reward_text *text;  // (case_cap,) what is asked
+    double *score;           // (case_cap,)
+    size_t case_cap;
+    // counters
+    int64_t n_calls, n_texts;
+    double seconds;
+} deal_reward_set;
+
+// One completion to score.
+typedef struct deal_reward_case {
+    const deal_reward_states *states; // advanced by the final part of the text
+    deal_reward_text text;            // final and pending
+    size_t pending_size;              // bytes at the end of the text
+    double *reward;                   // out: (n_reward,) unweighted
+    double *h;                        // out: weighted sum
+} deal_reward_case;
+
+// Checks the rewards' form; fails with INVALID_ARG naming the reward. `prompt` lives as
+// long as the set. Caller frees with deal_reward_set_free(), also after a failure.
+deal_status deal_reward_set_init(deal_reward_set *set, deal_reward *const *reward,
+                                 const double *weight, int32_t n_reward,
+                                 const deal_reward_prompt *prompt, deal_error *err);
+void deal_reward_set_free(deal_reward_set *set);
+
+// The functions below drop what `states` or `to` held before, and leave it droppable
+// on failure.
+
+// States of the empty completion.
+deal_status deal_reward_states_init(deal_reward_set *set, deal_reward_states *states,
+                                    deal_error *err);
+deal_status deal_reward_states_fork(deal_reward_set *set, deal_reward_states *to,
+                                    const deal_reward_states *from, deal_error *err);
+deal_status deal_reward_states_advance(deal_reward_set *set, deal_reward_states *states,
+                                       int32_t token, const uint8_t *bytes, size_t size,
+                                       deal_error *err);
+void deal_reward_states_drop(deal_reward_set *set, deal_reward_states *states);
+void deal_reward_states_free(deal_reward_set *set, deal_reward_states *states);
+
+// Scores every case with every reward: one score_texts call a reward, for the texts that
+// it has not seen. Fails with REWARD where a score is not finite or out of its range.
+deal_status deal_reward_set_score(deal_reward_set *set, const deal_reward_case *cases,
+                                  size_t n_cases, deal_error *err);
+
+#endif

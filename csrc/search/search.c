@@ -1,0 +1,503 @@
+/* Life of a search: what it allocates, the step, its results. The decisions themselves
+ * are in sample.c, beam.c and naive.c.
+ */
+#include "search/search.h"
+
+#include <math.h>
+
+#include "common/alloc.h"
+#include "common/clock.h"
+#include "search/request.h"
+#include "search/search_internal.h"
+
+// --- new and free --------------------------------------------------------------------
+
+// Most bytes one token can add to the final text, by the rule for raw bytes: it may
+// settle up to three bytes that were pending, or with RUN a run of any length.
+static int32_t
+token_size_max(const deal_vocab *vocab, int32_t n_new_max)
+{
+    size_t n_pending = 3;
+    if (deal_vocab_byte_rule(vocab) == DEAL_BYTE_RULE_RUN)
+        n_pending = (size_t)n_new_max;
+    size_t size = deal_vocab_piece_size_max(vocab);
+    if (size > INT32_MAX || n_pending > (INT32_MAX - size) / 3)
+        return INT32_MAX;
+    return (int32_t)(size + 3 * n_pending);
+}
+
+static deal_status
+new_hypotheses(size_t n, deal_hypothesis **out, deal_error *err)
+{
+    deal_hypothesis *hypothesis = deal_alloc_zero(n, sizeof *hypothesis);
+    if (!hypothesis)
+        return deal_fail_memory(err, "hypotheses");
+    for (size_t i = 0; i < n; i++)
+        hypothesis[i].node = hypothesis[i].tip = DEAL_NODE_NONE;
+    *out = hypothesis;
+    return DEAL_OK;
+}
+
+// What beams need besides the live hypotheses.
+static deal_status
+init_beams(deal_search *search, deal_error *err)
+{
+    size_t n_live = (size_t)search->n_live_max, n_reward = (size_t)search->rewards.n_reward;
+    size_t n_slot = n_live * (size_t)search->n_expand;
+    if (n_slot > INT32_MAX)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "num_beams and top_k: expected at most %d candidates, got %zu",
+                         (int)INT32_MAX, n_slot);
+    DEAL_TRY(new_hypotheses(n_live, &search->next, err));
+    DEAL_TRY(new_hypotheses(n_live, &search->pool, err));
+    DEAL_TRY(new_hypotheses(n_slot, &search->slot, err));
+    bool has_all = true;
+    for (size_t i = 0; n_reward > 0 && i < n_live; i++) {
+        search->pool[i].reward = deal_alloc(n_reward, sizeof *search->pool[i].reward);
+        has_all = has_all && search->pool[i].reward;
+    }
+    search->candidate = deal_alloc(n_slot, sizeof *search->candidate);
+    search->rank = deal_alloc(n_slot, sizeof *search->rank);
+    search->winner = deal_alloc(n_live, sizeof *search->winner);
+    search->roll_token = deal_alloc(n_slot, sizeof *search->roll_token);
+    search->roll_logit = deal_alloc(n_slot, sizeof *search->roll_logit);
+    has_all = has_all && search->candidate && search->rank && search->winner &&
+              search->roll_token && search->roll_logit;
+    return has_all ? DEAL_OK : deal_fail_memory(err, "candidates");
+}
+
+static deal_status
+init_outputs(deal_search *search, deal_error *err)
+{
+    const deal_search_params *params = &search->request.params;
+    size_t n_vocab = (size_t)search->request.lm->n_vocab;
+    size_t n_live = (size_t)search->n_live_max;
+    size_t n_top = n_live * (search->n_expand ? (size_t)search->n_expand : 1);
+    search->i_row = deal_alloc(n_live, sizeof *search->i_row);
+    search->log_z = deal_alloc(n_live, sizeof *search->log_z);
+    bool has_all = search->i_row && search->log_z;
+    bool is_drawn = params->mode == DEAL_SEARCH_SAMPLE &&
+                    (params->temperature > 0.0 || params->repetition_penalty != 1.0);
+    if (is_drawn) {
+        DEAL_TRY(deal_draw_init(&search->draw, (int32_t)n_vocab, err));
+        search->logits = deal_alloc(n_live, n_vocab * sizeof *search->logits);
+        has_all = has_all && search->logits;
+    } else {
+        search->top_token = deal_alloc(n_top, sizeof *search->top_token);
+        search->top_logit = deal_alloc(n_top, sizeof *search->top_logit);
+        has_all = has_all && search->top_token && search->top_logit;
+    }
+    return has_all ? DEAL_OK : deal_fail_memory(err, "outputs of the model");
+}
+
+static deal_status
+init(deal_search *search, const deal_search_request *request, deal_error *err)
+{
+    const deal_search_params *params = &request->params;
+    int32_t n_vocab = request->lm->n_vocab;
+    int32_t n_new_max = request->lm->n_ctx - request->n_prompt;
+    if (n_new_max > params->n_new_max)
+        n_new_max = params->n_new_max;
+    search->request = *request;
+    search->ending = (deal_ending){
+        .vocab = request->vocab,
+        .end_token = request->end_token,
+        .n_end = request->n_end,
+        .n_new_max = n_new_max,
+    };
+    DEAL_TRY(deal_stop_set_init(&search->ending.stop, request->stop, request->n_stop,
+                                err));
+    deal_reward_prompt prompt = {
+        .text = request->prompt_text ? request->prompt_text : "",
+        .size = request->prompt_text ? request->prompt_text_size : 0,
+        .n_new_max = n_new_max,
+        .token_size_max = token_size_max(request->vocab, n_new_max),
+    };
+    DEAL_TRY(deal_reward_set_init(&search->rewards, request->reward, request->weight,
+                                  request->n_reward, &prompt, err));
+    bool is_sample = params->mode == DEAL_SEARCH_SAMPLE;
+    search->n_live_max = is_sample ? params->n_return : params->beam_size;
+    if (params->mode == DEAL_SEARCH_NAIVE) {
+        search->n_expand = params->top_k;
+    } else if (params->mode == DEAL_SEARCH_BEAM) {
+        // Enough for beam_size to be left when every end token is among them.
+        int64_t n = (int64_t)params->beam_size *
+                    (request->n_end > 0 ? (int64_t)request->n_end + 1 : 2);
+        search->n_expand = n < n_vocab ? (int32_t)n : n_vocab;
+    }
+    search->stats.n_prompt_tokens = request->n_prompt;
+    DEAL_TRY(new_hypotheses((size_t)search->n_live_max, &search->live, err));
+    if (!is_sample)
+        DEAL_TRY(init_beams(search, err));
+    return init_outputs(search, err);
+}
+
+deal_status
+deal_search_new(const deal_search_request *request, deal_search **out, deal_error *err)
+{
+    DEAL_TRY(deal_search_request_check(request, err));
+    deal_search *search = deal_alloc_zero(1, sizeof *search);
+    if (!search)
+        return deal_fail_memory(err, "search");
+    deal_status status = init(search, request, err);
+    if (status != DEAL_OK) {
+        deal_search_free(search);
+        return status;
+    }
+    *out = search;
+    return DEAL_OK;
+}
+
+void
+deal_search_release(deal_search *search, deal_hypothesis *hypothesis)
+{
+    deal_lm *lm = search->request.lm;
+    lm->ops->release(lm, hypothesis->node);
+    lm->ops->release(lm, hypothesis->tip);
+    hypothesis->node = hypothesis->tip = DEAL_NODE_NONE;
+}
+
+static void
+free_hypotheses(deal_search *search, deal_hypothesis *hypothesis, size_t n)
+{
+    for (size_t i = 0; hypothesis && i < n; i++) {
+        deal_search_release(search, &hypothesis[i]);
+        deal_hypothesis_free(&hypothesis[i], &search->rewards);
+    }
+    deal_free(hypothesis);
+}
+
+void
+deal_search_free(deal_search *search)
+{
+    if (!search)
+        return;
+    size_t n_live = (size_t)search->n_live_max;
+    free_hypotheses(search, search->live, n_live);
+    free_hypotheses(search, search->next, n_live);
+    free_hypotheses(search, search->pool, n_live);
+    free_hypotheses(search, search->slot, n_live * (size_t)search->n_expand);
+    void *const block[] = {
+        search->candidate, search->rank,      search->winner,     search->item,
+        search->cases,     search->i_row,     search->top_token,  search->top_logit,
+        search->log_z,     search->logits,    search->roll_token, search->roll_logit,
+    };
+    for (size_t i = 0; i < sizeof block / sizeof *block; i++)
+        deal_free(block[i]);
+    deal_draw_free(&search->draw);
+    deal_trace_log_free(&search->trace);
+    deal_reward_set_free(&search->rewards);
+    deal_stop_set_free(&search->ending.stop);
+    deal_bytes_free(&search->ending.scratch);
+    deal_free(search);
+}
+
+// --- the language model --------------------------------------------------------------
+
+deal_status
+deal_search_reserve_items(deal_search *search, size_t n, deal_error *err)
+{
+    if (n <= search->item_cap)
+        return DEAL_OK;
+    size_t cap = deal_grow_cap(search->item_cap, n);
+    deal_free(search->item);
+    search->item_cap = 0;
+    search->item = deal_alloc(cap, sizeof *search->item);
+    if (!search->item)
+        return deal_fail_memory(err, "batch");
+    search->item_cap = cap;
+    return DEAL_OK;
+}
+
+deal_status
+deal_search_reserve_cases(deal_search *search, size_t n, deal_error *err)
+{
+    if (n <= search->case_cap)
+        return DEAL_OK;
+    size_t cap = deal_grow_cap(search->case_cap, n);
+    deal_free(search->cases);
+    search->case_cap = 0;
+    search->cases = deal_alloc(cap, sizeof *search->cases);
+    if (!search->cases)
+        return deal_fail_memory(err, "completions to score");
+    search->case_cap = cap;
+    return DEAL_OK;
+}
+
+// All logits are checked where they are read, in draw.c.
+static deal_status
+check_item(const deal_lm_item *item, deal_error *err)
+{
+    bool is_sound = true;
+    if (item->want & DEAL_WANT_LOG_Z)
+        is_sound = isfinite(item->log_z);
+    if (item->want & DEAL_WANT_TARGET)
+        is_sound = is_sound && !isnan(item->target_logit);
+    if (item->want & DEAL_WANT_TOP_K)
+        for (int32_t i = 0; i < item->top_k; i++)
+            is_sound = is_sound && !isnan(item->top_logit[i]);
+    return is_sound ? DEAL_OK
+                    : deal_fail(err, DEAL_ERR_FORMAT,
+                                "model: its logits after token %d hold NaN or infinity",
+                                (int)item->token);
+}
+
+deal_status
+deal_search_extend(deal_search *search, int32_t n_items, deal_error *err)
+{
+    deal_lm *lm = search->request.lm;
+    double start = deal_clock_seconds();
+    deal_status status = lm->ops->extend(lm, search->item, n_items, err);
+    double seconds = deal_clock_seconds() - start;
+    if (search->is_started)
+        search->stats.seconds_forward += seconds;
+    else
+        search->stats.seconds_prefill += seconds;
+    DEAL_TRY(status);
+    for (int32_t i = 0; i < n_items && status == DEAL_OK; i++)
+        status = check_item(&search->item[i], err);
+    for (int32_t i = 0; i < n_items && status != DEAL_OK; i++)
+        lm->ops->release(lm, search->item[i].node);
+    return status;
+}
+
+static void
+fill_want(deal_search *search, deal_lm_item *item, int32_t i_row, uint32_t want,
+          int32_t top_k)
+{
+    item->want = want;
+    if (want & DEAL_WANT_TOP_K) {
+        size_t i_top = (size_t)i_row * (size_t)top_k;
+        item->top_k = top_k;
+        item->top_token = search->top_token + i_top;
+        item->top_logit = search->top_logit + i_top;
+    }
+    if (want & DEAL_WANT_LOGITS)
+        item->logits =
+            search->logits + (size_t)i_row * (size_t)search->request.lm->n_vocab;
+}
+
+// Evaluates the prompt; the live hypotheses are empty and share its last node, row 0.
+static deal_status
+prefill(deal_search *search, uint32_t want, int32_t top_k, deal_error *err)
+{
+    const deal_search_request *request = &search->request;
+    deal_lm *lm = request->lm;
+    int32_t n = request->n_prompt;
+    bool is_sample = request->params.mode == DEAL_SEARCH_SAMPLE;
+    search->n_live = is_sample ? search->n_live_max : 1;
+    bool is_steered = request->params.mode == DEAL_SEARCH_NAIVE;
+    for (int32_t i = 0; i < search->n_live; i++)
+        DEAL_TRY(deal_hypothesis_reset(&search->live[i], &search->ending,
+                                       is_steered ? &search->rewards : NULL, err));
+    DEAL_TRY(deal_search_reserve_items(search, (size_t)n, err));
+    deal_node root;
+    DEAL_TRY(lm->ops->root(lm, &root, err));
+    for (int32_t i = 0; i < n; i++)
+        search->item[i] = (deal_lm_item){
+            .parent = root, .i_parent = i - 1, .token = request->prompt[i]};
+    fill_want(search, &search->item[n - 1], 0, want, top_k);
+    deal_status status = deal_search_extend(search, n, err);
+    lm->ops->release(lm, root);
+    DEAL_TRY(status);
+    for (int32_t i = 0; i + 1 < n; i++)
+        lm->ops->release(lm, search->item[i].node);
+    for (int32_t i = 0; i < search->n_live; i++) {
+        search->i_row[i] = 0;
+        search->live[i].node = search->item[n - 1].node;
+        if (i > 0)
+            lm->ops->retain(lm, search->live[i].node);
+    }
+    search->is_started = true;
+    return DEAL_OK;
+}
+
+deal_status
+deal_search_evaluate(deal_search *search, uint32_t want, int32_t top_k, deal_error *err)
+{
+    if (!search->is_started)
+        return prefill(search, want, top_k, err);
+    DEAL_TRY(deal_search_reserve_items(search, (size_t)search->n_live, err));
+    int32_t n = 0;
+    for (int32_t i = 0; i < search->n_live; i++) {
+        const deal_hypothesis *live = &search->live[i];
+        if (live->finish != DEAL_FINISH_NONE)
+            continue;
+        search->item[n] = (deal_lm_item){.parent = live->node,
+                                         .i_parent = -1,
+                                         .token = live->token[live->n_token - 1]};
+        fill_want(search, &search->item[n], n, want, top_k);
+        search->i_row[i] = n++;
+    }
+    DEAL_TRY(deal_search_extend(search, n, err));
+    for (int32_t i = 0; i < search->n_live; i++) {
+        deal_hypothesis *live = &search->live[i];
+        if (live->finish != DEAL_FINISH_NONE)
+            continue;
+        deal_search_release(search, live);
+        live->node = search->item[search->i_row[i]].node;
+    }
+    return DEAL_OK;
+}
+
+void
+deal_search_swap(deal_search *search, int32_t n_next)
+{
+    for (int32_t i = 0; i < search->n_live; i++)
+        deal_search_release(search, &search->live[i]);
+    deal_hypothesis *next = search->next;
+    search->next = search->live;
+    search->live = next;
+    search->n_live = n_next;
+}
+
+// --- step ----------------------------------------------------------------------------
+
+static deal_status
+take_decision(deal_search *search, bool *is_done, deal_error *err)
+{
+    switch (search->request.params.mode) {
+    case DEAL_SEARCH_SAMPLE:
+        return deal_sample_step(search, is_done, err);
+    case DEAL_SEARCH_BEAM:
+        return deal_beam_step(search, is_done, err);
+    case DEAL_SEARCH_NAIVE:
+        break;
+    }
+    return deal_naive_step(search, is_done, err);
+}
+
+static deal_hypothesis *
+results(const deal_search *search, int32_t *n)
+{
+    const deal_search_params *params = &search->request.params;
+    bool is_sample = params->mode == DEAL_SEARCH_SAMPLE;
+    *n = is_sample ? search->n_live : search->n_pool;
+    if (*n > params->n_return)
+        *n = params->n_return;
+    return is_sample ? search->live : search->pool;
+}
+
+// Gives the trie back, and scores the results where rewards have not steered.
+static deal_status
+finish(deal_search *search, deal_error *err)
+{
+    for (int32_t i = 0; i < search->n_live; i++)
+        deal_search_release(search, &search->live[i]);
+    bool is_steered = search->request.params.mode == DEAL_SEARCH_NAIVE;
+    if (is_steered || search->rewards.n_reward == 0)
+        return DEAL_OK;
+    int32_t n;
+    deal_hypothesis *result = results(search, &n);
+    DEAL_TRY(deal_search_reserve_cases(search, (size_t)n, err));
+    for (int32_t i = 0; i < n; i++) {
+        DEAL_TRY(deal_hypothesis_replay(&result[i], &search->ending, &search->rewards,
+                                        err));
+        DEAL_TRY(deal_hypothesis_case(&result[i], &search->rewards, &search->cases[i],
+                                      err));
+    }
+    return deal_reward_set_score(&search->rewards, search->cases, (size_t)n, err);
+}
+
+static deal_status
+step(deal_search *search, deal_error *err)
+{
+    bool is_done = false;
+    DEAL_TRY(take_decision(search, &is_done, err));
+    search->stats.n_steps++;
+    if (is_done)
+        DEAL_TRY(finish(search, err));
+    search->is_done = is_done;
+    return DEAL_OK;
+}
+
+deal_status
+deal_search_step(deal_search *search, bool *is_done, deal_error *err)
+{
+    if (search->is_failed)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "search: it has failed and cannot go on");
+    if (!search->is_done) {
+        const deal_lm *lm = search->request.lm;
+        deal_search_stats *stats = &search->stats;
+        double start = deal_clock_seconds();
+        int64_t n_tokens = lm->n_forward_tokens, n_passes = lm->n_forward_passes;
+        deal_status status = step(search, err);
+        stats->n_forward_tokens += lm->n_forward_tokens - n_tokens;
+        stats->n_forward_passes += lm->n_forward_passes - n_passes;
+        stats->seconds_total += deal_clock_seconds() - start;
+        search->is_failed = status != DEAL_OK;
+        DEAL_TRY(status);
+    }
+    *is_done = search->is_done;
+    return DEAL_OK;
+}
+
+// --- what comes out ------------------------------------------------------------------
+
+void
+deal_search_text(const deal_search *search, const char **text, size_t *size)
+{
+    const deal_hypothesis *first = NULL;
+    size_t n_byte = 0;
+    if (search->is_done) {
+        int32_t n;
+        first = results(search, &n);
+        n_byte = first->text.size;
+    } else if (search->n_live_max == 1) {
+        first = &search->live[0];
+        n_byte = first->final_size;
+        if (first->finish == DEAL_FINISH_NONE)
+            n_byte -= deal_stop_held_size(&search->ending.stop, first->text.data, n_byte);
+    }
+    *text = n_byte ? (const char *)first->text.data : "";
+    *size = n_byte;
+}
+
+int32_t
+deal_search_n_result(const deal_search *search)
+{
+    int32_t n;
+    results(search, &n);
+    return search->is_done ? n : 0;
+}
+
+void
+deal_search_result_get(const deal_search *search, int32_t i_result,
+                       deal_search_result *result)
+{
+    int32_t n;
+    const deal_hypothesis *found = &results(search, &n)[i_result];
+    *result = (deal_search_result){
+        .token = found->token,
+        .n_token = found->n_token,
+        .text = found->text.size ? (const char *)found->text.data : "",
+        .text_size = found->text.size,
+        .logprob = found->logprob,
+        .h = found->h,
+        .reward = found->reward,
+        .score = found->score,
+        .finish_reason = found->finish,
+    };
+}
+
+void
+deal_search_stats_get(const deal_search *search, deal_search_stats *stats)
+{
+    *stats = search->stats;
+    stats->n_reward_calls = search->rewards.n_calls;
+    stats->n_reward_texts = search->rewards.n_texts;
+    stats->seconds_reward = search->rewards.seconds;
+}
+
+void
+deal_search_trace_get(const deal_search *search, deal_trace *trace)
+{
+    *trace = (deal_trace){
+        .row = search->trace.row,
+        .reward = search->trace.reward,
+        .rollout = search->trace.rollout,
+        .n_row = search->trace.n_row,
+        .n_rollout = search->trace.n_rollout,
+    };
+}
