@@ -302,6 +302,7 @@ prefill(deal_search *search, uint32_t want, int32_t top_k, deal_error *err)
     DEAL_TRY(status);
     for (int32_t i = 0; i + 1 < n; i++)
         lm->ops->release(lm, search->item[i].node);
+    search->log_z[0] = search->item[n - 1].log_z;
     for (int32_t i = 0; i < search->n_live; i++) {
         search->i_row[i] = 0;
         search->live[i].node = search->item[n - 1].node;
@@ -336,6 +337,7 @@ deal_search_evaluate(deal_search *search, uint32_t want, int32_t top_k, deal_err
             continue;
         deal_search_release(search, live);
         live->node = search->item[search->i_row[i]].node;
+        search->log_z[search->i_row[i]] = search->item[search->i_row[i]].log_z;
     }
     return DEAL_OK;
 }
