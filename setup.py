@@ -77,8 +77,6 @@ class BuildExt(build_ext):
         ext.libraries.append("scipy_openblas")
         origin = "@loader_path" if platform.system() == "Darwin" else "$ORIGIN"
         ext.extra_link_args.append(f"-Wl,-rpath,{origin}/../scipy_openblas32/lib")
-        if self.inplace or self.editable_mode:
-            ext.extra_link_args.append(f"-Wl,-rpath,{library_dir}")
 
 
 def copy_header() -> None:

@@ -51,7 +51,7 @@ get(loader *l, const char *name, int64_t n_row, int64_t n_column,
 static deal_status
 load_vector(loader *l, const char *name, int64_t n, float **out)
 {
-    const deal_tensor *tensor;
+    const deal_tensor *tensor = NULL;
     DEAL_TRY(get(l, name, 0, n, &tensor));
     if (n % deal_type_block_len(tensor->type) != 0)
         return deal_fail(l->err, DEAL_ERR_FORMAT,

@@ -1,6 +1,8 @@
 /* deal._core.RewardState: any reward, advanced by hand. For scoring outside of a
  * search, and for tests: it does what a search does with the same capsule.
  */
+#include "python/py_reward.h"
+
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
@@ -8,7 +10,6 @@
 #include "common/alloc.h"
 #include "common/bytes.h"
 #include "python/module.h"
-#include "python/py_reward.h"
 #include "python/py_status.h"
 
 typedef struct PyRewardState {

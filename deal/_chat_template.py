@@ -1,0 +1,205 @@
+"""Chat templates: jinja2 programs that come with a model and write its prompt.
+
+They are untrusted code, so they run in jinja2's immutable sandbox and see plain data
+only. Variables, filters and functions are those that transformers offers, so that a
+template writes the same text here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from deal._errors import TokenizerError
+
+
+def check_messages(messages: Any) -> list[dict[str, Any]]:
+    """The messages of one chat as plain data.
+
+    Parameters
+    ----------
+    messages : sequence of mappings
+        Each with a ``role`` and a ``content``, both str; ``content`` may be missing or
+        None where there are ``tool_calls``. Other keys go to the template as they are.
+
+    Returns
+    -------
+    list of dict
+        Copies without the keys that are None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the message and the key.
+    """
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise TypeError(
+            "messages: expected a list of dicts with 'role' and 'content', got "
+            f"{type(messages).__name__}"
+        )
+    if not messages:
+        raise ValueError("messages: expected at least one message, got none")
+    checked = []
+    for i, message in enumerate(messages):
+        where = f"messages[{i}]"
+        if not isinstance(message, Mapping):
+            raise TypeError(f"{where}: expected a dict, got {type(message).__name__}")
+        for key in ("role", "content"):
+            value = message.get(key)
+            if value is None and key == "content" and message.get("tool_calls"):
+                continue
+            if value is None:
+                raise ValueError(
+                    f"{where}: expected the keys 'role' and 'content', got {list(message)}"
+                    if key not in message
+                    else f"{where}[{key!r}]: expected a str, got None"
+                )
+            if not isinstance(value, str):
+                raise TypeError(
+                    f"{where}[{key!r}]: expected a str, got {type(value).__name__}"
+                )
+        checked.append(_plain({k: v for k, v in message.items() if v is not None}))
+    return checked
+
+
+def _plain(value: Any) -> Any:
+    """`value` rebuilt from JSON's types; objects with methods stay outside the sandbox."""
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return value if type(value) is kind else kind(value)
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item") and not getattr(value, "shape", ()):  # a NumPy scalar
+        return _plain(value.item())
+    raise TypeError(
+        "chat template: expected str, numbers, lists and dicts as variables, got "
+        f"{type(value).__name__}"
+    )
+
+
+def _raise_exception(message: str) -> None:
+    import jinja2
+
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # jinja2's own filter escapes for HTML, which no model has seen.
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Any:
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class GenerationBlock(Extension):
+        """``{% generation %}`` marks the assistant's text for training; it writes it."""
+
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            # A scope of its own, as in transformers: what is set inside stays inside.
+            return nodes.Scope(body, lineno=line)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[GenerationBlock, "jinja2.ext.loopcontrols"],
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+class ChatTemplate:
+    """One compiled template.
+
+    Parameters
+    ----------
+    source : str
+        jinja2.
+    tokens : mapping of str to str
+        Texts of special tokens by variable name: ``bos_token``, ``eos_token``, ...
+
+    Raises
+    ------
+    TokenizerError
+        Where the template does not compile.
+    """
+
+    def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
+        import jinja2
+
+        self._tokens = dict(tokens)
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise TokenizerError(
+                f"chat template: line {error.lineno}: {error.message}"
+            ) from error
+
+    def render(self, messages: Any, *, add_generation_prompt: bool, **kwargs: Any) -> str:
+        """The prompt for `messages`.
+
+        Parameters
+        ----------
+        messages : sequence of mappings
+            As for :func:`check_messages`.
+        add_generation_prompt : bool
+            End with what opens the assistant's next message.
+        **kwargs
+            Further variables: ``tools``, ``documents``, and what the template knows.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        TokenizerError
+            With the template's own message where it refuses or fails.
+        """
+        import jinja2
+
+        variables = {
+            **self._tokens,
+            "tools": None,
+            "documents": None,
+            **_plain(kwargs),
+            "messages": check_messages(messages),
+            "add_generation_prompt": bool(add_generation_prompt),
+        }
+        try:
+            return self._template.render(variables)
+        except jinja2.TemplateError as error:
+            raise TokenizerError(f"chat template: {error.message}") from error
+        # A template is somebody else's program: it can divide by zero, add str and int,
+        # or call range(10**9), and each has an exception of its own.
+        except Exception as error:
+            raise TokenizerError(
+                f"chat template: {type(error).__name__}: {error}"
+            ) from error
