@@ -25,6 +25,7 @@ ISA_avx2 := $(if $(filter x86_64,$(shell uname -m)),-mavx2)
 ISA_avx512 := $(if $(filter x86_64,$(shell uname -m)),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512)
 SHARED_ASAN = $(shell $(CC) -print-file-name=libasan.so)
 
+.SECONDARY:  # objects are kept between runs
 .PHONY: all test test-c test-py demo model lint asan tsan fuzz bench clean
 
 all: build/.installed

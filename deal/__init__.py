@@ -14,11 +14,8 @@ Language Models", arXiv:2402.06147.
 from importlib import metadata as _metadata
 from pathlib import Path as _Path
 
-from deal import _blas
-
-_blas.preload()
-
-from deal import rewards  # noqa: E402
+from deal import _blas as _blas  # before anything that imports the core
+from deal import rewards
 from deal._errors import (
     ContextLengthError,
     ModelFormatError,

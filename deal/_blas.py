@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 
-def preload() -> None:
+def _preload() -> None:
     """Open the wheel's library, unless it lies where the core looks or is not used."""
     if (Path(__file__).resolve().parent.parent / "scipy_openblas32").is_dir():
         return
@@ -24,3 +24,6 @@ def preload() -> None:
     for library in sorted(folder.glob("libscipy_openblas*")):
         if library.suffix in (".so", ".dylib"):
             ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
+_preload()

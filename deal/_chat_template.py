@@ -35,7 +35,9 @@ def check_messages(messages: Any) -> list[dict[str, Any]]:
     TypeError, ValueError
         Naming the message and the key.
     """
-    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(
+        messages, Sequence
+    ):
         raise TypeError(
             "messages: expected a list of dicts with 'role' and 'content', got "
             f"{type(messages).__name__}"
@@ -53,7 +55,8 @@ def check_messages(messages: Any) -> list[dict[str, Any]]:
                 continue
             if value is None:
                 raise ValueError(
-                    f"{where}: expected the keys 'role' and 'content', got {list(message)}"
+                    f"{where}: expected the keys 'role' and 'content', "
+                    f"got {list(message)}"
                     if key not in message
                     else f"{where}[{key!r}]: expected a str, got None"
                 )
@@ -66,7 +69,7 @@ def check_messages(messages: Any) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` rebuilt from JSON's types; objects with methods stay outside the sandbox."""
+    """`value` of JSON's types only; objects with methods stay outside the sandbox."""
     if value is None or isinstance(value, bool):
         return value
     for kind in (str, int, float):
@@ -114,7 +117,7 @@ def _environment() -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class GenerationBlock(Extension):
-        """``{% generation %}`` marks the assistant's text for training; it writes it."""
+        """``{% generation %}`` marks the assistant's text; it only writes it."""
 
         tags = {"generation"}
 
@@ -162,7 +165,9 @@ class ChatTemplate:
                 f"chat template: line {error.lineno}: {error.message}"
             ) from error
 
-    def render(self, messages: Any, *, add_generation_prompt: bool, **kwargs: Any) -> str:
+    def render(
+        self, messages: Any, *, add_generation_prompt: bool, **kwargs: Any
+    ) -> str:
         """The prompt for `messages`.
 
         Parameters

@@ -12,7 +12,7 @@ class ContextLengthError(ValueError):
 
 
 class RewardError(ValueError):
-    """A reward broke its contract: wrong type, wrong length, NaN, or a C scorer failed."""
+    """A reward broke its contract: a wrong type or length, NaN, a C scorer failed."""
 
 
 class RewardTypeError(RewardError, TypeError):

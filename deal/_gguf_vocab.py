@@ -24,14 +24,16 @@ def _describe(value: Any) -> str:
 
 
 def read_value(metadata: Mapping[str, Any], key: str, kind: type) -> Any:
-    """The value of `key`, None where it is missing; ModelFormatError for another type."""
+    """The value of `key`, None where missing; ModelFormatError for another type."""
     value = metadata.get(key)
     if value is None:
         return None
     if hasattr(value, "item") and not getattr(value, "shape", ()):  # a NumPy scalar
         value = value.item()
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ModelFormatError(f"{key}: expected {_TYPE_NAMES[kind]}, got {_describe(value)}")
+        raise ModelFormatError(
+            f"{key}: expected {_TYPE_NAMES[kind]}, got {_describe(value)}"
+        )
     if kind is str:
         _check_text(key, value)
     return value
@@ -45,19 +47,23 @@ def _check_text(key: str, text: str) -> None:
 
 
 def read_strings(metadata: Mapping[str, Any], key: str) -> list[str]:
-    """An array of strings; ModelFormatError where it is missing or holds anything else."""
+    """An array of strings; ModelFormatError where missing or anything else."""
     value = metadata.get(key)
     if value is None:
         raise ModelFormatError(f"{key}: expected an array of strings, got none")
     if not isinstance(value, (list, tuple)) or not all(type(x) is str for x in value):
-        raise ModelFormatError(f"{key}: expected an array of strings, got {_describe(value)}")
+        raise ModelFormatError(
+            f"{key}: expected an array of strings, got {_describe(value)}"
+        )
     for i, text in enumerate(value):
         if not text.isascii():
             _check_text(f"{key}[{i}]", text)
     return list(value)
 
 
-def read_numbers(metadata: Mapping[str, Any], key: str, kind: type, n: int) -> list[Any]:
+def read_numbers(
+    metadata: Mapping[str, Any], key: str, kind: type, n: int
+) -> list[Any]:
     """An array of `n` numbers of `kind`, int or float, as a list."""
     value = metadata.get(key)
     wanted = f"{n} {'integers' if kind is int else 'floats'}, one for each token"
@@ -93,7 +99,7 @@ class GgufVocab:
 
     @classmethod
     def read(cls, metadata: Mapping[str, Any]) -> GgufVocab:
-        """Read and check; ModelFormatError names the key, the expected and the actual."""
+        """Read and check; ModelFormatError names key, expected and actual."""
         key = _PREFIX + "tokens"
         tokens = read_strings(metadata, key)
         if not tokens:

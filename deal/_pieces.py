@@ -59,8 +59,8 @@ class PieceTable:
 def byte_of_symbol() -> dict[str, int]:
     """The byte behind each symbol of byte-level BPE.
 
-    Printable Latin-1 characters stand for themselves; the other bytes, in order, for the
-    characters from U+0100 on (Radford et al., 2019, the GPT-2 vocabulary).
+    Printable Latin-1 characters stand for themselves; the other bytes, in order, for
+    the characters from U+0100 on (Radford et al., 2019, the GPT-2 vocabulary).
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     symbols = {chr(byte): byte for byte in printable}

@@ -1,4 +1,4 @@
-"""Tokenizers of the ``tokenizers`` library: from tokenizer.json or a GGUF file's BPE."""
+"""Tokenizers of the ``tokenizers`` library: from tokenizer.json or GGUF."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from deal._pieces import (
     fallback_byte,
 )
 
-# How text is cut before BPE, by the name that GGUF files give it: the regular expression
-# (None: the one inside the library, of GPT-2), whether digits stand alone before it,
-# whether text is normalised to NFC, whether a whole word in the vocabulary needs no merge.
+# How text is cut before BPE, by the name that GGUF files give it: the regular
+# expression (None: the one inside the library, of GPT-2), whether digits stand alone
+# before it, whether text is normalised to NFC, whether a whole word in the vocabulary
+# needs no merge.
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -95,7 +96,8 @@ class TokenizersBackend:
         pre = read_value(vocab.metadata, "tokenizer.ggml.pre", str)
         if pre not in _PRE_TOKENIZERS:
             raise NotImplementedError(
-                f"tokenizer.ggml.pre: expected one of {sorted(_PRE_TOKENIZERS)}, got {pre!r}"
+                f"tokenizer.ggml.pre: expected one of {sorted(_PRE_TOKENIZERS)}, "
+                f"got {pre!r}"
             )
         pattern, splits_digits, is_nfc, ignores_merges = _PRE_TOKENIZERS[pre]
         ids = {token: i for i, token in enumerate(vocab.tokens)}
@@ -147,11 +149,15 @@ class TokenizersBackend:
         tokens = self._tokenizer.get_vocab(with_added_tokens=True)
         n_vocab = max(tokens.values(), default=-1) + 1
         if n_vocab == 0:
-            raise ModelFormatError(f"{self._name}: expected at least one token, got none")
+            raise ModelFormatError(
+                f"{self._name}: expected at least one token, got none"
+            )
         decoder = _Decoder(spec.get("decoder"), self._name)
         table = PieceTable([], bytearray(), decoder.byte_rule, decoder.leading_space)
         table.pad(n_vocab)
-        special = {token["content"] for token in spec["added_tokens"] if token["special"]}
+        special = {
+            token["content"] for token in spec["added_tokens"] if token["special"]
+        }
         for token, i in tokens.items():
             table.pieces[i], kind = decoder.piece(token)
             table.kinds[i] = SPECIAL if token in special else kind
@@ -239,7 +245,8 @@ class _Decoder:
 
     def _refuse(self, step: Any) -> None:
         raise NotImplementedError(
-            f"{self._name}: decoder: expected ByteLevel, or Replace, ByteFallback, Fuse "
+            f"{self._name}: decoder: expected ByteLevel, or Replace, ByteFallback, "
+            f"Fuse "
             f"and Strip of one leading space, got {json.dumps(step)}"
         )
 

@@ -326,7 +326,7 @@ def reward(
 
 
 class PythonReward(Reward):
-    """A Python function as a reward; see :func:`reward`. Calling it calls the function."""
+    """A Python function as a reward; see :func:`reward`. A call calls the function."""
 
     def __init__(
         self,
@@ -528,8 +528,8 @@ class Length(Native):
     ----------
     unit : {"words", "tokens", "characters", "sentences"}, default="words"
         Words are those of ``str.split()``, characters are code points. A sentence ends
-        with a run of ``.``, ``!``, ``?`` that no word character follows at once, or with
-        one of their full-width forms; text after the last end is not counted.
+        with a run of ``.``, ``!``, ``?`` that no word character follows at once, or
+        with one of their full-width forms; text after the last end is not counted.
     min, max : int, optional
         At least one of them.
     target : int, optional
@@ -577,7 +577,8 @@ class Length(Native):
         for ids in completions:
             if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
                 raise TypeError(
-                    f"reward {self.name!r}: unit 'tokens': expected a list of token ids "
+                    f"reward {self.name!r}: unit 'tokens': expected a list of token "
+                    "ids "
                     f"for each completion, got {ids!r}"
                 )
             state = _core.RewardState(self._owner, "")

@@ -1,8 +1,8 @@
 """Text to token ids and back.
 
-Encoding is the libraries' work, ``tokenizers`` and ``sentencepiece``, which are imported
-when a tokenizer is made. Decoding is the C core's, from a table of pieces, and gives the
-library's own text.
+Encoding is the libraries' work, ``tokenizers`` and ``sentencepiece``, which are
+imported when a tokenizer is made. Decoding is the C core's, from a table of pieces, and
+gives the library's own text.
 """
 
 from __future__ import annotations
@@ -77,11 +77,14 @@ class Tokenizer:
         jinja2 source.
     """
 
-    def __init__(self, backend: _Backend, specials: _Specials, n_vocab: int | None) -> None:
+    def __init__(
+        self, backend: _Backend, specials: _Specials, n_vocab: int | None
+    ) -> None:
         table = backend.table()
         if n_vocab is not None and len(table) > n_vocab:
             raise ModelFormatError(
-                f"tokenizer: expected at most {n_vocab} tokens (rows of the embedding), "
+                f"tokenizer: expected at most {n_vocab} tokens (rows of the "
+                f"embedding), "
                 f"got {len(table)}"
             )
         table.pad(n_vocab or 0)
@@ -349,7 +352,9 @@ def _token_text(value: Any) -> str | None:
 def _added_tokens(folder: Path, config: dict[str, Any]) -> dict[str, tuple[int, bool]]:
     """Tokens beyond a .model file's: id, and whether it is special."""
     added: dict[str, tuple[int, bool]] = {}
-    special = {_token_text(value) for key, value in config.items() if key.endswith("_token")}
+    special = {
+        _token_text(value) for key, value in config.items() if key.endswith("_token")
+    }
     for text, i in _read_json(folder / "added_tokens.json").items():
         if isinstance(i, int) and i >= 0:
             added[text] = (i, text in special)
@@ -368,7 +373,9 @@ def _folder_template(folder: Path, config: dict[str, Any]) -> str | None:
         return path.read_text(encoding="utf-8")
     template = config.get("chat_template")
     if isinstance(template, list):  # several, by name
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+        named = {
+            t.get("name"): t.get("template") for t in template if isinstance(t, dict)
+        }
         template = named.get("default")
     if template is None:
         template = _read_json(folder / "chat_template.json").get("chat_template")
@@ -386,9 +393,7 @@ def _folder_ends(folder: Path) -> list[int]:
     return []
 
 
-def _from_folder(
-    cls: type[Tokenizer], folder: Path, n_vocab: int | None
-) -> Tokenizer:
+def _from_folder(cls: type[Tokenizer], folder: Path, n_vocab: int | None) -> Tokenizer:
     config = _read_json(folder / "special_tokens_map.json")
     config |= _read_json(folder / "tokenizer_config.json")
     backend: _Backend
@@ -408,11 +413,15 @@ def _from_folder(
         )
 
     texts = {key: _token_text(value) for key, value in config.items()}
-    texts = {key: text for key, text in texts.items() if text and key.endswith("_token")}
+    texts = {
+        key: text for key, text in texts.items() if text and key.endswith("_token")
+    }
     if not is_json:  # what LlamaTokenizer takes a .model file to have
         defaults = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
         texts = defaults | texts
-    ids = {name: backend.token_id(texts[name]) for name in _SPECIAL_NAMES if name in texts}
+    ids = {
+        name: backend.token_id(texts[name]) for name in _SPECIAL_NAMES if name in texts
+    }
     specials = _Specials(
         *(ids.get(name) for name in _SPECIAL_NAMES),
         texts={name: text for name, text in texts.items() if text is not None},
@@ -424,7 +433,8 @@ def _from_folder(
     for i in tokenizer.eos_token_ids:
         if not 0 <= i < tokenizer.vocab_size:
             raise ModelFormatError(
-                f"{folder.name}: eos_token_id: expected 0 to {tokenizer.vocab_size - 1}, "
+                f"{folder.name}: eos_token_id: expected 0 to "
+                f"{tokenizer.vocab_size - 1}, "
                 f"got {i}"
             )
     return tokenizer

@@ -4,9 +4,9 @@
 
 Two tables: ranges of word characters (general category L*, M*, N* and the underscore),
 where unassigned code points between two ranges are swallowed to keep it small, and
-simple case folding as runs (first, last, step, delta). CaseFolding.txt is not in unicodedata;
-its simple folding is ``str.casefold`` where that is one character, else ``str.lower``
-where that is one.
+simple case folding as runs (first, last, step, delta). CaseFolding.txt is not in
+unicodedata; its simple folding is ``str.casefold`` where that is one character, else
+``str.lower`` where that is one.
 """
 
 from __future__ import annotations

@@ -25,11 +25,11 @@ typedef struct deal_matrix {
 } deal_matrix;
 
 typedef struct deal_layer_weights {
-    float *attn_norm;       // (n_embd,)
-    float *ffn_norm;        // (n_embd,)
-    deal_matrix q, k, v, o; // (n_head * head_dim, n_embd), (n_head_kv * head_dim,
-                            // n_embd), same, (n_embd, n_head * head_dim)
-    deal_matrix gate, up, down;               // (n_ff, n_embd), same, (n_embd, n_ff)
+    float *attn_norm;           // (n_embd,)
+    float *ffn_norm;            // (n_embd,)
+    deal_matrix q, k, v, o;     // (n_head * head_dim, n_embd), (n_head_kv * head_dim,
+                                // n_embd), same, (n_embd, n_head * head_dim)
+    deal_matrix gate, up, down; // (n_ff, n_embd), same, (n_embd, n_ff)
     float *q_bias, *k_bias, *v_bias, *o_bias; // (n_out,) or NULL
     float *gate_bias, *up_bias, *down_bias;   // (n_out,) or NULL
 } deal_layer_weights;

@@ -58,8 +58,8 @@ deal_py_raise(PyObject *module, const deal_error *err)
                                err->code == DEAL_ERR_INTERRUPTED)))
         return NULL;
     // A message may quote a file: broken UTF-8 in it must not hide the error.
-    PyObject *message = PyUnicode_DecodeUTF8(
-        err->message, (Py_ssize_t)strlen(err->message), "replace");
+    PyObject *message =
+        PyUnicode_DecodeUTF8(err->message, (Py_ssize_t)strlen(err->message), "replace");
     if (message) {
         raise_status(module, err->code, message);
         Py_DECREF(message);

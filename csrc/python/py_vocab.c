@@ -1,5 +1,5 @@
-/* deal._core.Vocab, the piece table, and deal._core.Detokenizer, one text in the making.
- * Both only wrap tokenizer/; the tables themselves come from deal/tokenizer.py.
+/* deal._core.Vocab, the piece table, and deal._core.Detokenizer, one text in the
+ * making. Both only wrap tokenizer/; the tables themselves come from deal/tokenizer.py.
  */
 #include "python/py_vocab.h"
 
@@ -18,7 +18,8 @@ typedef struct PyDetokenizer {
     deal_bytes out; // scratch, kept between calls
 } PyDetokenizer;
 
-// ---- Vocab ---------------------------------------------------------------------------
+// ---- Vocab
+// ---------------------------------------------------------------------------
 
 // Lays the pieces of a list of bytes end to end; the caller frees both arrays.
 static int
@@ -56,7 +57,8 @@ join_pieces(PyObject *pieces, uint8_t **bytes, int64_t **offset)
 static PyObject *
 vocab_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keyword[] = {"pieces", "kinds", "byte_rule", "strips_leading_space", NULL};
+    static char *keyword[] = {"pieces", "kinds", "byte_rule", "strips_leading_space",
+                              NULL};
     PyObject *pieces, *kinds;
     int byte_rule, leading_space;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!Sii:Vocab", keyword, &PyList_Type,
@@ -65,8 +67,8 @@ vocab_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     Py_ssize_t n = PyList_GET_SIZE(pieces);
     if (n != PyBytes_GET_SIZE(kinds) || n > INT32_MAX)
         return PyErr_Format(PyExc_ValueError,
-                            "kinds: expected one byte for each of %zd pieces, got %zd", n,
-                            PyBytes_GET_SIZE(kinds));
+                            "kinds: expected one byte for each of %zd pieces, got %zd",
+                            n, PyBytes_GET_SIZE(kinds));
     PyVocab *self = (PyVocab *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
@@ -75,11 +77,11 @@ vocab_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     int failed = join_pieces(pieces, &bytes, &offset);
     if (!failed) {
         deal_error err;
-        failed = deal_vocab_new((int32_t)n, bytes, (size_t)offset[n], offset,
-                                (const uint8_t *)PyBytes_AS_STRING(kinds),
-                                (deal_byte_rule)byte_rule,
-                                (deal_leading_space)leading_space, &self->vocab,
-                                &err) != DEAL_OK;
+        failed =
+            deal_vocab_new((int32_t)n, bytes, (size_t)offset[n], offset,
+                           (const uint8_t *)PyBytes_AS_STRING(kinds),
+                           (deal_byte_rule)byte_rule, (deal_leading_space)leading_space,
+                           &self->vocab, &err) != DEAL_OK;
         if (failed)
             deal_py_raise(PyType_GetModule(type), &err);
     }
@@ -122,7 +124,8 @@ read_id(const deal_vocab *vocab, PyObject *arg)
                      Py_TYPE(arg)->tp_name);
         return -1;
     }
-    Py_ssize_t id = PyNumber_AsSsize_t(arg, NULL); // clips, so that the check below sees it
+    Py_ssize_t id =
+        PyNumber_AsSsize_t(arg, NULL); // clips, so that the check below sees it
     if (id == -1 && PyErr_Occurred())
         return -1;
     int32_t n_vocab = deal_vocab_size(vocab);
@@ -204,7 +207,8 @@ vocab_detokenizer(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *keyword[] = {"continues", NULL};
     int continues = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|p:detokenizer", keyword, &continues))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|p:detokenizer", keyword,
+                                     &continues))
         return NULL;
     PyObject *module = PyType_GetModule(Py_TYPE(self));
     if (!module)
@@ -238,9 +242,12 @@ static PyMethodDef vocab_methods[] = {
 };
 
 static PyType_Slot vocab_slots[] = {
-    {Py_tp_doc, (void *)vocab_doc}, {Py_tp_new, vocab_new},
-    {Py_tp_dealloc, vocab_dealloc}, {Py_tp_traverse, vocab_traverse},
-    {Py_sq_length, vocab_len},      {Py_tp_methods, vocab_methods},
+    {Py_tp_doc, (void *)vocab_doc},
+    {Py_tp_new, vocab_new},
+    {Py_tp_dealloc, vocab_dealloc},
+    {Py_tp_traverse, vocab_traverse},
+    {Py_sq_length, vocab_len},
+    {Py_tp_methods, vocab_methods},
     {0, NULL},
 };
 
@@ -251,7 +258,8 @@ static PyType_Spec vocab_spec = {
     .slots = vocab_slots,
 };
 
-// ---- Detokenizer ---------------------------------------------------------------------
+// ---- Detokenizer
+// ---------------------------------------------------------------------
 
 static int
 detokenizer_traverse(PyObject *self, visitproc visit, void *arg)
@@ -261,7 +269,8 @@ detokenizer_traverse(PyObject *self, visitproc visit, void *arg)
     return 0;
 }
 
-// No clear: the only reference leads to an immutable object that refers to nothing back.
+// No clear: the only reference leads to an immutable object that refers to nothing
+// back.
 static void
 detokenizer_dealloc(PyObject *object)
 {
@@ -332,7 +341,8 @@ static PyMethodDef detokenizer_methods[] = {
     {"push", detokenizer_push, METH_O,
      "push(id, /)\n--\n\nAdds a token; the text that became final, whole characters."},
     {"pending", detokenizer_pending, METH_NOARGS,
-     "pending()\n--\n\nWhat is not final yet, as decode would show it were this the end."},
+     "pending()\n--\n\nWhat is not final yet, as decode would show it were this the "
+     "end."},
     {NULL, NULL, 0, NULL},
 };
 

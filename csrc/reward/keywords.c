@@ -1,10 +1,10 @@
 /* Fraction of concepts covered, by an Aho-Corasick automaton (A. V. Aho and M. J.
  * Corasick, "Efficient string matching", CACM 18(6), 1975) over case-folded UTF-8.
  *
- * Whole words are part of the patterns. Text is read as its folded bytes, with the symbol
- * EDGE, a byte that UTF-8 never uses, before every character and after the last, unless
- * it would stand between two word characters. A form becomes the same kind of string,
- * EDGE at both its ends, and so matches just where it cuts no word:
+ * Whole words are part of the patterns. Text is read as its folded bytes, with the
+ * symbol EDGE, a byte that UTF-8 never uses, before every character and after the last,
+ * unless it would stand between two word characters. A form becomes the same kind of
+ * string, EDGE at both its ends, and so matches just where it cuts no word:
  *
  *     form "cat"          | c a t |
  *     text "Cat, catty"   | c a t | , |   | c a t t y |

@@ -1,7 +1,7 @@
 /* Native reward: how near the completion's length is to what is wanted, graded.
  *
- * With n the length in `unit` and d the distance from [min, max] (a target is min = max),
- * the score is 1 / (1 + d / max(1, bound that is missed)). Range (0, 1].
+ * With n the length in `unit` and d the distance from [min, max] (a target is min =
+ * max), the score is 1 / (1 + d / max(1, bound that is missed)). Range (0, 1].
  */
 #ifndef DEAL_REWARD_LENGTH_H
 #define DEAL_REWARD_LENGTH_H

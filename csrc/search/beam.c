@@ -162,8 +162,8 @@ deal_beam_step(deal_search *search, bool *is_done, deal_error *err)
     for (int32_t i = 0; i < search->n_winner; i++) {
         int32_t i_candidate = search->winner[i];
         deal_node node = search->live[search->candidate[i_candidate].i_live].node;
-        DEAL_TRY(deal_hypothesis_copy(&search->next[i], &search->slot[i_candidate], NULL,
-                                      err));
+        DEAL_TRY(deal_hypothesis_copy(&search->next[i], &search->slot[i_candidate],
+                                      NULL, err));
         ops->retain(search->request.lm, node);
         search->next[i].node = node;
     }

@@ -1,7 +1,7 @@
 /* Drawing one token from logits, as transformers' samplers filter them.
  *
- * In order: repetition penalty, temperature, top_k (equals of the k-th stay), top_p (the
- * smallest set of most likely tokens that reaches it), min_p (relative to the most
+ * In order: repetition penalty, temperature, top_k (equals of the k-th stay), top_p
+ * (the smallest set of most likely tokens that reaches it), min_p (relative to the most
  * likely token); then the inverse of the distribution function over what is left, by
  * falling probability, equal ones by rising id.
  */
@@ -16,7 +16,7 @@
 // Zero-initialise; free with deal_draw_free().
 typedef struct deal_draw {
     int32_t n_vocab;
-    double *x;      // (n_vocab,) logits, after the penalty
+    double *x; // (n_vocab,) logits, after the penalty
     double x_max;
     int32_t *heap;  // (n_vocab,) ids; see draw.c
     int32_t n_heap; // ids that are not taken yet

@@ -14,7 +14,8 @@ deal_hypothesis_reset(deal_hypothesis *hypothesis, const deal_ending *ending,
     hypothesis->finish = DEAL_FINISH_NONE;
     hypothesis->logprob = hypothesis->h = hypothesis->score = 0.0;
     deal_detok_init(&hypothesis->detok, ending->vocab, true);
-    return rewards ? deal_reward_states_init(rewards, &hypothesis->states, err) : DEAL_OK;
+    return rewards ? deal_reward_states_init(rewards, &hypothesis->states, err)
+                   : DEAL_OK;
 }
 
 static deal_status
@@ -89,7 +90,8 @@ deal_hypothesis_push(deal_hypothesis *hypothesis, int32_t token, deal_ending *en
     hypothesis->final_size = text->size;
     DEAL_TRY(deal_detok_pending(ending->vocab, &hypothesis->detok, hypothesis->token,
                                 hypothesis->n_token, text, err));
-    // What was final before was searched before, but for the beginning of a stop string.
+    // What was final before was searched before, but for the beginning of a stop
+    // string.
     size_t n_back = ending->stop.size_max ? ending->stop.size_max - 1 : 0;
     size_t i_from = i_new > n_back ? i_new - n_back : 0, i_cut;
     if (deal_stop_find(&ending->stop, text->data, text->size, i_from, &i_cut)) {

@@ -43,8 +43,9 @@ typedef struct deal_hypothesis {
 } deal_hypothesis;
 
 // The empty hypothesis. `rewards` here and below: NULL keeps no states.
-deal_status deal_hypothesis_reset(deal_hypothesis *hypothesis, const deal_ending *ending,
-                                  deal_reward_set *rewards, deal_error *err);
+deal_status deal_hypothesis_reset(deal_hypothesis *hypothesis,
+                                  const deal_ending *ending, deal_reward_set *rewards,
+                                  deal_error *err);
 
 // Copies everything but the trie references.
 deal_status deal_hypothesis_copy(deal_hypothesis *to, const deal_hypothesis *from,

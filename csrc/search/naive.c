@@ -112,9 +112,10 @@ score_candidates(deal_search *search, deal_error *err)
     for (size_t i = 0; i < n; i++) {
         deal_hypothesis *slot = &search->slot[i];
         if (!isfinite(weight * slot->h))
-            return deal_fail(err, DEAL_ERR_REWARD,
-                             "reward_weight: %g times the rewards' sum %g is not finite",
-                             weight, slot->h);
+            return deal_fail(
+                err, DEAL_ERR_REWARD,
+                "reward_weight: %g times the rewards' sum %g is not finite", weight,
+                slot->h);
         slot->score = slot->logprob + weight * slot->h;
         search->candidate[i].score = slot->score;
     }
@@ -157,8 +158,8 @@ make_chains(deal_search *search, int32_t *n_items, deal_error *err)
     return DEAL_OK;
 }
 
-// Leaves in each winner's slot the log-prob of what it commits, and in `tip` the node of
-// all of that but the last token.
+// Leaves in each winner's slot the log-prob of what it commits, and in `tip` the node
+// of all of that but the last token.
 static deal_status
 add_logprobs(deal_search *search, deal_error *err)
 {
@@ -179,14 +180,13 @@ add_logprobs(deal_search *search, deal_error *err)
             slot->logprob += (double)item->target_logit - (double)item->log_z;
         }
         slot->tip = node;
-        slot->score =
-            slot->logprob + search->request.params.reward_weight * slot->h;
+        slot->score = slot->logprob + search->request.params.reward_weight * slot->h;
     }
     return DEAL_OK;
 }
 
-// The live hypothesis that winner `i_candidate` becomes. Its node, and its last one where
-// the rollout has evaluated it, stay in the trie.
+// The live hypothesis that winner `i_candidate` becomes. Its node, and its last one
+// where the rollout has evaluated it, stay in the trie.
 static deal_status
 make_next(deal_search *search, deal_hypothesis *next, int32_t i_candidate,
           deal_error *err)
@@ -195,9 +195,9 @@ make_next(deal_search *search, deal_hypothesis *next, int32_t i_candidate,
     deal_hypothesis *slot = &search->slot[i_candidate];
     int32_t first = n_base(search, i_candidate);
     int32_t n = n_committed(search, i_candidate);
-    DEAL_TRY(deal_hypothesis_copy(
-        next, &search->live[search->candidate[i_candidate].i_live], &search->rewards,
-        err));
+    DEAL_TRY(deal_hypothesis_copy(next,
+                                  &search->live[search->candidate[i_candidate].i_live],
+                                  &search->rewards, err));
     for (int32_t j = first; j < first + n; j++)
         DEAL_TRY(deal_hypothesis_push(next, slot->token[j], &search->ending,
                                       &search->rewards, err));
@@ -251,8 +251,8 @@ record(deal_search *search, bool is_last, deal_error *err)
             .logprob = candidate->logprob,
             .h = slot->h,
             .score = candidate->score,
-            .is_finished = slot->finish == DEAL_FINISH_END ||
-                           slot->finish == DEAL_FINISH_STOP,
+            .is_finished =
+                slot->finish == DEAL_FINISH_END || slot->finish == DEAL_FINISH_STOP,
             .is_chosen = candidate->is_pooled || (candidate->is_winner && !is_last),
             .n_rollout = slot->n_token - first - 1,
         };

@@ -8,8 +8,9 @@ check_int(const char *name, int64_t value, int64_t low, int64_t high, deal_error
     if (value >= low && value <= high)
         return DEAL_OK;
     if (high == INT32_MAX)
-        return deal_fail(err, DEAL_ERR_INVALID_ARG, "%s: expected at least %lld, got %lld",
-                         name, (long long)low, (long long)value);
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "%s: expected at least %lld, got %lld", name, (long long)low,
+                         (long long)value);
     return deal_fail(err, DEAL_ERR_INVALID_ARG, "%s: expected %lld to %lld, got %lld",
                      name, (long long)low, (long long)high, (long long)value);
 }
@@ -20,8 +21,8 @@ check_real(const char *name, double value, bool holds, const char *expected,
 {
     if (isfinite(value) && holds)
         return DEAL_OK;
-    return deal_fail(err, DEAL_ERR_INVALID_ARG, "%s: expected %s, got %g", name, expected,
-                     value);
+    return deal_fail(err, DEAL_ERR_INVALID_ARG, "%s: expected %s, got %g", name,
+                     expected, value);
 }
 
 static deal_status
@@ -52,7 +53,8 @@ check_sample(const deal_search_params *p, deal_error *err)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "num_return_sequences: greedy decoding has 1 result, got %d",
                          (int)p->n_return);
-    return check_int("num_return_sequences", p->n_return, 1, DEAL_SEARCH_N_LIVE_MAX, err);
+    return check_int("num_return_sequences", p->n_return, 1, DEAL_SEARCH_N_LIVE_MAX,
+                     err);
 }
 
 static deal_status
@@ -75,18 +77,19 @@ deal_search_request_check(const deal_search_request *request, deal_error *err)
     const deal_search_params *p = &request->params;
     int32_t n_vocab = request->lm->n_vocab, n_ctx = request->lm->n_ctx;
     if (deal_vocab_size(request->vocab) < n_vocab)
-        return deal_fail(err, DEAL_ERR_INVALID_ARG,
-                         "vocabulary: expected a piece for each of the model's %d tokens, "
-                         "got %d",
-                         (int)n_vocab, (int)deal_vocab_size(request->vocab));
+        return deal_fail(
+            err, DEAL_ERR_INVALID_ARG,
+            "vocabulary: expected a piece for each of the model's %d tokens, "
+            "got %d",
+            (int)n_vocab, (int)deal_vocab_size(request->vocab));
     if (request->n_prompt < 1)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "prompt: expected at least 1 token, got an empty one");
     DEAL_TRY(check_int("stop", request->n_stop, 0, INT32_MAX, err));
     DEAL_TRY(check_int("rewards", request->n_reward, 0, INT32_MAX, err));
     DEAL_TRY(check_tokens("prompt", request->prompt, request->n_prompt, n_vocab, err));
-    DEAL_TRY(check_tokens("eos_token_id", request->end_token, request->n_end, n_vocab,
-                          err));
+    DEAL_TRY(
+        check_tokens("eos_token_id", request->end_token, request->n_end, n_vocab, err));
     DEAL_TRY(check_int("max_new_tokens", p->n_new_max, 1, INT32_MAX, err));
     switch (p->mode) {
     case DEAL_SEARCH_SAMPLE:

@@ -54,8 +54,8 @@ check_reward(const deal_reward *reward, double weight, int32_t i, deal_error *er
                          "reward %d: struct_size: expected %zu, got %u", (int)i,
                          sizeof *reward, (unsigned)reward->struct_size);
     if (!reward->name)
-        return deal_fail(err, DEAL_ERR_INVALID_ARG, "reward %d: expected a name, got NULL",
-                         (int)i);
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "reward %d: expected a name, got NULL", (int)i);
     if (!isfinite(weight))
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "reward \"%s\" (%d): weight: expected a finite number, got %g",
@@ -119,9 +119,10 @@ check_code(const deal_reward_set *set, int32_t i, int code, char *message,
     }
     const char *name = set->reward[i]->name;
     if (code != 1)
-        return deal_fail(err, DEAL_ERR_REWARD,
-                         "reward \"%s\" (%d): expected 0 or 1 from its function, got %d",
-                         name, (int)i, code);
+        return deal_fail(
+            err, DEAL_ERR_REWARD,
+            "reward \"%s\" (%d): expected 0 or 1 from its function, got %d", name,
+            (int)i, code);
     message[DEAL_REWARD_MESSAGE_SIZE - 1] = '\0';
     return deal_fail(err, DEAL_ERR_REWARD, "reward \"%s\" (%d): %s", name, (int)i,
                      message[0] ? message : "failed without a message");
@@ -133,14 +134,16 @@ check_score(const deal_reward_set *set, int32_t i, double score, size_t i_case,
 {
     const deal_reward *reward = set->reward[i];
     if (!isfinite(score))
-        return deal_fail(err, DEAL_ERR_REWARD,
-                         "reward \"%s\" (%d): score %g for completion %zu is not finite",
-                         reward->name, (int)i, score, i_case);
+        return deal_fail(
+            err, DEAL_ERR_REWARD,
+            "reward \"%s\" (%d): score %g for completion %zu is not finite",
+            reward->name, (int)i, score, i_case);
     if (score < reward->low || score > reward->high)
-        return deal_fail(err, DEAL_ERR_REWARD,
-                         "reward \"%s\" (%d): score %g for completion %zu is not in its "
-                         "range [%g, %g]",
-                         reward->name, (int)i, score, i_case, reward->low, reward->high);
+        return deal_fail(
+            err, DEAL_ERR_REWARD,
+            "reward \"%s\" (%d): score %g for completion %zu is not in its "
+            "range [%g, %g]",
+            reward->name, (int)i, score, i_case, reward->low, reward->high);
     return DEAL_OK;
 }
 
@@ -188,8 +191,8 @@ deal_reward_states_init(deal_reward_set *set, deal_reward_states *states,
     for (int32_t i = 0; i < set->n_reward && status == DEAL_OK; i++) {
         const deal_reward *reward = set->reward[i];
         if (is_incremental(reward)) {
-            int code = reward->init(reward->self, state_of(set, states, i), &set->prompt,
-                                    message);
+            int code = reward->init(reward->self, state_of(set, states, i),
+                                    &set->prompt, message);
             status = check_code(set, i, code, message, err);
         }
         states->n_live += status == DEAL_OK;
@@ -300,9 +303,8 @@ score_incremental(deal_reward_set *set, const deal_reward_case *one, size_t i_ca
     if (one->pending_size > 0) {
         DEAL_TRY(deal_reward_states_fork(set, &set->scratch, states, err));
         const char *pending = one->text.text + (one->text.size - one->pending_size);
-        DEAL_TRY(deal_reward_states_advance(set, &set->scratch, -1,
-                                            (const uint8_t *)pending, one->pending_size,
-                                            err));
+        DEAL_TRY(deal_reward_states_advance(
+            set, &set->scratch, -1, (const uint8_t *)pending, one->pending_size, err));
         states = &set->scratch;
     }
     double start = deal_clock_seconds();

@@ -15,8 +15,8 @@
 #include "common/status.h"
 #include "search/memo.h"
 
-// One state of every incremental reward; those on texts have none. Zero-initialise; free
-// with deal_reward_states_free().
+// One state of every incremental reward; those on texts have none. Zero-initialise;
+// free with deal_reward_states_free().
 typedef struct deal_reward_states {
     uint8_t *block; // (set.block_size,) NULL until first used
     int32_t n_live; // states of rewards [0, n_live) are initialised
@@ -32,10 +32,10 @@ typedef struct deal_reward_set {
     bool has_incremental;
     deal_reward_states scratch;
     deal_memo memo;
-    size_t *i_entry;         // (case_cap,) memo entry of each case
-    size_t *i_new;           // (case_cap,) those that must be asked
-    deal_reward_text *text;  // (case_cap,) what is asked
-    double *score;           // (case_cap,)
+    size_t *i_entry;        // (case_cap,) memo entry of each case
+    size_t *i_new;          // (case_cap,) those that must be asked
+    deal_reward_text *text; // (case_cap,) what is asked
+    double *score;          // (case_cap,)
     size_t case_cap;
     // counters
     int64_t n_calls, n_texts;
@@ -72,8 +72,9 @@ deal_status deal_reward_states_advance(deal_reward_set *set, deal_reward_states 
 void deal_reward_states_drop(deal_reward_set *set, deal_reward_states *states);
 void deal_reward_states_free(deal_reward_set *set, deal_reward_states *states);
 
-// Scores every case with every reward: one score_texts call a reward, for the texts that
-// it has not seen. Fails with REWARD where a score is not finite or out of its range.
+// Scores every case with every reward: one score_texts call a reward, for the texts
+// that it has not seen. Fails with REWARD where a score is not finite or out of its
+// range.
 deal_status deal_reward_set_score(deal_reward_set *set, const deal_reward_case *cases,
                                   size_t n_cases, deal_error *err);
 

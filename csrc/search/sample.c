@@ -21,8 +21,7 @@ choose(deal_search *search, int32_t i_stream, int32_t *token, double *logprob,
         return DEAL_OK;
     }
     deal_draw *draw = &search->draw;
-    const float *logits =
-        search->logits + (size_t)i_row * (size_t)request->lm->n_vocab;
+    const float *logits = search->logits + (size_t)i_row * (size_t)request->lm->n_vocab;
     DEAL_TRY(deal_draw_load(draw, logits, err));
     if (params->repetition_penalty != 1.0) {
         deal_draw_penalise(draw, params->repetition_penalty, request->prompt,

@@ -42,7 +42,8 @@ new_hypotheses(size_t n, deal_hypothesis **out, deal_error *err)
 static deal_status
 init_beams(deal_search *search, deal_error *err)
 {
-    size_t n_live = (size_t)search->n_live_max, n_reward = (size_t)search->rewards.n_reward;
+    size_t n_live = (size_t)search->n_live_max,
+           n_reward = (size_t)search->rewards.n_reward;
     size_t n_slot = n_live * (size_t)search->n_expand;
     if (n_slot > INT32_MAX)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
@@ -105,8 +106,8 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
         .n_end = request->n_end,
         .n_new_max = n_new_max,
     };
-    DEAL_TRY(deal_stop_set_init(&search->ending.stop, request->stop, request->n_stop,
-                                err));
+    DEAL_TRY(
+        deal_stop_set_init(&search->ending.stop, request->stop, request->n_stop, err));
     deal_reward_prompt prompt = {
         .text = request->prompt_text ? request->prompt_text : "",
         .size = request->prompt_text ? request->prompt_text_size : 0,
@@ -178,9 +179,9 @@ deal_search_free(deal_search *search)
     free_hypotheses(search, search->pool, n_live);
     free_hypotheses(search, search->slot, n_live * (size_t)search->n_expand);
     void *const block[] = {
-        search->candidate, search->rank,      search->winner,     search->item,
-        search->cases,     search->i_row,     search->top_token,  search->top_logit,
-        search->log_z,     search->logits,    search->roll_token, search->roll_logit,
+        search->candidate, search->rank,   search->winner,     search->item,
+        search->cases,     search->i_row,  search->top_token,  search->top_logit,
+        search->log_z,     search->logits, search->roll_token, search->roll_logit,
     };
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         deal_free(block[i]);
@@ -393,10 +394,10 @@ finish(deal_search *search, deal_error *err)
     deal_hypothesis *result = results(search, &n);
     DEAL_TRY(deal_search_reserve_cases(search, (size_t)n, err));
     for (int32_t i = 0; i < n; i++) {
-        DEAL_TRY(deal_hypothesis_replay(&result[i], &search->ending, &search->rewards,
-                                        err));
-        DEAL_TRY(deal_hypothesis_case(&result[i], &search->rewards, &search->cases[i],
-                                      err));
+        DEAL_TRY(
+            deal_hypothesis_replay(&result[i], &search->ending, &search->rewards, err));
+        DEAL_TRY(
+            deal_hypothesis_case(&result[i], &search->rewards, &search->cases[i], err));
     }
     return deal_reward_set_score(&search->rewards, search->cases, (size_t)n, err);
 }
@@ -450,7 +451,8 @@ deal_search_text(const deal_search *search, const char **text, size_t *size)
         first = &search->live[0];
         n_byte = first->final_size;
         if (first->finish == DEAL_FINISH_NONE)
-            n_byte -= deal_stop_held_size(&search->ending.stop, first->text.data, n_byte);
+            n_byte -=
+                deal_stop_held_size(&search->ending.stop, first->text.data, n_byte);
     }
     *text = n_byte ? (const char *)first->text.data : "";
     *size = n_byte;

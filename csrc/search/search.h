@@ -1,9 +1,10 @@
 /* The search: from a prompt to finished hypotheses, one decision at a time.
  *
- * A search is a resumable state machine: deal_search_step() takes one decision (one token
- * of sampling, one step of beam search, one DeAL decision of `commit` tokens), so that a
- * caller can stream, show progress or stop between steps. It owns the trie references it
- * holds and gives them back in deal_search_free(), also after a failed step.
+ * A search is a resumable state machine: deal_search_step() takes one decision (one
+ * token of sampling, one step of beam search, one DeAL decision of `commit` tokens), so
+ * that a caller can stream, show progress or stop between steps. It owns the trie
+ * references it holds and gives them back in deal_search_free(), also after a failed
+ * step.
  *
  * It knows a language model through common/lm.h, a reward through common/reward.h and
  * text through tokenizer/detok.h; nothing else.
@@ -28,7 +29,8 @@ typedef struct deal_search_request {
     int32_t n_prompt;
     const char *prompt_text; // UTF-8, for the rewards
     size_t prompt_text_size;
-    const int32_t *end_token; // (n_end,) a hypothesis ends with any of them; kept in ids
+    const int32_t
+        *end_token; // (n_end,) a hypothesis ends with any of them; kept in ids
     int32_t n_end;
     const char *const *stop; // (n_stop,) zero-terminated, none empty; cut from the text
     int32_t n_stop;
@@ -72,17 +74,17 @@ typedef struct deal_search_stats {
 
 // One candidate of one decision; rows lie in the order they were ranked in.
 typedef struct deal_trace_row {
-    int32_t i_step;     // decision, from 0
-    int32_t i_beam;     // hypothesis of the beam that it extends, by its rank
+    int32_t i_step;      // decision, from 0
+    int32_t i_beam;      // hypothesis of the beam that it extends, by its rank
     int32_t n_committed; // tokens of that hypothesis before the candidate
     int32_t token;
-    double logprob;     // of hypothesis and candidate
-    double h;           // of hypothesis, candidate and rollout
-    double score;       // logprob + reward_weight * h
-    bool is_finished;   // candidate or rollout reached its end
-    bool is_chosen;     // kept in the beam, or put among the finished
-    int32_t n_rollout;  // tokens rolled out after the candidate
-    size_t i_rollout;   // their first index in deal_trace.rollout
+    double logprob;    // of hypothesis and candidate
+    double h;          // of hypothesis, candidate and rollout
+    double score;      // logprob + reward_weight * h
+    bool is_finished;  // candidate or rollout reached its end
+    bool is_chosen;    // kept in the beam, or put among the finished
+    int32_t n_rollout; // tokens rolled out after the candidate
+    size_t i_rollout;  // their first index in deal_trace.rollout
 } deal_trace_row;
 
 typedef struct deal_trace {
@@ -92,8 +94,8 @@ typedef struct deal_trace {
     size_t n_row, n_rollout;
 } deal_trace;
 
-// Checks the request, evaluates nothing. Fails with INVALID_ARG naming the parameter, or
-// CONTEXT_FULL where the prompt leaves no room for a token. Caller frees with
+// Checks the request, evaluates nothing. Fails with INVALID_ARG naming the parameter,
+// or CONTEXT_FULL where the prompt leaves no room for a token. Caller frees with
 // deal_search_free().
 deal_status deal_search_new(const deal_search_request *request, deal_search **search,
                             deal_error *err);

@@ -29,8 +29,8 @@ struct deal_search {
     deal_trace_log trace;
     bool is_started, is_done, is_failed;
 
-    int32_t n_live_max; // n_return in SAMPLE, beam_size else
-    int32_t n_expand;   // candidates per hypothesis, 0 in SAMPLE
+    int32_t n_live_max;           // n_return in SAMPLE, beam_size else
+    int32_t n_expand;             // candidates per hypothesis, 0 in SAMPLE
     deal_hypothesis *live, *next; // (n_live_max,) by rank, or by stream
     int32_t n_live;
     deal_hypothesis *slot; // (n_live_max * n_expand,)
@@ -46,11 +46,11 @@ struct deal_search {
     size_t item_cap;
     deal_reward_case *cases; // (case_cap,)
     size_t case_cap;
-    int32_t *i_row;    // (n_live_max,) row below of each live hypothesis
+    int32_t *i_row;     // (n_live_max,) row below of each live hypothesis
     int32_t *top_token; // (n_live_max, n_expand or 1)
     float *top_logit;
-    float *log_z;      // (n_live_max,)
-    float *logits;     // (n_live_max, n_vocab) in SAMPLE that draws
+    float *log_z;        // (n_live_max,)
+    float *logits;       // (n_live_max, n_vocab) in SAMPLE that draws
     int32_t *roll_token; // (n_live_max * n_expand,)
     float *roll_logit;
     deal_draw draw;
@@ -69,8 +69,9 @@ deal_status deal_search_reserve_cases(deal_search *search, size_t n, deal_error 
 // extend() over search->item, its outputs checked. All or nothing, as extend() is.
 deal_status deal_search_extend(deal_search *search, int32_t n_items, deal_error *err);
 
-// Evaluates the last token of every unfinished live hypothesis, or first the prompt, and
-// fills in row i_row[i] of what is wanted. `node` of each then holds all its tokens.
+// Evaluates the last token of every unfinished live hypothesis, or first the prompt,
+// and fills in row i_row[i] of what is wanted. `node` of each then holds all its
+// tokens.
 deal_status deal_search_evaluate(deal_search *search, uint32_t want, int32_t top_k,
                                  deal_error *err);
 

@@ -12,7 +12,7 @@ typedef struct deal_stop_set {
     const char *const *text; // (n,) zero-terminated, none empty; borrowed
     size_t *text_size;       // (n,)
     int32_t n;
-    size_t size_max;         // bytes of the longest; 0 without any
+    size_t size_max; // bytes of the longest; 0 without any
 } deal_stop_set;
 
 // Fails with INVALID_ARG where a string is empty or not UTF-8. Caller frees with

@@ -14,8 +14,8 @@ reserve_rows(deal_trace_log *log, size_t n_reward, deal_error *err)
     if (!row)
         return deal_fail_memory(err, "trace");
     log->row = row;
-    double *reward = deal_realloc(log->reward, log->n_row, cap,
-                                  n_reward * sizeof *reward);
+    double *reward =
+        deal_realloc(log->reward, log->n_row, cap, n_reward * sizeof *reward);
     if (!reward)
         return deal_fail_memory(err, "trace");
     log->reward = reward;

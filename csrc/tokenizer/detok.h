@@ -14,9 +14,9 @@
 
 // Plain data; copy by assignment to fork. Fields are private to detok.c.
 typedef struct deal_detok {
-    int32_t n_pending;  // the last tokens whose text is not emitted yet
-    int32_t n_skip;     // bytes of the first pending token that are emitted already
-    bool is_start;      // no text yet, and a leading space would be dropped
+    int32_t n_pending; // the last tokens whose text is not emitted yet
+    int32_t n_skip;    // bytes of the first pending token that are emitted already
+    bool is_start;     // no text yet, and a leading space would be dropped
 } deal_detok;
 
 // `continues`: the text goes on from a prompt, so a leading space is kept.

@@ -25,10 +25,9 @@ check_pieces(int32_t n_vocab, size_t bytes_size, const int64_t *offset,
                          (long long)offset[0]);
     for (int32_t i = 0; i < n_vocab; i++) {
         if (offset[i + 1] < offset[i] || (uint64_t)offset[i + 1] > bytes_size)
-            return deal_fail(err, DEAL_ERR_FORMAT,
-                             "offset[%d]: expected %lld to %zu, got %lld", (int)i + 1,
-                             (long long)offset[i], bytes_size,
-                             (long long)offset[i + 1]);
+            return deal_fail(
+                err, DEAL_ERR_FORMAT, "offset[%d]: expected %lld to %zu, got %lld",
+                (int)i + 1, (long long)offset[i], bytes_size, (long long)offset[i + 1]);
         if (kind[i] > DEAL_PIECE_LITERAL)
             return deal_fail(err, DEAL_ERR_FORMAT, "kind[%d]: expected 0 to %d, got %d",
                              (int)i, (int)DEAL_PIECE_LITERAL, (int)kind[i]);
@@ -76,8 +75,8 @@ deal_vocab_new(int32_t n_vocab, const uint8_t *bytes, size_t bytes_size,
                          "vocabulary: expected at least 1 piece, got %d", (int)n_vocab);
     if ((int)byte_rule < DEAL_BYTE_RULE_STREAM || (int)byte_rule > DEAL_BYTE_RULE_CHAR)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
-                         "byte_rule: expected 0 to %d, got %d", (int)DEAL_BYTE_RULE_CHAR,
-                         (int)byte_rule);
+                         "byte_rule: expected 0 to %d, got %d",
+                         (int)DEAL_BYTE_RULE_CHAR, (int)byte_rule);
     int leading_max = byte_rule == DEAL_BYTE_RULE_CHAR ? DEAL_LEADING_SPACE_DROP_EACH
                                                        : DEAL_LEADING_SPACE_DROP_ONE;
     if ((int)leading_space < 0 || (int)leading_space > leading_max)

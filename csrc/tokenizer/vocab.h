@@ -20,10 +20,11 @@ typedef enum deal_piece_kind {
 
 // How raw bytes that are not UTF-8 become text, as the library that encodes has it.
 typedef enum deal_byte_rule {
-    DEAL_BYTE_RULE_STREAM = 0, // byte-level BPE: lossy decoding of the whole byte stream
-    DEAL_BYTE_RULE_RUN = 1,    // tokenizers' ByteFallback: a run of byte pieces is valid
-                               // as a whole, or one U+FFFD for each byte
-    DEAL_BYTE_RULE_CHAR = 2,   // sentencepiece: U+FFFD for each byte outside a character
+    DEAL_BYTE_RULE_STREAM =
+        0,                   // byte-level BPE: lossy decoding of the whole byte stream
+    DEAL_BYTE_RULE_RUN = 1,  // tokenizers' ByteFallback: a run of byte pieces is valid
+                             // as a whole, or one U+FFFD for each byte
+    DEAL_BYTE_RULE_CHAR = 2, // sentencepiece: U+FFFD for each byte outside a character
 } deal_byte_rule;
 
 // What becomes of spaces before the text. CHAR drops those of TEXT pieces
@@ -31,16 +32,17 @@ typedef enum deal_byte_rule {
 // itself, whatever piece it came from. `false` and `true` convert to the first two.
 typedef enum deal_leading_space {
     DEAL_LEADING_SPACE_KEEP = 0,
-    DEAL_LEADING_SPACE_DROP_ONE = 1,  // the text's first piece loses one leading space
-    DEAL_LEADING_SPACE_DROP_EACH = 2, // so does every piece until there is text; for CHAR
+    DEAL_LEADING_SPACE_DROP_ONE = 1, // the text's first piece loses one leading space
+    DEAL_LEADING_SPACE_DROP_EACH =
+        2, // so does every piece until there is text; for CHAR
 } deal_leading_space;
 
 typedef struct deal_vocab deal_vocab;
 
 // Copies `n_vocab` pieces. Piece i is bytes[offset[i], offset[i + 1]), already with
 // real spaces instead of U+2581 and raw bytes instead of byte-level symbols; kind[i] is
-// a deal_piece_kind. Fails with FORMAT where offsets do not rise, a kind is unknown or a
-// BYTE piece is not one byte, INVALID_ARG for an unknown rule. Caller frees with
+// a deal_piece_kind. Fails with FORMAT where offsets do not rise, a kind is unknown or
+// a BYTE piece is not one byte, INVALID_ARG for an unknown rule. Caller frees with
 // deal_vocab_free().
 deal_status deal_vocab_new(int32_t n_vocab, const uint8_t *bytes, size_t bytes_size,
                            const int64_t *offset, const uint8_t *kind,

@@ -144,7 +144,8 @@ take_node(deal_table_lm *t, deal_lm_item *items, int32_t i, bool *is_new,
     deal_lm_item *item = &items[i];
     deal_node parent = item->i_parent >= 0 ? items[item->i_parent].node : item->parent;
     if (t->node[parent].n_ref < 0)
-        return deal_fail(err, DEAL_ERR_INVALID_ARG, "table lm: item %d: dead parent", i);
+        return deal_fail(err, DEAL_ERR_INVALID_ARG, "table lm: item %d: dead parent",
+                         i);
     if (t->node[parent].depth >= t->lm.n_ctx)
         return deal_fail(err, DEAL_ERR_CONTEXT_FULL, "table lm: context of %d is full",
                          t->lm.n_ctx);

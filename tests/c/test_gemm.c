@@ -48,8 +48,9 @@ main(void)
 {
     deal_gemm_init();
     printf("%s\n", deal_gemm_config());
-    const int32_t shape[][2] = {{192, 576}, {192, 1536}, {32, 64}, {172, 64}, {64, 172},
-                                {40, 24},   {7, 9},      {1, 1},   {129, 70}, {192, 2048}};
+    const int32_t shape[][2] = {{192, 576}, {192, 1536}, {32, 64}, {172, 64},
+                                {64, 172},  {40, 24},    {7, 9},   {1, 1},
+                                {129, 70},  {192, 2048}};
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
         test_shape(shape[i][0], shape[i][1]);
     return check_report("test_gemm");

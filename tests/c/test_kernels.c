@@ -160,7 +160,8 @@ test_int8(const deal_kernels *k)
             for (int i = 0; i < n_group * 32; i++) {
                 int g = i / 32;
                 sum += ((double)wscale[g] * (double)wq[i] + (double)wmin[g]) *
-                       (double)xscale[r * n_group + g] * (double)xq[r * n_group * 32 + i];
+                       (double)xscale[r * n_group + g] *
+                       (double)xq[r * n_group * 32 + i];
             }
             CHECK_NEAR(y[r * 2], sum, TOLERANCE(n_group) * 100);
             // The other way round, against four copies of the weight row: the same bits.

@@ -37,15 +37,16 @@ test_half(void)
             n_bad += !isnan(x) || !isnan(deal_f16_to_f32(deal_f32_to_f16(x)));
             continue;
         }
-        double value = exponent == 31 ? INFINITY
-                                      : (exponent ? ldexp(1024 + fraction, (int)exponent - 25)
-                                                  : ldexp(fraction, -24));
+        double value = exponent == 31
+                           ? INFINITY
+                           : (exponent ? ldexp(1024 + fraction, (int)exponent - 25)
+                                       : ldexp(fraction, -24));
         n_bad += (double)x != (bits & 0x8000 ? -value : value);
         n_bad += deal_f32_to_f16(x) != bits;
     }
     CHECK_EQ_INT(n_bad, 0);
-    CHECK_EQ_INT(deal_f32_to_f16(65519.0f), 0x7bff);      // rounds down to the largest
-    CHECK_EQ_INT(deal_f32_to_f16(65520.0f), 0x7c00);      // rounds up to infinity
+    CHECK_EQ_INT(deal_f32_to_f16(65519.0f), 0x7bff); // rounds down to the largest
+    CHECK_EQ_INT(deal_f32_to_f16(65520.0f), 0x7c00); // rounds up to infinity
     CHECK_EQ_INT(deal_f32_to_f16(1.0f + 0x1p-11f), 0x3c00); // a tie goes to even
     CHECK_EQ_INT(deal_f32_to_f16(1.0f + 0x3p-11f), 0x3c02);
     CHECK_EQ_INT(deal_f32_to_f16(0x1p-25f), 0);

@@ -22,8 +22,9 @@ make_tree(tree *t, uint64_t seed)
 {
     for (int i = 0; i < N_NODE; i++) {
         double u = deal_rng_uniform(seed, 1, (uint64_t)i);
-        t->parent[i] = i == 0 || u < 0.6 ? i - 1
-                                         : (int)(deal_rng_uniform(seed, 2, (uint64_t)i) * i);
+        t->parent[i] = i == 0 || u < 0.6
+                           ? i - 1
+                           : (int)(deal_rng_uniform(seed, 2, (uint64_t)i) * i);
         for (int32_t token = i % N_VOCAB, is_free = 0; !is_free;
              token = (token + 1) % N_VOCAB) {
             is_free = 1;
@@ -221,7 +222,8 @@ test_steady_state(const deal_model *model)
         CHECK(lm->ops->root(lm, &root, &err) == DEAL_OK);
         static deal_lm_item item[200];
         for (int i = 0; i < 200; i++)
-            item[i] = (deal_lm_item){.parent = root, .i_parent = i - 1, .token = i % 50};
+            item[i] =
+                (deal_lm_item){.parent = root, .i_parent = i - 1, .token = i % 50};
         CHECK(lm->ops->extend(lm, item, 200, &err) == DEAL_OK);
         for (int i = 0; i < 200; i++)
             lm->ops->release(lm, item[i].node);

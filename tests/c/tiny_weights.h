@@ -33,11 +33,12 @@ tiny_add(tiny_weights *tiny, const char *name, int64_t n_row, int64_t n_column)
         data[i] = n_row ? (float)((u - 0.5) * 0.3) : (float)(0.8 + 0.4 * u);
     }
     tiny->n_used += (size_t)n;
-    *tensor = (deal_tensor){.type = DEAL_TYPE_F32,
-                            .n_dim = n_row ? 2 : 1,
-                            .dim = {n_row ? n_row : n_column, n_row ? n_column : 1, 1, 1},
-                            .data = data,
-                            .size = (size_t)n * sizeof *data};
+    *tensor =
+        (deal_tensor){.type = DEAL_TYPE_F32,
+                      .n_dim = n_row ? 2 : 1,
+                      .dim = {n_row ? n_row : n_column, n_row ? n_column : 1, 1, 1},
+                      .data = data,
+                      .size = (size_t)n * sizeof *data};
     snprintf(tensor->name, sizeof tensor->name, "%s", name);
 }
 
@@ -70,10 +71,10 @@ tiny_weights_make(tiny_weights *tiny)
             const char *name;
             int64_t n_row, n_column;
         } part[] = {
-            {"attn_norm", 0, hp->n_embd},        {"ffn_norm", 0, hp->n_embd},
-            {"attn_q", q_dim, hp->n_embd},       {"attn_k", kv_dim, hp->n_embd},
-            {"attn_v", kv_dim, hp->n_embd},      {"attn_output", hp->n_embd, q_dim},
-            {"ffn_gate", hp->n_ff, hp->n_embd},  {"ffn_up", hp->n_ff, hp->n_embd},
+            {"attn_norm", 0, hp->n_embd},       {"ffn_norm", 0, hp->n_embd},
+            {"attn_q", q_dim, hp->n_embd},      {"attn_k", kv_dim, hp->n_embd},
+            {"attn_v", kv_dim, hp->n_embd},     {"attn_output", hp->n_embd, q_dim},
+            {"ffn_gate", hp->n_ff, hp->n_embd}, {"ffn_up", hp->n_ff, hp->n_embd},
             {"ffn_down", hp->n_embd, hp->n_ff},
         };
         for (size_t p = 0; p < sizeof part / sizeof *part; p++) {

@@ -24,7 +24,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (int32_t i = 0; i < gguf.n_entry; i++) {
         const deal_gguf_entry *entry = &gguf.entry[i];
         const uint8_t *cursor = entry->data;
-        for (uint64_t j = 0; entry->type == DEAL_GGUF_STRING && j < entry->n_value; j++) {
+        for (uint64_t j = 0; entry->type == DEAL_GGUF_STRING && j < entry->n_value;
+             j++) {
             const char *text;
             size_t text_size;
             deal_gguf_string_next(&cursor, &text, &text_size);
@@ -133,7 +134,8 @@ main(void)
         memcpy(copy, file, size);
         int n_change = (int)(deal_rng_uniform(1, 2, run) * 5);
         for (int i = 0; i < n_change && size > 0; i++) {
-            size_t at = (size_t)(deal_rng_uniform(2 + (uint64_t)i, 3, run) * (double)size);
+            size_t at =
+                (size_t)(deal_rng_uniform(2 + (uint64_t)i, 3, run) * (double)size);
             double kind = deal_rng_uniform(2 + (uint64_t)i, 4, run);
             uint8_t any = (uint8_t)(deal_rng_uniform(2 + (uint64_t)i, 5, run) * 256);
             copy[at] = kind < 0.3 ? 0xff : (kind < 0.5 ? 0 : any);

@@ -1,31 +1,26 @@
-"""Rewards without a model: native ones against plain Python twins on random text, what a
-Python reward may return, weighted sums, and a scorer from an extension of its own.
+"""Rewards without a model: native ones against plain Python twins on random text, what
+a Python reward may return, and weighted sums.
 """
 
 from __future__ import annotations
 
 import functools
 import gc
-import importlib.util
 import math
 import random
 import re
-import shutil
-import subprocess
-import sys
 import unicodedata
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from reward_streams import check_stream, random_tokens
 
 import deal
 from deal import _core
-from deal.rewards import Keywords, Length, Native, WeightedSum, as_reward
+from deal.rewards import Keywords, Length, WeightedSum, as_reward
 
 OLD = unicodedata.ucd_3_2_0  # what it knows is the same in every later version
 UNITS = ("tokens", "characters", "words", "sentences")
@@ -93,37 +88,6 @@ def length_twin(unit: str, low: int, high: float, tokens: Sequence[str]) -> floa
     return 1.0 / (1.0 + abs(n - missed) / max(1, missed))
 
 
-def random_tokens(rng: random.Random, alphabet: Sequence[str]) -> list[str]:
-    return [
-        "".join(rng.choices(alphabet, k=rng.randrange(4)))
-        for _ in range(rng.randrange(1, 12))
-    ]
-
-
-def check_stream(
-    capsule: Any, tokens: Sequence[str], twin: Callable[[Sequence[str]], float]
-) -> None:
-    """Scores after every token equal the twin's, forked or not; bounds hold them all."""
-    token_size_max = max(len(token.encode()) for token in tokens)
-    state = _core.RewardState(
-        capsule, "a prompt", n_new_max=len(tokens), token_size_max=token_size_max
-    )
-    scores = [twin(tokens[:i]) for i in range(len(tokens) + 1)]
-    bounds = []
-    for i, score in enumerate(scores):
-        assert state.score() == state.score(True) == score, tokens[:i]
-        bounds.append([state.bounds(n) for n in range(len(scores) - i)])
-        if i < len(tokens):
-            kept, state = state, state.fork()
-            state.advance(tokens[i].encode(), i)
-            assert kept.score() == score
-    for i, row in enumerate(bounds):
-        assert row[0] == (scores[i], scores[i])
-        for n_left, (low, high) in enumerate(row):
-            reached = scores[i : i + n_left + 1]
-            assert low <= min(reached) and max(reached) <= high, (tokens, i, n_left)
-
-
 # --- Keywords ------------------------------------------------------------------------
 
 LETTERS = ["a", "b", "A", "B", " ", " ", ".", "_", "1"]
@@ -177,7 +141,7 @@ def test_word_characters_of_all_scripts() -> None:
     rng = random.Random(4)
     codes = [*range(0x3100), *rng.sample(range(0x3100, 0x110000), 6000)]
     known = [chr(c) for c in codes if OLD.category(chr(c)) not in ("Cn", "Cs", "Co")]
-    assert len(known) > 9000
+    assert len(known) > 8000
     for character in known:
         if OLD.category(character) != unicodedata.category(character):
             continue
@@ -191,7 +155,7 @@ def test_case_folding_of_all_scripts() -> None:
         chr(c) for c in range(0x110000) if OLD.category(chr(c)) in ("Lu", "Ll", "Lt")
     ]
     changed = [c for c in known if fold_one(c) != c]
-    assert len(changed) > 800
+    assert len(changed) > 700
     for character in changed:
         assert Keywords([character]).score([fold_one(character)]) == [1.0]
         assert Keywords([fold_one(character)]).score([character]) == [1.0]
@@ -556,110 +520,3 @@ def test_only_numbers_multiply(other: Any) -> None:
 def test_sum_has_no_capsule() -> None:
     with pytest.raises(TypeError, match="parts"):
         (Keywords(["a"]) + Keywords(["b"]))._capsule({})
-
-
-# --- native rewards of others --------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def scorer(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The example extension, built out of the tree against the installed header."""
-    folder = tmp_path_factory.mktemp("scorer")
-    for path in (Path(__file__).parent / "scorer_ext").iterdir():
-        if path.is_file():
-            shutil.copy(path, folder)
-    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (library,) = folder.glob("scorer_example*.so")
-    spec = importlib.util.spec_from_file_location("scorer_example", library)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def vowels_twin(tokens: Sequence[str]) -> float:
-    letters = re.findall("[a-zA-Z]", "".join(tokens))
-    return len(re.findall("[aeiouAEIOU]", "".join(letters))) / max(1, len(letters))
-
-
-def test_scorer_of_a_third_party(scorer: ModuleType) -> None:
-    reward = Native(scorer.vowels())
-    assert (reward.name, reward.range) == ("vowels", (0.0, 1.0))
-    assert Native(scorer.vowels(), name="mine").name == "mine"
-    texts = ["", "Aeroplane", "xyz 123", "naïve"]
-    assert reward.score(texts) == [vowels_twin([text]) for text in texts]
-    rng = random.Random(6)
-    for _ in range(50):
-        tokens = random_tokens(rng, list("abEx é1"))
-        state = _core.RewardState(reward._capsule({}), "")
-        for i, token in enumerate(tokens):
-            state = state.fork()
-            state.advance(token.encode())
-            assert state.score() == vowels_twin(tokens[: i + 1])
-            assert state.bounds(3) == (0.0, 1.0)
-
-
-def test_scorer_whose_states_own_memory(scorer: ModuleType) -> None:
-    capsule = scorer.letters()
-
-    def twin(tokens: Sequence[str]) -> float:
-        return len(set(re.findall("[a-z]", "".join(tokens).lower()))) / 26
-
-    rng = random.Random(7)
-    for _ in range(50):
-        check_stream(capsule, random_tokens(rng, list("abcXYZ 1é")), twin)
-    gc.collect()
-    assert scorer.n_live() == 0
-
-
-def test_scorer_on_texts(scorer: ModuleType) -> None:
-    reward = as_reward(scorer.shortness())
-    assert (reward + Keywords(["a"])).score(["", "a b"]) == [1.0, 1.25]
-    assert _core.reward_info(scorer.shortness())[3] is False
-
-
-@pytest.mark.parametrize(
-    ("how", "error"),
-    [
-        ("capsule name", TypeError),
-        ("abi_version", ValueError),
-        ("struct_size", ValueError),
-        ("name", ValueError),
-        ("low <= high", ValueError),
-        ("score_texts alone", ValueError),
-        ("init, advance and score", ValueError),
-    ],
-)
-def test_capsules_that_are_refused(
-    scorer: ModuleType, how: str, error: type[Exception]
-) -> None:
-    message = (
-        "deal.reward.v1.*deal.reward.v0" if how == "capsule name" else re.escape(how)
-    )
-    with pytest.raises(error, match=message):
-        Native(scorer.bad(how))
-    with pytest.raises(error):
-        _core.RewardState(scorer.bad(how), "")
-
-
-def test_scorer_that_fails(scorer: ModuleType) -> None:
-    with pytest.raises(
-        deal.RewardError, match="reward 'vowels': no opinion on token -1"
-    ):
-        Native(scorer.bad("message")).score(["a"])
-    with pytest.raises(deal.RewardError, match="'vowels'.*nan"):
-        Native(scorer.bad("nan")).score(["a"])
-
-
-def test_no_capsule_at_all() -> None:
-    with pytest.raises(TypeError, match="capsule"):
-        Native(object())
-    with pytest.raises(TypeError):
-        _core.RewardState("text", "")
-
-
-def test_header_is_where_it_says() -> None:
-    text = (Path(deal.get_include()) / "deal" / "reward.h").read_text()
-    assert "DEAL_REWARD_CAPSULE" in text

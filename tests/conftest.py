@@ -1,0 +1,22 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deal import _hub
+
+ALIAS = "smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file, from the cache that `make test` fills."""
+    path = _hub.cached_path(ALIAS)
+    if path is None:
+        pytest.skip(
+            f"{ALIAS} is not in the cache; `deal models --fetch {ALIAS}` puts it there"
+        )
+    return path
