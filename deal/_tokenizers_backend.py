@@ -107,7 +107,7 @@ class TokenizersBackend:
         )
         _set_pre_tokenizer(tokenizer, pattern, splits_digits, is_nfc)
         tokenizer.decoder = decoders.ByteLevel()
-        added = zip(vocab.tokens, vocab.types)
+        added = zip(vocab.tokens, vocab.types, strict=True)
         tokenizer.add_tokens(
             [
                 AddedToken(token, special=kind != USER_DEFINED, normalized=False)

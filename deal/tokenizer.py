@@ -297,7 +297,7 @@ def _gguf_specials(vocab: GgufVocab, is_llama: bool) -> _Specials:
     ends = [vocab.token_id("eot_token_id"), vocab.token_id("eom_token_id")]
     ends += [
         i
-        for i, (token, kind) in enumerate(zip(vocab.tokens, vocab.types))
+        for i, (token, kind) in enumerate(zip(vocab.tokens, vocab.types, strict=True))
         if kind == CONTROL and token in known
     ]
     specials = _Specials(
@@ -310,7 +310,9 @@ def _gguf_specials(vocab: GgufVocab, is_llama: bool) -> _Specials:
     )
     ids = (specials.bos, specials.eos, specials.unk, specials.pad)
     specials.texts = {
-        name: vocab.tokens[i] for name, i in zip(_SPECIAL_NAMES, ids) if i is not None
+        name: vocab.tokens[i]
+        for name, i in zip(_SPECIAL_NAMES, ids, strict=True)
+        if i is not None
     }
     return specials
 
