@@ -4,7 +4,7 @@
 #   make demo       a real model, steered       make test-c     C tests alone
 #   make asan       the whole suite under ASan  make tsan       threads under TSan
 #   make fuzz       mutated GGUF files          make lint       layers, headers, style
-#   make bench      CommonGen benchmark         make clean
+#   make bench      result files, README table  make clean
 
 ifdef VIRTUAL_ENV
 PYTHON := $(VIRTUAL_ENV)/bin/python
@@ -99,6 +99,7 @@ fuzz: build/.installed
 bench: build/.installed model
 	$(PYTHON) -m benchmarks.commongen --data $${DEAL_SHARED:-../shared}/data/commongen/dev.jsonl \
 	    -n 24 --top-k 5 --lookahead 16 --reward-weight 4 --json benchmarks/results/commongen.json
+	$(PYTHON) -m benchmarks.fidelity --json benchmarks/results/fidelity.json
 	$(PYTHON) tools/make_results_table.py
 
 clean:

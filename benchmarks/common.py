@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -78,6 +79,12 @@ def versions() -> dict[str, Any]:
 
 def peak_memory() -> int | None:
     """Largest resident size of this process so far, in bytes; None on Windows."""
+    try:
+        # NB: not ru_maxrss, which on Linux counts the parent that forked this process.
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
+    except (OSError, TypeError):
+        pass
     try:
         import resource
     except ImportError:

@@ -578,8 +578,7 @@ class Length(Native):
             if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
                 raise TypeError(
                     f"reward {self.name!r}: unit 'tokens': expected a list of token "
-                    "ids "
-                    f"for each completion, got {ids!r}"
+                    f"ids for each completion, got {ids!r}"
                 )
             state = _core.RewardState(self._owner, "")
             for token in ids:

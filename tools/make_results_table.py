@@ -83,7 +83,41 @@ def commongen_section(result: dict[str, Any], source: str) -> list[str]:
     return lines
 
 
-SECTIONS = {"commongen": commongen_section}
+def fidelity_section(result: dict[str, Any], source: str) -> list[str]:
+    """Divergence from f32, and memory."""
+    settings, memory = result["settings"], result["memory"]
+    lines = [
+        f"**Fidelity and memory**, {settings['model']} (`{settings['model_file']}`): "
+        "KL divergence from f32 compute on the same file, nats a token.",
+        "",
+        "| engine | mean KL | same first choice | tokens |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for row in result["rows"]:
+        if "missing" in row:
+            lines.append(f"| {row['engine']} | {row['missing']} | | |")
+            continue
+        name = " ".join(filter(None, (row["engine"], row.get("version"))))
+        lines.append(
+            f"| {name} | {row['kl']:.4f} | {row['same_top_1']:.3f} "
+            f"| {row['n_tokens']:,} |"
+        )
+    megabytes = {
+        name: memory[name][peak] / 1e6
+        for name, peak in (("int8", "peak"), ("f32", "peak"))
+    }
+    notes = (
+        f"Peak memory of a process that loads the model and evaluates 512 tokens: "
+        f"{megabytes['int8']:.0f} MB in int8, {megabytes['f32']:.0f} MB in f32, of "
+        f"which {memory['int8']['peak_import'] / 1e6:.0f} MB are Python and the "
+        f"imports. The file has {memory['file'] / 1e6:.0f} MB, its weights in f32 "
+        f"{memory['weights_f32'] / 1e6:.0f} MB: int8 compute holds no f32 copy."
+    )
+    lines += ["", notes, "", f"{machine_line(result['environment'])} (`{source}`)."]
+    return lines
+
+
+SECTIONS = {"commongen": commongen_section, "fidelity": fidelity_section}
 
 
 def results_text(folder: Path) -> str:

@@ -21,13 +21,29 @@ from deal import _core
 from deal.rewards import Keywords, Native, as_reward
 
 
-@pytest.fixture(scope="module")
-def scorer(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The example extension, built out of the tree against the installed header."""
-    folder = tmp_path_factory.mktemp("scorer")
-    for path in (Path(__file__).parent / "scorer_ext").iterdir():
-        if path.is_file():
-            shutil.copy(path, folder)
+SCORER = Path(__file__).parent / "scorer_ext"
+ROOT = Path(__file__).parents[2]
+
+# What a documented scorer needs to become a module.
+MODULE = """
+static PyObject *
+commas_capsule(PyObject *module, PyObject *unused)
+{
+    return PyCapsule_New(&commas, DEAL_REWARD_CAPSULE, NULL);
+}
+static PyMethodDef methods[] = {{"commas", commas_capsule, METH_NOARGS, NULL}, {0}};
+static PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, .m_name = "scorer_example", .m_methods = methods};
+PyMODINIT_FUNC
+PyInit_scorer_example(void)
+{
+    return PyModule_Create(&module);
+}
+"""
+
+
+def build(folder: Path) -> ModuleType:
+    """The extension in `folder`, built against the installed header."""
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -37,6 +53,15 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The example extension, built out of the tree."""
+    folder = tmp_path_factory.mktemp("scorer")
+    for name in ("setup.py", "scorer.c"):
+        shutil.copy(SCORER / name, folder)
+    return build(folder)
 
 
 def vowels_twin(tokens: Sequence[str]) -> float:
@@ -123,3 +148,13 @@ def test_no_capsule_at_all() -> None:
 def test_header_is_where_it_says() -> None:
     text = (Path(deal.get_include()) / "deal" / "reward.h").read_text()
     assert "DEAL_REWARD_CAPSULE" in text
+
+
+def test_documented_scorer(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```c\n(.*?)```", text, re.DOTALL)
+    shutil.copy(SCORER / "setup.py", tmp_path)
+    (tmp_path / "scorer.c").write_text("#include <Python.h>\n" + example + MODULE)
+    reward = Native(build(tmp_path).commas())
+    assert (reward.name, reward.range) == ("commas", (0.0, 1.0))
+    assert reward.score(["", "a,b,", ",,"]) == [1.0, 0.5, 0.0]
