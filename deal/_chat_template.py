@@ -1,8 +1,8 @@
 """Chat templates: jinja2 programs that come with a model and write its prompt.
 
-They are untrusted code, so they run in jinja2's immutable sandbox and see plain data
-only. Variables, filters and functions are those that transformers offers, so that a
-template writes the same text here.
+They are untrusted code, so they run in jinja2's immutable sandbox, see plain data only
+and end after so many steps. Variables, filters and functions are those that
+transformers offers, so that a template writes the same text here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ from functools import lru_cache
 from typing import Any
 
 from deal._errors import TokenizerError
+
+# What one rendering may do at most; no chat needs a hundredth of it.
+_N_STEP_MAX = 1_000_000  # passes of all loops and macros together
+_SIZE_MAX = 10_000_000  # characters, items or bits of what * and ** make
+_STEPS = "steps left"  # no identifier, so a template cannot name it
 
 
 def check_messages(messages: Any) -> list[dict[str, Any]]:
@@ -110,9 +115,55 @@ def _tojson(
     )
 
 
+def _count_step(context: Any, value: Any) -> Any:
+    """A filter that every pass of a loop or macro goes through."""
+    from jinja2.sandbox import SecurityError
+
+    left = context[_STEPS]
+    left[0] -= 1
+    if left[0] < 0:
+        raise SecurityError(
+            f"loops: expected at most {_N_STEP_MAX} passes in all, got more"
+        )
+    return value
+
+
+def _check_product(operator: str, left: Any, right: Any) -> None:
+    """Refuse ``*`` and ``**`` that would fill the memory, or never end."""
+    from jinja2.sandbox import SecurityError
+
+    size = 0
+    if operator == "**" and isinstance(left, int) and isinstance(right, int):
+        size = left.bit_length() * abs(right)
+    elif operator == "*":
+        for items, n in ((left, right), (right, left)):
+            if isinstance(items, (str, list, tuple)) and isinstance(n, int):
+                size = len(items) * n
+    if size > _SIZE_MAX:
+        raise SecurityError(
+            f"{operator}: expected a result of at most {_SIZE_MAX} items or bits, "
+            f"got {size}"
+        )
+
+
+def _count_passes(tree: Any) -> None:
+    """Put a call of ``_count_step`` into every loop and macro of a parsed template."""
+    from jinja2 import nodes
+
+    def counter() -> Any:
+        true = nodes.Const(True)
+        return nodes.Filter(true, "count_step", [], [], None, None, lineno=1)
+
+    for node in tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
+        if isinstance(node, nodes.For) and node.test is not None:
+            node.test = nodes.And(counter(), node.test, lineno=node.lineno)
+        else:
+            node.body.insert(0, nodes.ExprStmt(counter(), lineno=node.lineno))
+
+
 @lru_cache(maxsize=1)
 def _environment() -> Any:
-    from jinja2 import nodes
+    from jinja2 import nodes, pass_context
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -127,12 +178,27 @@ def _environment() -> Any:
             # A scope of its own, as in transformers: what is set inside stays inside.
             return nodes.Scope(body, lineno=line)
 
-    environment = ImmutableSandboxedEnvironment(
+    class Sandbox(ImmutableSandboxedEnvironment):
+        """jinja2's sandbox with an end to loops and to products."""
+
+        intercepted_binops = frozenset(["*", "**"])
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            _check_product(operator, left, right)
+            return super().call_binop(context, operator, left, right)
+
+        def _parse(self, *args: Any) -> Any:
+            tree = super()._parse(*args)
+            _count_passes(tree)
+            return tree
+
+    environment = Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[GenerationBlock, "jinja2.ext.loopcontrols"],
     )
     environment.filters["tojson"] = _tojson
+    environment.filters["count_step"] = pass_context(_count_step)
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment
@@ -163,6 +229,10 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise TokenizerError(
                 f"chat template: line {error.lineno}: {error.message}"
+            ) from error
+        except Exception as error:  # nested too deep, or what Python cannot compile
+            raise TokenizerError(
+                f"chat template: {type(error).__name__}: {error}"
             ) from error
 
     def render(
@@ -197,6 +267,7 @@ class ChatTemplate:
             **_plain(kwargs),
             "messages": check_messages(messages),
             "add_generation_prompt": bool(add_generation_prompt),
+            _STEPS: [_N_STEP_MAX],
         }
         try:
             return self._template.render(variables)

@@ -135,7 +135,8 @@ class TokenizersBackend:
         return self._tokenizer.token_to_id(token)
 
     def token(self, i_token: int) -> str | None:
-        return self._tokenizer.id_to_token(i_token)
+        added = self._tokenizer.get_added_tokens_decoder().get(i_token)
+        return self._tokenizer.id_to_token(i_token) if added is None else added.content
 
     def table(self) -> PieceTable:
         """Pieces as the library's decoder has them.
@@ -158,7 +159,9 @@ class TokenizersBackend:
         special = {
             token["content"] for token in spec["added_tokens"] if token["special"]
         }
-        for token, i in tokens.items():
+        for i in tokens.values():
+            # Not the key: some releases decode an added token from its normalised text.
+            token = self._tokenizer.id_to_token(i)
             table.pieces[i], kind = decoder.piece(token)
             table.kinds[i] = SPECIAL if token in special else kind
         return table

@@ -2,6 +2,7 @@
 
     python tools/make_goldens.py tiny
     python tools/make_goldens.py stories
+    python tools/make_goldens.py chat
     python tools/make_goldens.py smollm2 --model SmolLM2-135M-Instruct.Q4_1.gguf
 
 Not part of the tests: it needs ``torch transformers gguf safetensors accelerate`` and,
@@ -26,6 +27,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
 
+import chat_cases  # noqa: E402
 import numpy_llama  # noqa: E402
 import stories260k  # noqa: E402
 import tiny_model  # noqa: E402
@@ -419,15 +421,44 @@ def make_smollm2_goldens(path: Path) -> None:
     print(f"done in {time.time() - start:.0f} s")
 
 
+# --- chat templates ------------------------------------------------------------------
+
+
+def make_chat_goldens() -> None:
+    """What apply_chat_template writes; needs transformers alone, and no torch."""
+    import jinja2
+    import tokenizers
+    import transformers
+
+    library = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0}, "<unk>"))
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=library, **chat_cases.TOKENS
+    )
+    texts = [
+        tokenizer.apply_chat_template(
+            chat_cases.CHATS[chat],
+            chat_template=chat_cases.TEMPLATES[template],
+            add_generation_prompt=adds,
+            tokenize=False,
+            **chat_cases.VARIABLES[variables],
+        )
+        for template, chat, variables, adds in chat_cases.cases()
+    ]
+    made_by = {"transformers": transformers.__version__, "jinja2": jinja2.__version__}
+    write_json("chat.json", {"versions": made_by, "texts": texts})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("tiny", "stories", "smollm2"))
+    parser.add_argument("what", choices=("tiny", "stories", "chat", "smollm2"))
     parser.add_argument("--model", type=Path, help="the SmolLM2 GGUF file")
     args = parser.parse_args()
     if args.what == "tiny":
         make_tiny_goldens()
     elif args.what == "stories":
         make_stories_golden()
+    elif args.what == "chat":
+        make_chat_goldens()
     elif args.model is None:
         parser.error("smollm2 needs --model")
     else:

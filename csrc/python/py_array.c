@@ -3,8 +3,29 @@
 #define NO_IMPORT_ARRAY
 #define PY_ARRAY_UNIQUE_SYMBOL deal_ARRAY_API
 #include <numpy/arrayobject.h>
+#include <stdbool.h>
 
 #include "common/alloc.h"
+
+// Raises ValueError where a list or tuple has an integer past 64 bits: NumPy makes an
+// array of floats or objects of it, whose type would be no help to the caller.
+static bool
+raised_for_huge_id(PyObject *object, const char *what)
+{
+    if (!PyList_Check(object) && !PyTuple_Check(object))
+        return false;
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(object); i++) {
+        PyObject *item = PySequence_Fast_GET_ITEM(object, i);
+        int overflow = 0;
+        if (PyLong_Check(item))
+            PyLong_AsLongLongAndOverflow(item, &overflow);
+        if (overflow) {
+            PyErr_Format(PyExc_ValueError, "%s[%zd]: %R is no token id", what, i, item);
+            return true;
+        }
+    }
+    return false;
+}
 
 int
 deal_py_ids(PyObject *object, const char *what, int32_t **out, int32_t *n_out)
@@ -20,10 +41,11 @@ deal_py_ids(PyObject *object, const char *what, int32_t **out, int32_t *n_out)
     PyArrayObject *array = (PyArrayObject *)any;
     npy_intp n = PyArray_NDIM(array) == 1 ? PyArray_DIM(array, 0) : -1;
     if (n < 0 || n > INT32_MAX || (n > 0 && !PyArray_ISINTEGER(array))) {
-        PyErr_Format(n < 0 ? PyExc_ValueError : PyExc_TypeError,
-                     "%s: expected a flat sequence of integers, got %d dimensions of "
-                     "type %R",
-                     what, PyArray_NDIM(array), (PyObject *)PyArray_DESCR(array));
+        if (!raised_for_huge_id(object, what))
+            PyErr_Format(n < 0 ? PyExc_ValueError : PyExc_TypeError,
+                         "%s: expected a flat sequence of integers, got %d dimensions "
+                         "of type %R",
+                         what, PyArray_NDIM(array), (PyObject *)PyArray_DESCR(array));
         Py_DECREF(any);
         return -1;
     }
