@@ -49,11 +49,12 @@ $(BUILD)/core/%.o: csrc/%.c $(CORE_HDR)
 	$(CC) $(C_FLAGS) $(SANITIZE) -DDEAL_SCIPY_OPENBLAS -I$(call BLAS,include) -c $< -o $@
 
 CORE_OBJ = $(patsubst csrc/%.c,$(BUILD)/core/%.o,$(CORE_SRC))
-TABLE_LM = $(wildcard tests/c/table_lm.c)
-
-$(BUILD)/test_%: tests/c/test_%.c $(CORE_OBJ) $(TABLE_LM) $(CORE_HDR)
-	$(CC) $(C_FLAGS) $(SANITIZE) $< $(TABLE_LM) $(CORE_OBJ) -o $@ \
+TEST_SRC = tests/c/table_lm.c tests/c/toy_reward.c
+LINK_TEST = $(CC) $(C_FLAGS) $(SANITIZE) $< $(TEST_SRC) $(CORE_OBJ) -o $@ \
 	    -L$(call BLAS,lib) -lscipy_openblas -Wl,-rpath,$(call BLAS,lib) -lm -pthread
+
+$(BUILD)/test_%: tests/c/test_%.c $(CORE_OBJ) $(TEST_SRC) $(CORE_HDR)
+	$(LINK_TEST)
 
 test-c: build/.installed $(C_TESTS)
 	@for t in $(C_TESTS); do $$t || exit 1; done
