@@ -56,7 +56,11 @@ LINK_TEST = $(CC) $(C_FLAGS) $(SANITIZE) $< $(TEST_SRC) $(CORE_OBJ) -o $@ \
 $(BUILD)/test_%: tests/c/test_%.c $(CORE_OBJ) $(TEST_SRC) $(CORE_HDR)
 	$(LINK_TEST)
 
-test-c: build/.installed $(C_TESTS)
+# What tests/unit/test_search_twin.py runs.
+$(BUILD)/search_table: tests/c/search_table.c $(CORE_OBJ) $(TEST_SRC) $(CORE_HDR)
+	$(LINK_TEST)
+
+test-c: build/.installed $(C_TESTS) $(BUILD)/search_table
 	@for t in $(C_TESTS); do $$t || exit 1; done
 	@for core in Nehalem Sandybridge Haswell Zen; do \
 	    OPENBLAS_CORETYPE=$$core $(BUILD)/test_gemm || exit 1; done
@@ -66,7 +70,7 @@ test-c: build/.installed $(C_TESTS)
 model: build/.installed
 	$(PYTHON) -m deal models --fetch smollm2-135m-instruct
 
-test-py: build/.installed model
+test-py: build/.installed $(BUILD)/search_table model
 	$(PYTHON) -m pytest -q
 
 test: test-c lint test-py
@@ -81,7 +85,8 @@ lint: build/.installed
 asan:
 	$(MAKE) test-c BUILD=build/asan SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=undefined'
 	DEAL_SANITIZE=address,undefined $(PYTHON) setup.py --quiet build_ext --inplace --force
-	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$(SHARED_ASAN) PYTHONMALLOC=malloc \
+	DEAL_SEARCH_TABLE=build/asan/search_table \
+	    ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$(SHARED_ASAN) PYTHONMALLOC=malloc \
 	    $(PYTHON) -m pytest -q -m 'not slow' tests/unit
 	$(PYTHON) setup.py --quiet build_ext --inplace --force
 
