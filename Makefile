@@ -49,13 +49,18 @@ $(BUILD)/core/%.o: csrc/%.c $(CORE_HDR)
 	$(CC) $(C_FLAGS) $(SANITIZE) -DDEAL_SCIPY_OPENBLAS -I$(call BLAS,include) -c $< -o $@
 
 CORE_OBJ = $(patsubst csrc/%.c,$(BUILD)/core/%.o,$(CORE_SRC))
-TABLE_LM = $(wildcard tests/c/table_lm.c)
-
-$(BUILD)/test_%: tests/c/test_%.c $(CORE_OBJ) $(TABLE_LM) $(CORE_HDR)
-	$(CC) $(C_FLAGS) $(SANITIZE) $< $(TABLE_LM) $(CORE_OBJ) -o $@ \
+TEST_SRC = tests/c/table_lm.c tests/c/toy_reward.c
+LINK_TEST = $(CC) $(C_FLAGS) $(SANITIZE) $< $(TEST_SRC) $(CORE_OBJ) -o $@ \
 	    -L$(call BLAS,lib) -lscipy_openblas -Wl,-rpath,$(call BLAS,lib) -lm -pthread
 
-test-c: build/.installed $(C_TESTS)
+$(BUILD)/test_%: tests/c/test_%.c $(CORE_OBJ) $(TEST_SRC) $(CORE_HDR)
+	$(LINK_TEST)
+
+# What tests/unit/test_search_twin.py runs.
+$(BUILD)/search_table: tests/c/search_table.c $(CORE_OBJ) $(TEST_SRC) $(CORE_HDR)
+	$(LINK_TEST)
+
+test-c: build/.installed $(C_TESTS) $(BUILD)/search_table
 	@for t in $(C_TESTS); do $$t || exit 1; done
 	@for core in Nehalem Sandybridge Haswell Zen; do \
 	    OPENBLAS_CORETYPE=$$core $(BUILD)/test_gemm || exit 1; done
@@ -65,7 +70,7 @@ test-c: build/.installed $(C_TESTS)
 model: build/.installed
 	$(PYTHON) -m deal models --fetch smollm2-135m-instruct
 
-test-py: build/.installed model
+test-py: build/.installed $(BUILD)/search_table model
 	$(PYTHON) -m pytest -q
 
 test: test-c lint test-py
@@ -80,7 +85,8 @@ lint: build/.installed
 asan:
 	$(MAKE) test-c BUILD=build/asan SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=undefined'
 	DEAL_SANITIZE=address,undefined $(PYTHON) setup.py --quiet build_ext --inplace --force
-	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$(SHARED_ASAN) PYTHONMALLOC=malloc \
+	DEAL_SEARCH_TABLE=build/asan/search_table \
+	    ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$(SHARED_ASAN) PYTHONMALLOC=malloc \
 	    $(PYTHON) -m pytest -q -m 'not slow' tests/unit
 	$(PYTHON) setup.py --quiet build_ext --inplace --force
 

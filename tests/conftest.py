@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from search_table import Program, find_or_build
 
 from deal import _hub
 
@@ -20,3 +21,9 @@ def smollm2_path() -> Path:
             f"{ALIAS} is not in the cache; `deal models --fetch {ALIAS}` puts it there"
         )
     return path
+
+
+@pytest.fixture(scope="session")
+def search_table(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """The C search over a table LM, as a program."""
+    return find_or_build(tmp_path_factory)

@@ -71,7 +71,9 @@ typedef struct deal_reward {
     // Frees what a state owns besides its own bytes. NULL: nothing.
     void (*drop)(void *self, void *state);
 
-    // Appends one token: its id and the `size` bytes of text that it completes.
+    // Appends one token: its id and the `size` bytes of text that it completes. Id -1
+    // is text alone and no token: what the tokens before have left pending, which comes
+    // before a score, or a text that was never cut into tokens.
     int (*advance)(void *self, void *state, int32_t token, const char *bytes,
                    size_t size, char *message);
 

@@ -2,7 +2,7 @@
  *
  * Words are what Python's str.split() gives: maximal runs of characters that are not
  * white space (Unicode White_Space, and U+001C to U+001F). A token is one call of
- * advance, whether it adds text or not.
+ * advance with an id, whether it adds text or not.
  *
  * A sentence is a stretch of text with a word character in it, up to a run of . ! ? or
  * of their full-width forms. A run of the ASCII ones alone ends nothing where a word
@@ -67,12 +67,11 @@ static int
 length_advance(void *self, void *state_bytes, int32_t token, const char *bytes,
                size_t size, char *message)
 {
-    (void)token;
     (void)message;
     const length *l = self;
     state *s = state_bytes;
     if (l->unit == DEAL_LENGTH_TOKENS) {
-        s->n++;
+        s->n += token >= 0; // text that is pending comes without one
         return 0;
     }
     size_t n_byte;

@@ -34,6 +34,14 @@ reserve_tokens(deal_hypothesis *hypothesis, int32_t n_token, deal_error *err)
     return DEAL_OK;
 }
 
+deal_status
+deal_hypothesis_reserve(deal_hypothesis *hypothesis, int32_t n_token, size_t text_size,
+                        deal_error *err)
+{
+    DEAL_TRY(reserve_tokens(hypothesis, n_token, err));
+    return deal_bytes_reserve(&hypothesis->text, text_size, err);
+}
+
 static deal_status
 reserve_reward(deal_hypothesis *hypothesis, int32_t n_reward, deal_error *err)
 {

@@ -47,6 +47,11 @@ deal_status deal_hypothesis_reset(deal_hypothesis *hypothesis,
                                   const deal_ending *ending, deal_reward_set *rewards,
                                   deal_error *err);
 
+// Makes room for `n_token` tokens and `text_size` bytes, so that growing up to there
+// allocates nothing.
+deal_status deal_hypothesis_reserve(deal_hypothesis *hypothesis, int32_t n_token,
+                                    size_t text_size, deal_error *err);
+
 // Copies everything but the trie references.
 deal_status deal_hypothesis_copy(deal_hypothesis *to, const deal_hypothesis *from,
                                  deal_reward_set *rewards, deal_error *err);

@@ -63,6 +63,15 @@ check_reward(const deal_reward *reward, double weight, int32_t i, deal_error *er
     return check_form(reward, i, err);
 }
 
+static deal_status
+reserve_block(deal_reward_set *set, deal_reward_states *states, deal_error *err)
+{
+    if (states->block)
+        return DEAL_OK;
+    states->block = deal_alloc(set->block_size, 1);
+    return states->block ? DEAL_OK : deal_fail_memory(err, "states of the rewards");
+}
+
 deal_status
 deal_reward_set_init(deal_reward_set *set, deal_reward *const *reward,
                      const double *weight, int32_t n_reward,
@@ -88,7 +97,7 @@ deal_reward_set_init(deal_reward_set *set, deal_reward *const *reward,
         set->has_incremental = true;
     }
     set->n_reward = n_reward;
-    return DEAL_OK;
+    return set->has_incremental ? reserve_block(set, &set->scratch, err) : DEAL_OK;
 }
 
 void
@@ -148,15 +157,6 @@ check_score(const deal_reward_set *set, int32_t i, double score, size_t i_case,
 }
 
 // --- states --------------------------------------------------------------------------
-
-static deal_status
-reserve_block(deal_reward_set *set, deal_reward_states *states, deal_error *err)
-{
-    if (states->block)
-        return DEAL_OK;
-    states->block = deal_alloc(set->block_size, 1);
-    return states->block ? DEAL_OK : deal_fail_memory(err, "states of the rewards");
-}
 
 void
 deal_reward_states_drop(deal_reward_set *set, deal_reward_states *states)

@@ -7,8 +7,15 @@
 
 #include "common/alloc.h"
 #include "common/clock.h"
+#include "common/utf8.h"
 #include "search/request.h"
 #include "search/search_internal.h"
+
+// What a search makes room for when it starts: at most so many tokens of all its
+// hypotheses together and of its rollouts, bytes of text for each, rows of its trace.
+#define N_TOKEN_RESERVED ((size_t)1 << 20)
+#define TOKEN_SIZE_RESERVED ((size_t)8)
+#define N_ROW_RESERVED ((size_t)1 << 16)
 
 // --- new and free --------------------------------------------------------------------
 
@@ -36,6 +43,53 @@ new_hypotheses(size_t n, deal_hypothesis **out, deal_error *err)
         hypothesis[i].node = hypothesis[i].tip = DEAL_NODE_NONE;
     *out = hypothesis;
     return DEAL_OK;
+}
+
+static size_t
+product_up_to(size_t a, size_t b, size_t max)
+{
+    return b != 0 && a > max / b ? max : a * b;
+}
+
+static deal_status
+reserve_tokens(deal_search *search, deal_hypothesis *hypothesis, size_t n,
+               int32_t n_token, deal_error *err)
+{
+    // The detokenizer wants room for the worst that one more token can bring.
+    size_t size = deal_vocab_piece_size_max(search->request.vocab);
+    size = (size < 256 ? size : 256) + DEAL_UTF8_SIZE_MAX;
+    size = DEAL_UTF8_REPLACEMENT_SIZE * size + TOKEN_SIZE_RESERVED * (size_t)n_token;
+    for (size_t i = 0; i < n; i++)
+        DEAL_TRY(deal_hypothesis_reserve(&hypothesis[i], n_token, size, err));
+    return DEAL_OK;
+}
+
+// Makes room for all that the search can grow to, so that its steps allocate nothing
+// but for the memo of rewards. What would be too much at once grows as it comes.
+static deal_status
+reserve_all(deal_search *search, deal_error *err)
+{
+    const deal_search_params *params = &search->request.params;
+    size_t n_live = (size_t)search->n_live_max,
+           n_token = (size_t)search->ending.n_new_max;
+    size_t n_slot = n_live * (size_t)search->n_expand;
+    bool is_sample = params->mode == DEAL_SEARCH_SAMPLE;
+    size_t n_each = N_TOKEN_RESERVED / (is_sample ? n_live : 3 * n_live + n_slot);
+    int32_t n = (int32_t)(n_token < n_each ? n_token : n_each);
+    DEAL_TRY(reserve_tokens(search, search->live, n_live, n, err));
+    if (is_sample)
+        return DEAL_OK;
+    DEAL_TRY(reserve_tokens(search, search->next, n_live, n, err));
+    DEAL_TRY(reserve_tokens(search, search->pool, n_live, n, err));
+    DEAL_TRY(reserve_tokens(search, search->slot, n_slot, n, err));
+    if (params->mode == DEAL_SEARCH_BEAM)
+        return DEAL_OK;
+    size_t n_step = (n_token - 1) / (size_t)params->commit + 1;
+    size_t n_row = product_up_to(n_step, n_slot, N_ROW_RESERVED);
+    size_t n_roll =
+        product_up_to(n_row, (size_t)params->lookahead_len, N_TOKEN_RESERVED);
+    return deal_trace_log_reserve(&search->trace, n_row, search->rewards.n_reward,
+                                  n_roll, err);
 }
 
 // What beams need besides the live hypotheses.
@@ -130,6 +184,7 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
     DEAL_TRY(new_hypotheses((size_t)search->n_live_max, &search->live, err));
     if (!is_sample)
         DEAL_TRY(init_beams(search, err));
+    DEAL_TRY(reserve_all(search, err));
     return init_outputs(search, err);
 }
 

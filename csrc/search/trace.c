@@ -5,11 +5,11 @@
 #include "common/alloc.h"
 
 static deal_status
-reserve_rows(deal_trace_log *log, size_t n_reward, deal_error *err)
+reserve_rows(deal_trace_log *log, size_t n_row, size_t n_reward, deal_error *err)
 {
-    if (log->n_row < log->row_cap)
+    if (n_row <= log->row_cap)
         return DEAL_OK;
-    size_t cap = deal_grow_cap(log->row_cap, log->n_row + 1);
+    size_t cap = deal_grow_cap(log->row_cap, n_row);
     deal_trace_row *row = deal_realloc(log->row, log->n_row, cap, sizeof *row);
     if (!row)
         return deal_fail_memory(err, "trace");
@@ -24,11 +24,11 @@ reserve_rows(deal_trace_log *log, size_t n_reward, deal_error *err)
 }
 
 static deal_status
-reserve_rollout(deal_trace_log *log, size_t n, deal_error *err)
+reserve_rollout(deal_trace_log *log, size_t n_rollout, deal_error *err)
 {
-    if (n <= log->rollout_cap - log->n_rollout)
+    if (n_rollout <= log->rollout_cap)
         return DEAL_OK;
-    size_t cap = deal_grow_cap(log->rollout_cap, log->n_rollout + n);
+    size_t cap = deal_grow_cap(log->rollout_cap, n_rollout);
     int32_t *rollout = deal_realloc(log->rollout, log->n_rollout, cap, sizeof *rollout);
     if (!rollout)
         return deal_fail_memory(err, "trace");
@@ -38,13 +38,21 @@ reserve_rollout(deal_trace_log *log, size_t n, deal_error *err)
 }
 
 deal_status
+deal_trace_log_reserve(deal_trace_log *log, size_t n_row, int32_t n_reward,
+                       size_t n_rollout, deal_error *err)
+{
+    DEAL_TRY(reserve_rows(log, n_row, (size_t)n_reward, err));
+    return reserve_rollout(log, n_rollout, err);
+}
+
+deal_status
 deal_trace_log_append(deal_trace_log *log, const deal_trace_row *row,
                       const double *reward, int32_t n_reward, const int32_t *rollout,
                       deal_error *err)
 {
     size_t n = (size_t)row->n_rollout;
-    DEAL_TRY(reserve_rows(log, (size_t)n_reward, err));
-    DEAL_TRY(reserve_rollout(log, n, err));
+    DEAL_TRY(
+        deal_trace_log_reserve(log, log->n_row + 1, n_reward, log->n_rollout + n, err));
     if (n_reward > 0)
         memcpy(log->reward + log->n_row * (size_t)n_reward, reward,
                (size_t)n_reward * sizeof *reward);

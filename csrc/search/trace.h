@@ -12,6 +12,10 @@ typedef struct deal_trace_log {
     size_t n_row, row_cap, n_rollout, rollout_cap;
 } deal_trace_log;
 
+// Makes room, so that appending up to there allocates nothing.
+deal_status deal_trace_log_reserve(deal_trace_log *log, size_t n_row, int32_t n_reward,
+                                   size_t n_rollout, deal_error *err);
+
 // Appends `row`, whose n_rollout tokens are `rollout`; sets its i_rollout.
 deal_status deal_trace_log_append(deal_trace_log *log, const deal_trace_row *row,
                                   const double *reward, int32_t n_reward,

@@ -97,6 +97,23 @@ test_grading(void)
     CHECK_NEAR(score_at(DEAL_LENGTH_CHARACTERS, 5, 5, 5), 0.5, 1e-15);
 }
 
+// Half a character: its token adds nothing, what is pending is no further token.
+static void
+test_pending_text(void)
+{
+    static const deal_length_unit unit[] = {DEAL_LENGTH_TOKENS, DEAL_LENGTH_CHARACTERS};
+    for (int i = 0; i < 2; i++) {
+        deal_reward *r = make(unit[i], 1, 1);
+        state_bytes state;
+        start(r, &state, 4);
+        r->advance(r->self, &state, 5, "", 0, message);
+        CHECK_NEAR(score_of(r, &state), i == 0 ? 1.0 : 0.5, 0.0);
+        r->advance(r->self, &state, -1, "\xEF\xBF\xBD", 3, message);
+        CHECK_NEAR(score_of(r, &state), 1.0, 0.0);
+        deal_reward_length_free(r);
+    }
+}
+
 static void
 test_bounds(deal_length_unit unit)
 {
@@ -181,6 +198,7 @@ main(void)
 {
     test_counts();
     test_grading();
+    test_pending_text();
     for (int unit = DEAL_LENGTH_TOKENS; unit <= DEAL_LENGTH_SENTENCES; unit++)
         test_bounds((deal_length_unit)unit);
     test_fastest(DEAL_LENGTH_WORDS, "a b c d e f g");

@@ -1,0 +1,430 @@
+/* Runs searches over the table LM for tests/unit/test_search_twin.py: reads cases on
+ * stdin, writes one line of JSON for each.
+ *
+ * A case is words, apart by white space; bytes are in hex with a leading "x":
+ *
+ *     n_vocab n_ctx n_back table          table (n_context, n_vocab)
+ *     byte_rule (kind piece)*n_vocab
+ *     n_prompt prompt prompt_text
+ *     n_end end_tokens
+ *     n_stop stops
+ *     n_reward (weight reward)*n_reward   "texts", "plain" or "owning" and a salt;
+ *                                         "length" unit min max; "keywords" n words
+ *     mode n_new_max n_return beam_size length_penalty top_k lookahead_len
+ *     reward_weight commit
+ */
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/alloc.h"
+#include "reward/keywords.h"
+#include "reward/length.h"
+#include "search/search.h"
+#include "table_lm.h"
+#include "toy_reward.h"
+
+#define N_MAX 64       // of tokens in a vocabulary or prompt, stops, rewards
+#define WORD_SIZE 1024 // bytes of the longest word
+
+typedef struct test_case {
+    deal_table_lm *lm;
+    deal_vocab *vocab;
+    int32_t prompt[N_MAX], end_token[N_MAX];
+    char prompt_text[WORD_SIZE], stop_text[N_MAX][WORD_SIZE / 16];
+    const char *stop[N_MAX];
+    toy_reward toy[N_MAX];
+    deal_reward *native[N_MAX]; // what toy[i] wraps, or NULL
+    deal_reward *reward[N_MAX];
+    double weight[N_MAX];
+    deal_search_request request;
+} test_case;
+
+static deal_error err;
+
+// A bad case is a bug of the test.
+static void
+need(int holds, const char *what)
+{
+    if (holds)
+        return;
+    fprintf(stderr, "search_table: bad case: %s\n", what);
+    exit(1);
+}
+
+// --- reading -------------------------------------------------------------------------
+
+static double
+read_number(void)
+{
+    double value;
+    need(scanf("%lf", &value) == 1, "expected a number");
+    return value;
+}
+
+static int32_t
+read_int(int32_t low, int32_t high)
+{
+    double value = read_number();
+    need(value >= low && value <= high, "a number is out of range");
+    return (int32_t)value;
+}
+
+// Bytes into `out`, zero-terminated; their number.
+static size_t
+read_bytes(char *out, size_t cap)
+{
+    char word[WORD_SIZE];
+    need(scanf("%1023s", word) == 1 && word[0] == 'x', "expected bytes");
+    size_t size = (strlen(word) - 1) / 2;
+    need(size < cap, "too many bytes");
+    for (size_t i = 0; i < size; i++) {
+        unsigned byte;
+        need(sscanf(word + 1 + 2 * i, "%2x", &byte) == 1, "expected hex digits");
+        out[i] = (char)byte;
+    }
+    out[size] = '\0';
+    return size;
+}
+
+static int32_t
+read_ints(int32_t *out, int32_t high)
+{
+    int32_t n = read_int(0, N_MAX);
+    for (int32_t i = 0; i < n; i++)
+        out[i] = read_int(0, high);
+    return n;
+}
+
+static void
+read_lm(test_case *t, int32_t n_vocab)
+{
+    int32_t n_ctx = read_int(1, INT32_MAX), n_back = read_int(1, 3);
+    size_t n = (size_t)n_vocab;
+    for (int32_t i = 0; i < n_back; i++)
+        n *= (size_t)n_vocab + 1;
+    float *table = deal_alloc(n, sizeof *table);
+    need(table != NULL, "memory");
+    for (size_t i = 0; i < n; i++)
+        table[i] = (float)read_number();
+    need(deal_table_lm_new(n_vocab, n_ctx, n_back, table, 0, &t->lm, &err) == DEAL_OK,
+         "table");
+    deal_free(table);
+}
+
+static void
+read_vocab(test_case *t, int32_t n_vocab)
+{
+    char bytes[N_MAX * 64];
+    int64_t offset[N_MAX + 1] = {0};
+    uint8_t kind[N_MAX];
+    int32_t rule = read_int(0, 2);
+    for (int32_t i = 0; i < n_vocab; i++) {
+        kind[i] = (uint8_t)read_int(0, 3);
+        offset[i + 1] = offset[i] + (int64_t)read_bytes(bytes + offset[i], 64);
+    }
+    need(deal_vocab_new(n_vocab, (const uint8_t *)bytes, (size_t)offset[n_vocab],
+                        offset, kind, (deal_byte_rule)rule, DEAL_LEADING_SPACE_KEEP,
+                        &t->vocab, &err) == DEAL_OK,
+         err.message);
+}
+
+static void
+read_keywords(test_case *t, int32_t i)
+{
+    char form[8][WORD_SIZE / 16];
+    const char *text[8];
+    size_t size[8];
+    int32_t i_concept[8], n = read_int(1, 8);
+    for (int32_t j = 0; j < n; j++) {
+        size[j] = read_bytes(form[j], sizeof form[j]);
+        text[j] = form[j];
+        i_concept[j] = j;
+    }
+    need(deal_reward_keywords_new(n, n, text, size, i_concept, &t->native[i], &err) ==
+             DEAL_OK,
+         err.message);
+    toy_reward_wrap(&t->toy[i], t->native[i]);
+}
+
+static void
+read_reward(test_case *t, int32_t i)
+{
+    static const char *const form[] = {"texts", "plain", "owning"};
+    char word[16];
+    t->native[i] = NULL;
+    t->weight[i] = read_number();
+    need(scanf("%15s", word) == 1, "expected a reward");
+    if (strcmp(word, "keywords") == 0) {
+        read_keywords(t, i);
+    } else if (strcmp(word, "length") == 0) {
+        int32_t unit = read_int(0, 3), min = read_int(0, N_MAX),
+                max = read_int(-1, N_MAX);
+        need(deal_reward_length_new((deal_length_unit)unit, min, max, &t->native[i],
+                                    &err) == DEAL_OK,
+             err.message);
+        toy_reward_wrap(&t->toy[i], t->native[i]);
+    } else {
+        int32_t j = 0;
+        while (j < 3 && strcmp(word, form[j]) != 0)
+            j++;
+        need(j < 3, "unknown reward");
+        toy_reward_init(&t->toy[i], (toy_form)j, (uint32_t)read_int(0, INT32_MAX));
+    }
+    t->reward[i] = &t->toy[i].reward;
+}
+
+static void
+read_params(deal_search_params *params)
+{
+    *params = (deal_search_params){.repetition_penalty = 1.0, .top_p = 1.0};
+    params->mode = (deal_search_mode)read_int(0, 2);
+    params->n_new_max = read_int(1, INT32_MAX);
+    params->n_return = read_int(1, INT32_MAX);
+    params->beam_size = read_int(1, INT32_MAX);
+    params->length_penalty = read_number();
+    params->top_k = read_int(0, INT32_MAX);
+    params->lookahead_len = read_int(0, INT32_MAX);
+    params->reward_weight = read_number();
+    params->commit = read_int(1, INT32_MAX);
+}
+
+static void
+read_case(test_case *t, int32_t n_vocab)
+{
+    read_lm(t, n_vocab);
+    read_vocab(t, n_vocab);
+    deal_search_request *request = &t->request;
+    *request = (deal_search_request){
+        .lm = &t->lm->lm,
+        .vocab = t->vocab,
+        .prompt = t->prompt,
+        .prompt_text = t->prompt_text,
+        .end_token = t->end_token,
+        .stop = t->stop,
+        .reward = t->reward,
+        .weight = t->weight,
+    };
+    request->n_prompt = read_ints(t->prompt, n_vocab - 1);
+    request->prompt_text_size = read_bytes(t->prompt_text, sizeof t->prompt_text);
+    request->n_end = read_ints(t->end_token, n_vocab - 1);
+    request->n_stop = read_int(0, N_MAX);
+    for (int32_t i = 0; i < request->n_stop; i++) {
+        read_bytes(t->stop_text[i], sizeof t->stop_text[i]);
+        t->stop[i] = t->stop_text[i];
+    }
+    request->n_reward = read_int(0, N_MAX);
+    for (int32_t i = 0; i < request->n_reward; i++)
+        read_reward(t, i);
+    read_params(&request->params);
+}
+
+// --- writing -------------------------------------------------------------------------
+
+static void
+put_number(const char *before, double value)
+{
+    printf("%s", before);
+    if (isfinite(value))
+        printf("%.17g", value);
+    else
+        printf("%s", isnan(value) ? "NaN" : value > 0 ? "Infinity" : "-Infinity");
+}
+
+static void
+put_numbers(const double *value, size_t n)
+{
+    printf("[");
+    for (size_t i = 0; i < n; i++)
+        put_number(i ? "," : "", value[i]);
+    printf("]");
+}
+
+static void
+put_ints(const int32_t *value, size_t n)
+{
+    printf("[");
+    for (size_t i = 0; i < n; i++)
+        printf("%s%d", i ? "," : "", (int)value[i]);
+    printf("]");
+}
+
+static void
+put_bytes(const char *bytes, size_t size)
+{
+    printf("\"");
+    for (size_t i = 0; i < size; i++)
+        printf("%02x", (unsigned)(uint8_t)bytes[i]);
+    printf("\"");
+}
+
+// What the LM says is log Z after each path of n_back tokens at most, in the order of
+// its table; 0 for no token.
+static void
+put_log_z(test_case *t)
+{
+    deal_lm *lm = &t->lm->lm;
+    int32_t n_ctx = lm->n_ctx, n_vocab = lm->n_vocab;
+    lm->n_ctx = INT32_MAX;
+    printf("\"log_z\":[");
+    for (size_t i = 0; i < t->lm->n_context; i++) {
+        deal_node node;
+        float log_z = 0.0f;
+        need(lm->ops->root(lm, &node, &err) == DEAL_OK, "root");
+        size_t place = t->lm->n_context;
+        for (int32_t j = 0; j < t->lm->n_back; j++) {
+            place /= (size_t)n_vocab + 1;
+            int32_t digit = (int32_t)(i / place % ((size_t)n_vocab + 1));
+            if (digit == n_vocab)
+                continue;
+            deal_lm_item item = {.parent = node,
+                                 .i_parent = -1,
+                                 .token = digit,
+                                 .want = DEAL_WANT_LOG_Z};
+            need(lm->ops->extend(lm, &item, 1, &err) == DEAL_OK, err.message);
+            lm->ops->release(lm, node);
+            node = item.node;
+            log_z = item.log_z;
+        }
+        lm->ops->release(lm, node);
+        put_number(i ? "," : "", (double)log_z);
+    }
+    printf("]");
+    lm->n_ctx = n_ctx;
+    t->lm->n_extend = 0;
+}
+
+static void
+put_results(const deal_search *search, int32_t n_reward)
+{
+    static const char *const reason[] = {"none", "end", "stop", "length"};
+    printf(",\"results\":[");
+    for (int32_t i = 0; i < deal_search_n_result(search); i++) {
+        deal_search_result r;
+        deal_search_result_get(search, i, &r);
+        printf("%s{\"tokens\":", i ? "," : "");
+        put_ints(r.token, (size_t)r.n_token);
+        printf(",\"text\":");
+        put_bytes(r.text, r.text_size);
+        put_number(",\"logprob\":", r.logprob);
+        put_number(",\"h\":", r.h);
+        put_number(",\"score\":", r.score);
+        printf(",\"finish\":\"%s\",\"rewards\":", reason[r.finish_reason]);
+        put_numbers(r.reward, (size_t)n_reward);
+        printf("}");
+    }
+    printf("]");
+}
+
+static void
+put_trace(const deal_search *search, int32_t n_reward)
+{
+    deal_trace trace;
+    deal_search_trace_get(search, &trace);
+    printf(",\"trace\":[");
+    for (size_t i = 0; i < trace.n_row; i++) {
+        const deal_trace_row *row = &trace.row[i];
+        printf("%s{\"step\":%d,\"beam\":%d,\"n_committed\":%d,\"token\":%d",
+               i ? "," : "", (int)row->i_step, (int)row->i_beam, (int)row->n_committed,
+               (int)row->token);
+        put_number(",\"logprob\":", row->logprob);
+        put_number(",\"h\":", row->h);
+        put_number(",\"score\":", row->score);
+        printf(",\"is_finished\":%s,\"is_chosen\":%s,\"rollout\":",
+               row->is_finished ? "true" : "false", row->is_chosen ? "true" : "false");
+        put_ints(trace.rollout + row->i_rollout, (size_t)row->n_rollout);
+        printf(",\"rewards\":");
+        put_numbers(trace.reward + i * (size_t)n_reward, (size_t)n_reward);
+        printf("}");
+    }
+    printf("]");
+}
+
+static void
+put_stats(const deal_search *search)
+{
+    deal_search_stats s;
+    deal_search_stats_get(search, &s);
+    printf(",\"stats\":{\"n_prompt_tokens\":%lld,\"n_forward_tokens\":%lld,"
+           "\"n_forward_passes\":%lld,\"n_steps\":%lld,\"n_rollouts\":%lld,"
+           "\"n_rollout_tokens\":%lld,\"n_reward_calls\":%lld,\"n_reward_texts\":%lld",
+           (long long)s.n_prompt_tokens, (long long)s.n_forward_tokens,
+           (long long)s.n_forward_passes, (long long)s.n_steps, (long long)s.n_rollouts,
+           (long long)s.n_rollout_tokens, (long long)s.n_reward_calls,
+           (long long)s.n_reward_texts);
+    put_number(",\"seconds_prefill\":", s.seconds_prefill);
+    put_number(",\"seconds_forward\":", s.seconds_forward);
+    put_number(",\"seconds_reward\":", s.seconds_reward);
+    put_number(",\"seconds_total\":", s.seconds_total);
+    printf("}");
+}
+
+// --- one case ------------------------------------------------------------------------
+
+// Steps to the end; writes the extend calls of every step and the text after it.
+static void
+run(test_case *t, deal_search *search)
+{
+    printf(",\"steps\":[");
+    bool is_done = false;
+    for (int i = 0; !is_done; i++) {
+        const char *text;
+        size_t size;
+        t->lm->n_extend = 0;
+        need(deal_search_step(search, &is_done, &err) == DEAL_OK, err.message);
+        deal_search_text(search, &text, &size);
+        printf("%s[%d,", i ? "," : "", (int)t->lm->n_extend);
+        put_bytes(text, size);
+        printf("]");
+    }
+    printf("]");
+}
+
+static void
+put_rest(const test_case *t)
+{
+    int64_t n_calls = 0;
+    int32_t n_state = 0;
+    printf(",\"reward_counts\":[");
+    for (int32_t i = 0; i < t->request.n_reward; i++) {
+        const toy_reward *toy = &t->toy[i];
+        printf("%s[%lld,%lld]", i ? "," : "", (long long)toy->n_calls,
+               (long long)toy->n_texts);
+        n_calls += toy->n_calls;
+        n_state += toy->n_state;
+    }
+    printf("],\"n_calls\":%lld,\"n_state\":%d,\"n_node\":%d}\n", (long long)n_calls,
+           (int)n_state, (int)t->lm->n_live);
+}
+
+int
+main(void)
+{
+    static test_case t;
+    int n_vocab;
+    while (scanf("%d", &n_vocab) == 1) {
+        need(n_vocab >= 1 && n_vocab <= N_MAX, "n_vocab");
+        read_case(&t, n_vocab);
+        printf("{");
+        put_log_z(&t);
+        deal_search *search;
+        need(deal_search_new(&t.request, &search, &err) == DEAL_OK, err.message);
+        run(&t, search);
+        put_results(search, t.request.n_reward);
+        put_trace(search, t.request.n_reward);
+        put_stats(search);
+        deal_search_free(search);
+        put_rest(&t);
+        for (int32_t i = 0; i < t.request.n_reward; i++) {
+            if (t.native[i] && t.toy[i].reward.name[0] == 'k')
+                deal_reward_keywords_free(t.native[i]);
+            else
+                deal_reward_length_free(t.native[i]);
+        }
+        deal_table_lm_free(t.lm);
+        deal_vocab_free(t.vocab);
+    }
+    return 0;
+}

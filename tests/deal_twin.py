@@ -1,0 +1,485 @@
+"""Greedy decoding, beam search and DeAL in plain Python, over a table of logits.
+
+What csrc/search does, written once more so that it can be read next to the paper
+(Huang et al., arXiv:2402.06147, action selection):
+
+    c(y_t) = log P(y_1:t | prompt) + reward_weight * h(y_1:t+l, prompt)
+
+Nothing here is fast, and nothing is shared with the package. Contexts are tuples of
+token ids, a hypothesis is built anew from its tokens, and texts are decoded whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+Tokens = tuple[int, ...]
+
+# A reward is a pure function of the prompt's text, the completion's text, its tokens
+# without an end token, and whether an end token or a stop string closed it.
+Reward = Callable[[str, str, Tokens, bool], float]
+
+TEXT, SPECIAL, BYTE, LITERAL = range(4)  # kinds of pieces
+STREAM, RUN, CHAR = range(3)  # what becomes of bytes that are not UTF-8
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model, a vocabulary and a request."""
+
+    table: dict[Tokens, list[float]]  # the last n_back tokens -> logits
+    log_z: dict[Tokens, float]  # the same -> natural log of sum(exp(logits))
+    n_back: int
+    n_ctx: int
+    pieces: list[tuple[int, bytes]]  # kind and bytes of each token
+    byte_rule: int
+    prompt: Tokens
+    prompt_text: str
+    end_tokens: tuple[int, ...]
+    stops: tuple[str, ...]
+    rewards: tuple[tuple[float, Reward], ...]  # with their weights
+    max_new_tokens: int
+    num_return_sequences: int = 1
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    top_k: int = 1
+    lookahead: int = 0
+    reward_weight: float = 0.0
+    commit: int = 1
+
+    @property
+    def n_vocab(self) -> int:
+        return len(self.pieces)
+
+    @property
+    def n_new_max(self) -> int:
+        """Most tokens there may be: the context holds prompt and completion."""
+        return min(self.max_new_tokens, self.n_ctx - len(self.prompt))
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    tokens: Tokens = ()
+    text: str = ""
+    finish: str | None = None  # "end", "stop", "length"
+    logprob: float = 0.0
+    h: float = 0.0
+    rewards: tuple[float, ...] = ()
+    score: float = 0.0
+
+
+@dataclass
+class Candidate:
+    """One token that may follow a hypothesis of the beam."""
+
+    beam: int
+    token: int
+    first: Hypothesis  # with the token
+    last: Hypothesis  # with the token and its rollout
+    score: float = 0.0
+    is_chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate of one decision; rows lie in the order of their ranks."""
+
+    step: int
+    beam: int
+    n_committed: int
+    token: int
+    logprob: float
+    h: float
+    score: float
+    is_finished: bool
+    is_chosen: bool
+    rollout: Tokens
+    rewards: tuple[float, ...]
+
+
+@dataclass
+class Stats:
+    n_prompt_tokens: int = 0
+    n_forward_tokens: int = 0
+    n_forward_passes: int = 0
+    n_steps: int = 0
+    n_rollouts: int = 0
+    n_rollout_tokens: int = 0
+    n_reward_texts: int = 0
+    n_batches: list[int] = field(default_factory=list)  # calls of the LM in each step
+    # Texts that a reward with a memory must be asked for, and calls for them.
+    n_new_texts: int = 0
+    n_new_calls: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    results: list[Hypothesis]  # by falling score
+    trace: list[Row]
+    stats: Stats
+
+
+# --- the language model --------------------------------------------------------------
+
+
+class TableLM:
+    """A trie of contexts. What it holds costs nothing to ask again."""
+
+    def __init__(self, problem: Problem, stats: Stats) -> None:
+        self.problem, self.stats = problem, stats
+        self.held: set[Tokens] = set()
+        self.n_batches = 0
+
+    def evaluate(self, contexts: Sequence[Tokens]) -> None:
+        """One batch; every context that is not held yet is one forward token."""
+        self.n_batches += 1
+        paths = {c[:n] for c in contexts for n in range(1, len(c) + 1)}
+        new = paths - self.held
+        self.held |= new
+        self.stats.n_forward_tokens += len(new)
+        self.stats.n_forward_passes += bool(new)
+
+    def keep(self, contexts: Sequence[Tokens]) -> None:
+        """Forgets all that is no beginning of one of these."""
+        self.held &= {c[:n] for c in contexts for n in range(1, len(c) + 1)}
+
+    def _key(self, context: Tokens) -> Tokens:
+        assert context in self.held, "read before it was evaluated"
+        none = self.problem.n_vocab  # stands for "no such token"
+        return ((none,) * self.problem.n_back + context)[-self.problem.n_back :]
+
+    def best(self, context: Tokens, n: int) -> list[int]:
+        """The n likeliest tokens; of equal ones the lower id comes first."""
+        logits = self.problem.table[self._key(context)]
+        return sorted(range(len(logits)), key=lambda t: (-logits[t], t))[:n]
+
+    def logprob(self, context: Tokens, token: int) -> float:
+        key = self._key(context)
+        return self.problem.table[key][token] - self.problem.log_z[key]
+
+
+# --- text and its end ----------------------------------------------------------------
+
+
+def decode_run(run: bytes, byte_rule: int) -> str:
+    """A run of byte pieces: as a whole, or character by character."""
+    if byte_rule == RUN:
+        try:
+            return run.decode()
+        except UnicodeDecodeError:
+            return "\ufffd" * len(run)
+    text = ""
+    while run:
+        for size in (1, 2, 3, 4):
+            try:
+                character, n = run[:size].decode(), size
+                break
+            except UnicodeDecodeError:
+                character, n = "\ufffd", 1
+        text, run = text + character, run[n:]
+    return text
+
+
+def decode(problem: Problem, tokens: Tokens) -> str:
+    """Text of the tokens as the tokenizer's library decodes them."""
+    pieces = [problem.pieces[t] for t in tokens]
+    if problem.byte_rule != CHAR:
+        pieces = [(kind, piece) for kind, piece in pieces if kind != SPECIAL]
+    if problem.byte_rule == STREAM:
+        return b"".join(piece for _, piece in pieces).decode(errors="replace")
+    text, run = "", b""
+    for kind, piece in pieces:
+        if kind == BYTE:
+            run += piece
+            continue
+        text += decode_run(run, problem.byte_rule)
+        text += "" if kind == SPECIAL else piece.decode(errors="replace")
+        run = b""
+    return text + decode_run(run, problem.byte_rule)
+
+
+def extend(problem: Problem, hypothesis: Hypothesis, token: int) -> Hypothesis:
+    """The hypothesis with one more token; it may end with it."""
+    assert hypothesis.finish is None
+    tokens = (*hypothesis.tokens, token)
+    if token in problem.end_tokens:
+        return dataclasses.replace(hypothesis, tokens=tokens, finish="end")
+    text = decode(problem, tokens)
+    cuts = [text.index(stop) for stop in problem.stops if stop in text]
+    finish = None
+    if cuts:
+        text, finish = text[: min(cuts)], "stop"
+    elif len(tokens) == problem.n_new_max:
+        finish = "length"
+    return dataclasses.replace(hypothesis, tokens=tokens, text=text, finish=finish)
+
+
+# --- the pool of finished hypotheses -------------------------------------------------
+
+
+class Pool:
+    """The best finished ones by falling score; of equals the earlier stays ahead."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.best: list[Hypothesis] = []
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.best) == self.size
+
+    def add(self, hypothesis: Hypothesis) -> bool:
+        if self.is_full and not hypothesis.score > self.best[-1].score:
+            return False
+        del self.best[self.size - 1 :]
+        n_ahead = sum(other.score >= hypothesis.score for other in self.best)
+        self.best.insert(n_ahead, hypothesis)
+        return True
+
+    def is_final(self, live: Sequence[Hypothesis]) -> bool:
+        """Whether none of those that would go on can enter any more."""
+        if not live:
+            return True
+        worst = self.best[-1].score if self.is_full else float("-inf")
+        return self.is_full and all(one.score <= worst for one in live)
+
+
+# --- the searches --------------------------------------------------------------------
+
+
+class Search:
+    """What greedy decoding, beam search and DeAL share."""
+
+    is_steered = False  # rewards take part in the decisions
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.stats = Stats(n_prompt_tokens=len(problem.prompt))
+        self.lm = TableLM(problem, self.stats)
+        self.trace: list[Row] = []
+        self.live = [Hypothesis()]
+        self.pool = Pool(problem.num_beams)
+        self.asked: set[tuple[str, int, bool]] = set()
+
+    def run(self) -> Outcome:
+        is_done = False
+        while not is_done:
+            self.lm.n_batches = 0
+            is_done = self.step()
+            self.stats.n_steps += 1
+            self.stats.n_batches.append(self.lm.n_batches)
+        results = self.results()
+        if not self.is_steered and self.problem.rewards:
+            results = self.rewarded(results)
+        return Outcome(results, self.trace, self.stats)
+
+    def step(self) -> bool:
+        raise NotImplementedError
+
+    def results(self) -> list[Hypothesis]:
+        return self.pool.best[: self.problem.num_return_sequences]
+
+    def context(self, hypothesis: Hypothesis) -> Tokens:
+        return self.problem.prompt + hypothesis.tokens
+
+    def expand(self, n: int) -> list[Candidate]:
+        """The n best tokens of every live hypothesis."""
+        self.lm.evaluate([self.context(live) for live in self.live])
+        candidates = []
+        for beam, live in enumerate(self.live):
+            context = self.context(live)
+            for token in self.lm.best(context, n):
+                made = dataclasses.replace(
+                    extend(self.problem, live, token),
+                    logprob=live.logprob + self.lm.logprob(context, token),
+                )
+                candidates.append(Candidate(beam, token, made, made))
+        return candidates
+
+    def go_on(self, live: list[Hypothesis]) -> None:
+        self.live = live
+        self.lm.keep([self.context(one) for one in live])
+
+    def rewarded(self, hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
+        """The same with every reward's value and their weighted sum."""
+        self.count_texts(hypotheses)
+        return [self.with_rewards(one) for one in hypotheses]
+
+    def with_rewards(self, one: Hypothesis) -> Hypothesis:
+        told = (one.text, words_of(one), one.finish in ("end", "stop"))
+        values, h = [], 0.0
+        for weight, reward in self.problem.rewards:
+            values.append(reward(self.problem.prompt_text, *told))
+            h += weight * values[-1]
+        return dataclasses.replace(one, rewards=tuple(values), h=h)
+
+    def count_texts(self, hypotheses: Sequence[Hypothesis]) -> None:
+        self.stats.n_reward_texts += len(hypotheses) * len(self.problem.rewards)
+        told = {
+            (one.text, len(words_of(one)), one.finish in ("end", "stop"))
+            for one in hypotheses
+        }
+        self.stats.n_new_texts += len(told - self.asked)
+        self.stats.n_new_calls += bool(told - self.asked)
+        self.asked |= told
+
+
+def words_of(hypothesis: Hypothesis) -> Tokens:
+    """Its tokens without the end token, which adds no text."""
+    tokens = hypothesis.tokens
+    return tokens[:-1] if hypothesis.finish == "end" else tokens
+
+
+def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """By falling score; ties break on the lower token id, then on the lower beam."""
+    return sorted(candidates, key=lambda c: (-c.score, c.token, c.beam))
+
+
+class Greedy(Search):
+    def step(self) -> bool:
+        [best] = self.expand(1)
+        one = dataclasses.replace(best.first, score=best.first.logprob)
+        self.go_on([one])
+        return one.finish is not None
+
+    def results(self) -> list[Hypothesis]:
+        return self.live
+
+
+class Beam(Search):
+    """Beam search as transformers has it, with early_stopping=False."""
+
+    def step(self) -> bool:
+        # So many that num_beams are left when every end token is among them.
+        n = self.problem.num_beams * max(2, 1 + len(self.problem.end_tokens))
+        candidates = self.expand(n)
+        for candidate in candidates:
+            candidate.score = candidate.first.logprob
+        live = []
+        for rank, candidate in enumerate(ranked(candidates)):
+            one = candidate.first
+            one = dataclasses.replace(one, score=self.length_score(one))
+            if one.finish is None:
+                live.append(one)
+            elif rank < self.problem.num_beams:
+                self.pool.add(one)
+        self.go_on(live[: self.problem.num_beams])
+        return self.pool.is_final(self.live)
+
+    def length_score(self, one: Hypothesis) -> float:
+        if one.logprob == 0.0:
+            return 0.0
+        return one.logprob / float(len(one.tokens)) ** self.problem.length_penalty
+
+
+class Deal(Search):
+    """DeAL as the paper writes it; a winner takes `commit` tokens of its rollout."""
+
+    is_steered = True
+
+    def step(self) -> bool:
+        candidates = self.expand(self.problem.top_k)
+        self.roll_out(candidates)
+        self.score(candidates)
+        order = ranked(candidates)
+        n_beams = self.problem.num_beams
+        for candidate in order[:n_beams]:
+            if candidate.first.finish is not None:
+                candidate.is_chosen = self.pool.add(candidate.last)
+        winners = [c for c in order if c.first.finish is None][:n_beams]
+        live, going = [], []
+        for winner, one in zip(winners, self.committed(winners), strict=True):
+            if one.finish is not None:
+                winner.is_chosen = self.pool.add(one)
+            else:
+                live.append(one)
+                going.append(winner)
+        is_done = self.pool.is_final(live)
+        for winner in going:
+            winner.is_chosen = not is_done
+        self.record(order)
+        self.go_on(live)
+        return is_done
+
+    def roll_out(self, candidates: Sequence[Candidate]) -> None:
+        """Greedy continuations, all in lockstep: one batch for each position."""
+        n = self.problem.lookahead
+        if not self.problem.rewards:
+            n = self.problem.commit - 1  # nothing looks at more
+        for i in range(n):
+            going = [c for c in candidates if c.last.finish is None]
+            if not going:
+                break
+            self.lm.evaluate([self.context(c.last) for c in going])
+            self.stats.n_rollouts += len(going) if i == 0 else 0
+            self.stats.n_rollout_tokens += len(going)
+            for candidate in going:
+                [token] = self.lm.best(self.context(candidate.last), 1)
+                candidate.last = extend(self.problem, candidate.last, token)
+
+    def score(self, candidates: Sequence[Candidate]) -> None:
+        weight = self.problem.reward_weight
+        lasts = [c.last for c in candidates]
+        if self.problem.rewards:
+            lasts = self.rewarded(lasts)
+        for candidate, last in zip(candidates, lasts, strict=True):
+            candidate.score = last.logprob + weight * last.h
+            candidate.last = dataclasses.replace(last, score=candidate.score)
+
+    def committed(self, winners: Sequence[Candidate]) -> list[Hypothesis]:
+        """Each winner with the tokens it takes; finished where that is its end."""
+        taken = []
+        for winner in winners:
+            n_base = len(winner.first.tokens) - 1
+            taken.append(winner.last.tokens[: n_base + self.problem.commit])
+        inner = [
+            self.problem.prompt + tokens[:-1]
+            for winner, tokens in zip(winners, taken, strict=True)
+            if len(tokens) > len(winner.first.tokens)
+        ]
+        if inner:
+            self.lm.evaluate(inner)  # for log-probs; all are held
+        return [self.commit(*pair) for pair in zip(winners, taken, strict=True)]
+
+    def commit(self, winner: Candidate, tokens: Tokens) -> Hypothesis:
+        one, logprob = winner.first, winner.first.logprob
+        for token in tokens[len(one.tokens) :]:
+            logprob += self.lm.logprob(self.context(one), token)
+            one = extend(self.problem, one, token)
+        last = winner.last
+        score = logprob + self.problem.reward_weight * last.h
+        return dataclasses.replace(
+            one, logprob=logprob, score=score, h=last.h, rewards=last.rewards
+        )
+
+    def record(self, order: Sequence[Candidate]) -> None:
+        for candidate in order:
+            n_base = len(candidate.first.tokens) - 1
+            row = Row(
+                step=self.stats.n_steps,
+                beam=candidate.beam,
+                n_committed=n_base,
+                token=candidate.token,
+                logprob=candidate.first.logprob,
+                h=candidate.last.h,
+                score=candidate.score,
+                is_finished=candidate.last.finish in ("end", "stop"),
+                is_chosen=candidate.is_chosen,
+                rollout=candidate.last.tokens[n_base + 1 :],
+                rewards=candidate.last.rewards,
+            )
+            self.trace.append(row)
+
+
+def greedy(problem: Problem) -> Outcome:
+    return Greedy(problem).run()
+
+
+def beam_search(problem: Problem) -> Outcome:
+    return Beam(problem).run()
+
+
+def deal_search(problem: Problem) -> Outcome:
+    return Deal(problem).run()

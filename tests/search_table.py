@@ -1,0 +1,188 @@
+"""Runs the C search over a table LM: tests/c/search_table.c, from Python."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deal_twin import Problem, Tokens
+
+ROOT = Path(__file__).resolve().parent.parent
+MODES = ("greedy", "beam", "naive")
+
+# --- rewards that both sides have ----------------------------------------------------
+
+
+def hash_bytes(value: int, data: bytes) -> int:
+    """FNV-1a, 32 bits."""
+    for byte in data:
+        value = (value ^ byte) * 16777619 & 0xFFFFFFFF
+    return value
+
+
+def word(number: int) -> bytes:
+    return number.to_bytes(4, "little")
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A hash as a multiple of 1/8 in [-1, 1]; the plain twin of tests/c/toy_reward.c.
+
+    One on texts is told how many tokens there are, an incremental one which.
+    """
+
+    form: str
+    salt: int
+
+    def __call__(
+        self, prompt: str, text: str, tokens: Tokens, is_finished: bool
+    ) -> float:
+        basis = 2166136261
+        value = hash_bytes(basis ^ self.salt, (prompt + text).encode())
+        if self.form == "texts":
+            other = len(tokens)
+        else:
+            other = hash_bytes(basis, b"".join(map(word, tokens)))
+        value = hash_bytes(value, word(other) + word(is_finished))
+        return (value >> 13) % 17 / 8 - 1
+
+    def words(self) -> list[str]:
+        return [self.form, str(self.salt)]
+
+
+@dataclass(frozen=True)
+class Length:
+    unit: str
+    min: int
+    max: int  # -1: no upper limit
+
+    UNITS = ("tokens", "characters", "words")
+
+    def __call__(
+        self, prompt: str, text: str, tokens: Tokens, is_finished: bool
+    ) -> float:
+        n = {
+            "tokens": len(tokens),
+            "characters": len(text),
+            "words": len(text.split()),
+        }[self.unit]
+        if n < self.min:
+            return 1 / (1 + (self.min - n) / max(1, self.min))
+        if self.max >= 0 and n > self.max:
+            return 1 / (1 + (n - self.max) / max(1, self.max))
+        return 1.0
+
+    def words(self) -> list[str]:
+        numbers = (self.UNITS.index(self.unit), self.min, self.max)
+        return ["length", *map(str, numbers)]
+
+
+@dataclass(frozen=True)
+class Keywords:
+    wanted: tuple[str, ...]
+
+    def __call__(
+        self, prompt: str, text: str, tokens: Tokens, is_finished: bool
+    ) -> float:
+        found = [
+            re.search(rf"(?<!\w){w}(?!\w)", text.casefold()) is not None
+            for w in self.wanted
+        ]
+        return sum(found) / len(found)
+
+    def words(self) -> list[str]:
+        forms = [as_hex(w.encode()) for w in self.wanted]
+        return ["keywords", str(len(forms)), *forms]
+
+
+# --- the program ---------------------------------------------------------------------
+
+
+def as_hex(data: bytes) -> str:
+    return "x" + data.hex()
+
+
+def counted(items: Sequence[Any]) -> list[str]:
+    return [str(len(items)), *map(str, items)]
+
+
+def case_words(problem: Problem, mode: str) -> list[str]:
+    """One case in the form that search_table.c reads."""
+    p = problem
+    words = [p.n_vocab, p.n_ctx, p.n_back]
+    for context in itertools.product(range(p.n_vocab + 1), repeat=p.n_back):
+        words += p.table[context]
+    words.append(p.byte_rule)
+    for kind, piece in p.pieces:
+        words += [kind, as_hex(piece)]
+    words += [*counted(p.prompt), as_hex(p.prompt_text.encode())]
+    words += counted(p.end_tokens)
+    words += counted([as_hex(stop.encode()) for stop in p.stops])
+    words.append(len(p.rewards))
+    for weight, reward in p.rewards:
+        words += [weight, *reward.words()]
+    words += [MODES.index(mode), p.max_new_tokens, p.num_return_sequences]
+    words += [p.num_beams, p.length_penalty, p.top_k, p.lookahead]
+    words += [p.reward_weight, p.commit]
+    return [str(w) for w in words]
+
+
+@dataclass(frozen=True)
+class Program:
+    path: Path
+
+    def run(self, cases: Sequence[tuple[Problem, str]]) -> list[dict[str, Any]]:
+        """What C makes of every case."""
+        text = "\n".join(" ".join(case_words(*case)) for case in cases)
+        run = subprocess.run(
+            [self.path], input=text, capture_output=True, text=True, timeout=120
+        )
+        assert run.returncode == 0, run.stderr[-2000:]
+        answers = [json.loads(line) for line in run.stdout.splitlines()]
+        assert len(answers) == len(cases)
+        return answers
+
+
+def log_z_of(problem: Problem, answer: dict[str, Any]) -> dict[Tokens, float]:
+    """log Z of every context, as the LM in C reports it."""
+    contexts = itertools.product(range(problem.n_vocab + 1), repeat=problem.n_back)
+    return dict(zip(contexts, answer["log_z"], strict=True))
+
+
+def sources() -> list[Path]:
+    found = [
+        ROOT / f"tests/c/{n}.c" for n in ("search_table", "table_lm", "toy_reward")
+    ]
+    for folder in ("search", "reward", "tokenizer", "common"):
+        found += sorted((ROOT / "csrc" / folder).glob("*.c"))
+    return found
+
+
+def build(folder: Path) -> Path:
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        pytest.skip("no C compiler; `make test-c` builds build/c/search_table")
+    path = folder / "search_table"
+    flags = ["-std=c11", "-O1", f"-I{ROOT}/csrc", f"-I{ROOT}/tests/c"]
+    command = [compiler, *flags, *map(str, sources()), "-o", str(path)]
+    subprocess.run([*command, "-lm", "-pthread"], check=True)
+    return path
+
+
+def find_or_build(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """The program that the Makefile has built, or one built here where that is old."""
+    path = Path(os.environ.get("DEAL_SEARCH_TABLE", ROOT / "build/c/search_table"))
+    headers = [*ROOT.glob("csrc/*/*.h"), *ROOT.glob("tests/c/*.h")]
+    newest = max(p.stat().st_mtime for p in [*sources(), *headers])
+    if not path.exists() or path.stat().st_mtime < newest:
+        path = build(tmp_path_factory.mktemp("search_table"))
+    return Program(path)

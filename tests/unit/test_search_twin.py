@@ -1,0 +1,463 @@
+"""The C search against the plain-Python one, over a table LM."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import deal_twin as twin
+import pytest
+from deal_twin import Hypothesis, Outcome, Problem, Tokens
+from search_table import (
+    Keywords,
+    Length,
+    Program,
+    Toy,
+    log_z_of,
+)
+
+TWINS = {
+    "greedy": twin.greedy,
+    "beam": twin.beam_search,
+    "naive": twin.deal_search,
+}
+CAT = "\u732b".encode()
+PIECES = [
+    b"a",
+    b" b",
+    b"A cat",
+    b" ",
+    b".",
+    "\u00e9".encode(),
+    "\u00e9".encode()[:1],
+    "\u00e9".encode()[1:],
+    CAT[:2],
+    CAT[2:],
+    CAT[:1],
+    b"",
+    b"ab",
+    b"a" + CAT[:1],
+    b"dog",
+    b"\xff",
+]
+BYTES = [b"a", b" ", *(bytes([byte]) for byte in "\u00e9\u732b".encode()), b"\xff"]
+STOPS = [
+    "t",
+    "A c",
+    "ab",
+    "aa",
+    "a b",
+    "\u00e9",
+    "\ufffd",
+    " ",
+    "cat",
+    "b.",
+    "\u732ba",
+    "A",
+    "zz",
+]
+Case = tuple[Problem, str]
+
+
+# --- random cases --------------------------------------------------------------------
+
+
+def random_pieces(rng: random.Random, n: int) -> tuple[int, list[tuple[int, bytes]]]:
+    rule = rng.choice([twin.STREAM, twin.STREAM, twin.RUN, twin.CHAR])
+    pieces = []
+    for _ in range(n):
+        u = rng.random()
+        if u < 0.1:
+            pieces.append((twin.SPECIAL, b"<s>"))
+        elif u < 0.5 and rule != twin.STREAM:
+            pieces.append((twin.BYTE, rng.choice(BYTES)))
+        else:
+            kind = rng.choice([twin.TEXT, twin.TEXT, twin.LITERAL])
+            pieces.append((kind, rng.choice(PIECES)))
+    return rule, pieces
+
+
+def random_table(
+    rng: random.Random, n_vocab: int, n_back: int, is_smooth: bool
+) -> dict[Tokens, list[float]]:
+    """Logits that are multiples of 1/2, few of them distinct, so that ties abound."""
+    top = rng.choice([1, 2, 6])
+    has_bans = rng.random() < 0.1
+
+    def logit() -> float:
+        if is_smooth:
+            return rng.randrange(-4096, 4096) / 1024
+        if has_bans and rng.random() < 0.15:
+            return -math.inf
+        return rng.randrange(-top, top + 1) / 2
+
+    table = {}
+    for context in itertools.product(range(n_vocab + 1), repeat=n_back):
+        table[context] = [logit() for _ in range(n_vocab)]
+        table[context][rng.randrange(n_vocab)] = float(top)
+    return table
+
+
+def random_stops(rng: random.Random, pieces: list[tuple[int, bytes]]) -> list[str]:
+    """Some that need two tokens, and some that one token may bring together."""
+    stops = []
+    for _ in range(rng.choice([0, 0, 0, 1, 2, 3])):
+        pair = b"".join(piece for _, piece in rng.sample(pieces, 2))
+        stops.append(pair.decode(errors="ignore") if rng.random() < 0.5 else "")
+    return [stop or rng.choice(STOPS) for stop in stops]
+
+
+def random_rewards(rng: random.Random) -> tuple[tuple[float, Any], ...]:
+    makers: list[Callable[[], Any]] = [
+        lambda: Toy("texts", rng.randrange(1000)),
+        lambda: Toy("plain", rng.randrange(1000)),
+        lambda: Toy("owning", rng.randrange(1000)),
+        lambda: Keywords(tuple(rng.sample(["cat", "a", "b", "dog", "ab"], 2))),
+        lambda: Length(
+            rng.choice(Length.UNITS), low := rng.randrange(4), rng.choice([-1, low + 1])
+        ),
+    ]
+    n = rng.choice([0, 1, 1, 1, 2, 3])
+    return tuple(
+        (rng.choice([1.0, 1.0, 0.5, -1.0, 2.0, 0.0, 0.3]), rng.choice(makers)())
+        for _ in range(n)
+    )
+
+
+def random_case(seed: int, mode: str) -> Case:
+    rng = random.Random(f"{mode} {seed}")
+    n_vocab = rng.randint(3, 12)
+    n_back = rng.choice([1, 2]) if n_vocab <= 6 else 1
+    rule, pieces = random_pieces(rng, n_vocab)
+    prompt = tuple(rng.randrange(n_vocab) for _ in range(rng.randint(1, 4)))
+    lookahead = rng.randint(0, 6)
+    num_beams = rng.randint(1, 5)
+    ends = rng.sample(range(n_vocab), rng.choice([0, 0, 1, 1, 2, 3]))
+    problem = Problem(
+        table=random_table(rng, n_vocab, n_back, is_smooth=rng.random() < 0.15),
+        log_z={},
+        n_back=n_back,
+        n_ctx=len(prompt) + rng.choice([1, 2, 5, 50, 50, 50, 50, 50]),
+        pieces=pieces,
+        byte_rule=rule,
+        prompt=prompt,
+        prompt_text=rng.choice(["", "a prompt", "\u00e9"]),
+        end_tokens=tuple(ends),
+        stops=tuple(random_stops(rng, pieces)),
+        rewards=random_rewards(rng),
+        max_new_tokens=rng.choice([1, 2, 3, 6, 8, 12, 16]),
+        num_return_sequences=rng.randint(1, num_beams),
+        num_beams=num_beams,
+        length_penalty=rng.choice([1.0, 1.0, 0.0, 0.5, 2.0, -1.0]),
+        top_k=rng.randint(1, n_vocab),
+        lookahead=lookahead,
+        reward_weight=rng.choice([0.0, 0.5, 1.0, 1.0, 4.0, 20.0, -1.0, 0.7]),
+        commit=rng.randint(1, min(4, lookahead + 1)),
+    )
+    if mode == "greedy":
+        problem = dataclasses.replace(problem, num_beams=1, num_return_sequences=1)
+    return problem, mode
+
+
+# --- comparison ----------------------------------------------------------------------
+
+
+def run_both(
+    program: Program, cases: list[Case]
+) -> list[tuple[Problem, dict[str, Any], Outcome]]:
+    """Each case, what C says and what the twin says, with log Z as the LM has it."""
+    out = []
+    for (problem, mode), answer in zip(cases, program.run(cases), strict=True):
+        problem = dataclasses.replace(problem, log_z=log_z_of(problem, answer))
+        out.append((problem, answer, TWINS[mode](problem)))
+    return out
+
+
+def near(value: Any) -> Any:
+    return pytest.approx(value, rel=1e-12, abs=1e-12)
+
+
+def check_result(found: dict[str, Any], want: Hypothesis, n_reward: int) -> None:
+    assert tuple(found["tokens"]) == want.tokens
+    assert bytes.fromhex(found["text"]).decode() == want.text
+    assert found["finish"] == want.finish
+    assert found["logprob"] == near(want.logprob)
+    assert found["score"] == near(want.score)
+    assert found["h"] == near(want.h)
+    assert found["rewards"] == near(list(want.rewards))
+    assert len(want.rewards) == n_reward
+
+
+def check_row(found: dict[str, Any], want: twin.Row) -> None:
+    decided = ("step", "beam", "n_committed", "token", "is_finished", "is_chosen")
+    for name in decided:
+        assert found[name] == getattr(want, name), name
+    assert tuple(found["rollout"]) == want.rollout
+    assert found["logprob"] == near(want.logprob)
+    assert found["h"] == near(want.h)
+    assert found["score"] == near(want.score)
+    assert found["rewards"] == near(list(want.rewards))
+
+
+def check_stats(problem: Problem, answer: dict[str, Any], want: twin.Stats) -> None:
+    found = answer["stats"]
+    for name in (
+        "n_prompt_tokens",
+        "n_forward_tokens",
+        "n_forward_passes",
+        "n_steps",
+        "n_rollouts",
+        "n_rollout_tokens",
+        "n_reward_texts",
+    ):
+        assert found[name] == getattr(want, name), name
+    assert [n for n, _ in answer["steps"]] == want.n_batches
+    assert found["n_reward_calls"] == answer["n_calls"]
+    counts = zip(problem.rewards, answer["reward_counts"], strict=True)
+    for (_, reward), (n_calls, n_texts) in counts:
+        if isinstance(reward, Toy) and reward.form == "texts":
+            assert (n_calls, n_texts) == (want.n_new_calls, want.n_new_texts)
+    parts = [found[f"seconds_{p}"] for p in ("prefill", "forward", "reward")]
+    assert min(parts) >= 0 and sum(parts) <= found["seconds_total"] * 1.001
+    assert (parts[2] > 0) == bool(problem.rewards)
+
+
+def check_text_so_far(problem: Problem, answer: dict[str, Any]) -> None:
+    """What is called final after a step stays."""
+    texts = [bytes.fromhex(text) for _, text in answer["steps"]]
+    for text, later in itertools.pairwise(texts):
+        assert later.startswith(text)
+        text.decode()
+        if problem.num_beams > 1:
+            assert text == b""
+    assert texts[-1].hex() == answer["results"][0]["text"]
+
+
+def check_case(problem: Problem, answer: dict[str, Any], want: Outcome) -> None:
+    n_reward = len(problem.rewards)
+    assert len(answer["results"]) == len(want.results) >= 1
+    for found, hypothesis in zip(answer["results"], want.results, strict=True):
+        check_result(found, hypothesis, n_reward)
+    assert len(answer["trace"]) == len(want.trace)
+    for found, row in zip(answer["trace"], want.trace, strict=True):
+        check_row(found, row)
+    check_stats(problem, answer, want.stats)
+    check_text_so_far(problem, answer)
+    assert answer["n_node"] == answer["n_state"] == 0  # all is given back
+
+
+# --- the tests -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mode, n_case", [("naive", 1200), ("beam", 400), ("greedy", 200)]
+)
+def test_random_cases(search_table: Program, mode: str, n_case: int) -> None:
+    cases = [random_case(seed, mode) for seed in range(n_case)]
+    for seed, both in enumerate(run_both(search_table, cases)):
+        try:
+            check_case(*both)
+        except AssertionError as error:
+            raise AssertionError(f"{mode} case {seed}: {both[0]}") from error
+
+
+def test_random_cases_are_hard(search_table: Program) -> None:
+    """What the cases are for happens in many of them."""
+    seen: Counter[str] = Counter()
+    cases = [random_case(seed, "naive") for seed in range(1200)]
+    for problem, _, outcome in run_both(search_table, cases):
+        rows, results = outcome.trace, outcome.results
+        found = {one.finish for one in results}
+        pairs = [
+            (a, b)
+            for a, b in itertools.pairwise(rows)
+            if a.step == b.step and a.score == b.score
+        ]
+        if any(a.token < b.token for a, b in pairs):
+            found.add("tie of tokens")
+        if any(a.token == b.token and a.beam < b.beam for a, b in pairs):
+            found.add("tie of beams")
+        if any(len(row.rollout) < problem.lookahead for row in rows if row.is_finished):
+            found.add("rollout ends")
+        if any(
+            a.step == b.step and a.is_chosen and b.is_chosen and a.beam > b.beam
+            for a, b in itertools.pairwise(rows)
+        ):
+            found.add("beams cross")
+        if "\ufffd" in results[0].text:
+            found.add("half a character")
+        if problem.commit > 1 and len(results[0].tokens) > outcome.stats.n_steps:
+            found.add("commit")
+        if problem.n_new_max < problem.max_new_tokens:
+            found.add("context limit")
+        if outcome.stats.n_new_texts < outcome.stats.n_reward_texts:
+            found.add("text asked again")
+        if len(results) > 1 and results[0].finish != results[1].finish:
+            found.add("mixed pool")
+        greedy = dataclasses.replace(problem, num_beams=1, num_return_sequences=1)
+        if twin.greedy(greedy).results[0].tokens != results[0].tokens:
+            found.add("steered")
+        seen.update(found)
+    few = {name: n for name, n in seen.items() if n < 40}
+    assert not few and len(seen) == 13, seen
+
+
+# --- against all there is ------------------------------------------------------------
+
+
+def small_problem(seed: int, **changes: Any) -> Problem:
+    """Three tokens, at most four new ones: 81 completions, or fewer where some end."""
+    rng = random.Random(seed)
+    problem = Problem(
+        table=random_table(rng, 3, 2, is_smooth=seed % 2 == 0),
+        log_z={},
+        n_back=2,
+        n_ctx=100,
+        pieces=[(twin.TEXT, piece) for piece in rng.sample([b"a", b"b", CAT, b" "], 3)],
+        byte_rule=twin.STREAM,
+        prompt=(rng.randrange(3),),
+        prompt_text="p",
+        end_tokens=tuple(rng.sample(range(3), seed % 3)),
+        stops=rng.choice([(), ("ba",)]),
+        rewards=((1.0, Toy("texts", seed)), (-0.5, Toy("owning", seed + 1))),
+        max_new_tokens=4,
+        num_return_sequences=81,
+        num_beams=81,
+        top_k=3,
+        lookahead=seed % 4,
+        reward_weight=rng.choice([-2.0, 0.5, 3.0]),
+    )
+    return dataclasses.replace(problem, **changes)
+
+
+def all_completions(problem: Problem) -> list[Hypothesis]:
+    """Every completion that ends, with its log-prob and rewards."""
+    search = twin.Search(problem)
+    unfinished, done = [Hypothesis()], []
+    while unfinished:
+        one = unfinished.pop()
+        context = problem.prompt + one.tokens
+        search.lm.evaluate([context])
+        for token in range(problem.n_vocab):
+            logprob = one.logprob + search.lm.logprob(context, token)
+            longer = twin.extend(problem, one, token)
+            longer = dataclasses.replace(longer, logprob=logprob)
+            (unfinished if longer.finish is None else done).append(longer)
+    return search.rewarded(done)
+
+
+def check_best(
+    answer: dict[str, Any], problem: Problem, score: Callable[[Hypothesis], float]
+) -> None:
+    """The results are all completions there are, by falling score."""
+    completions = all_completions(problem)
+    scores = {one.tokens: score(one) for one in completions}
+    found = [(tuple(r["tokens"]), r["score"]) for r in answer["results"]]
+    assert len(found) == len(completions) == len({tokens for tokens, _ in found})
+    assert [s for _, s in found] == near(sorted(scores.values(), reverse=True))
+    for tokens, value in found:
+        assert value == near(scores[tokens])
+
+
+def test_wide_beams_find_the_best_of_all(search_table: Program) -> None:
+    problems = [small_problem(seed) for seed in range(60)]
+    answers = search_table.run([(problem, "naive") for problem in problems])
+    for problem, answer in zip(problems, answers, strict=True):
+        problem = dataclasses.replace(problem, log_z=log_z_of(problem, answer))
+        weight = problem.reward_weight
+        check_best(answer, problem, lambda one, w=weight: one.logprob + w * one.h)
+
+
+def test_wide_beam_search_finds_the_best_of_all(search_table: Program) -> None:
+    problems = [
+        small_problem(seed, length_penalty=[1.0, 0.0, 2.0, -1.0][seed % 4])
+        for seed in range(60)
+    ]
+    answers = search_table.run([(problem, "beam") for problem in problems])
+    for problem, answer in zip(problems, answers, strict=True):
+        problem = dataclasses.replace(problem, log_z=log_z_of(problem, answer))
+        power = problem.length_penalty
+        check_best(
+            answer, problem, lambda one, p=power: one.logprob / len(one.tokens) ** p
+        )
+
+
+# --- what must not matter ------------------------------------------------------------
+
+
+def same_results(a: dict[str, Any], b: dict[str, Any], *names: str) -> bool:
+    return [[r[name] for name in names] for r in a["results"]] == [
+        [r[name] for name in names] for r in b["results"]
+    ]
+
+
+def test_weight_zero_is_greedy(search_table: Program) -> None:
+    cases = []
+    for seed in range(200):
+        problem = random_case(seed, "greedy")[0]
+        deal = dataclasses.replace(problem, reward_weight=0.0)
+        cases += [(problem, "greedy"), (deal, "naive")]
+    answers = search_table.run(cases)
+    for plain, deal in zip(answers[::2], answers[1::2], strict=True):
+        assert same_results(plain, deal, "tokens", "text", "logprob", "finish", "h")
+
+
+def test_weight_zero_is_beam_search(search_table: Program) -> None:
+    cases = []
+    for seed in range(200):
+        problem = random_case(seed, "beam")[0]
+        n = problem.num_beams * max(2, len(problem.end_tokens) + 1)
+        problem = dataclasses.replace(
+            problem,
+            length_penalty=0.0,
+            reward_weight=0.0,
+            commit=1,
+            top_k=min(n, problem.n_vocab),
+        )
+        cases += [(problem, "beam"), (problem, "naive")]
+    answers = search_table.run(cases)
+    for plain, deal in zip(answers[::2], answers[1::2], strict=True):
+        names = ("tokens", "text", "logprob", "finish", "score", "h")
+        assert same_results(plain, deal, *names)
+
+
+def test_order_of_rewards_does_not_matter(search_table: Program) -> None:
+    cases = []
+    for seed in range(100):
+        problem = random_case(seed, "naive")[0]
+        rewards = (  # all exact in binary, and so are their sums
+            (1.0, Toy("texts", seed)),
+            (-0.5, Toy("owning", seed)),
+            (2.0, Toy("plain", seed + 1)),
+        )
+        for order in itertools.permutations(rewards):
+            cases.append((dataclasses.replace(problem, rewards=order), "naive"))
+    answers = search_table.run(cases)
+    for i, answer in enumerate(answers):
+        first = answers[i - i % 6]
+        assert same_results(answer, first, "tokens", "text", "logprob", "h", "score")
+        forms = [reward.form for _, reward in cases[i][0].rewards]
+        for a, b in zip(answer["results"], first["results"], strict=True):
+            assert dict(zip(forms, a["rewards"], strict=True)) == dict(
+                zip(("texts", "owning", "plain"), b["rewards"], strict=True)
+            )
+
+
+def test_rollouts_of_a_step_are_one_batch_for_each_position(
+    search_table: Program,
+) -> None:
+    cases = [random_case(seed, "naive") for seed in range(300)]
+    n_seen = 0
+    for (problem, _), answer in zip(cases, search_table.run(cases), strict=True):
+        for step, (n_extend, _) in enumerate(answer["steps"]):
+            rows = [row for row in answer["trace"] if row["step"] == step]
+            longest = max(len(row["rollout"]) for row in rows)
+            n_chain = n_extend - 1 - longest
+            assert n_chain in (0, 1) and (n_chain == 0 or problem.commit > 1)
+            n_seen += longest > 2 and len(rows) > 2
+    assert n_seen > 100
