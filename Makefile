@@ -21,8 +21,12 @@ CORE_SRC := $(filter-out csrc/python/%,$(wildcard csrc/*/*.c))
 CORE_HDR := $(wildcard csrc/*/*.h) $(wildcard tests/c/*.h)
 C_TESTS := $(patsubst tests/c/%.c,$(BUILD)/%,$(wildcard tests/c/test_*.c))
 BLAS = $(shell $(PYTHON) -c 'import scipy_openblas32 as b; print(b.get_$(1)_dir())')
-ISA_avx2 := $(if $(filter x86_64,$(shell uname -m)),-mavx2)
-ISA_avx512 := $(if $(filter x86_64,$(shell uname -m)),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512)
+ifeq ($(shell uname -m),x86_64)
+ISA_avx2 := -mavx2 -mfma -mf16c
+ISA_avxvnni := $(ISA_avx2) -mavxvnni
+ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni \
+    -mprefer-vector-width=512
+endif
 SHARED_ASAN = $(shell $(CC) -print-file-name=libasan.so)
 
 .SECONDARY:  # objects are kept between runs
@@ -42,7 +46,7 @@ build/.installed: $(PYTHON) pyproject.toml setup.py $(wildcard csrc/*/*.[ch])
 
 $(BUILD)/core/kernels/kernels_%.o: csrc/kernels/kernels_%.c $(CORE_HDR)
 	@mkdir -p $(@D)
-	$(CC) $(C_FLAGS) -O3 $(SANITIZE) $(ISA_$*) -c $< -o $@
+	$(CC) $(C_FLAGS) -O3 -ffp-contract=fast $(SANITIZE) $(ISA_$*) -c $< -o $@
 
 $(BUILD)/core/%.o: csrc/%.c $(CORE_HDR)
 	@mkdir -p $(@D)
@@ -62,6 +66,8 @@ $(BUILD)/search_table: tests/c/search_table.c $(CORE_OBJ) $(TEST_SRC) $(CORE_HDR
 
 test-c: build/.installed $(C_TESTS) $(BUILD)/search_table
 	@for t in $(C_TESTS); do $$t || exit 1; done
+	@for isa in plain avx2 avxvnni; do \
+	    DEAL_ISA=$$isa $(BUILD)/test_session || exit 1; done
 	@for core in Nehalem Sandybridge Haswell Zen; do \
 	    OPENBLAS_CORETYPE=$$core $(BUILD)/test_gemm || exit 1; done
 

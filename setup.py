@@ -16,13 +16,17 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 X86_FLAGS = {
-    "kernels_avx2.c": ["-mavx2"],
+    "kernels_avx2.c": AVX2,
+    "kernels_avxvnni.c": [*AVX2, "-mavxvnni"],
     "kernels_avx512.c": [
-        "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq",
+        *AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni",
         "-mprefer-vector-width=512",
     ],
 }  # fmt: skip
+# Products and sums may fuse there: a row's result stays the same on one processor.
+KERNEL_FLAGS = ["-ffp-contract=fast"]
 
 
 def compile_flags() -> list[str]:
@@ -53,8 +57,11 @@ class BuildExt(build_ext):
         compile_one = self.compiler._compile
 
         def compile_with_flags(obj, src, ext_name, cc_args, extra, pp_opts):
+            name = os.path.basename(src)
+            if name.startswith("kernels_"):
+                extra = [*extra, *KERNEL_FLAGS]
             if platform.machine() in ("x86_64", "AMD64"):
-                extra = [*extra, *X86_FLAGS.get(os.path.basename(src), [])]
+                extra = [*extra, *X86_FLAGS.get(name, [])]
             compile_one(obj, src, ext_name, cc_args, extra, pp_opts)
 
         self.compiler._compile = compile_with_flags

@@ -11,6 +11,20 @@
 #    define DEAL_UNLIKELY(x) (x)
 #endif
 
+// `n` numbers of `type` that are added and multiplied together.
+#define DEAL_VECTOR(type, n) __attribute__((vector_size((n) * sizeof(type)))) type
+
+// A function whose constant arguments must be constants in its body.
+#define DEAL_INLINE inline __attribute__((always_inline))
+
+// The loop that follows is written out, up to `n` times.
+#define DEAL_PRAGMA(text) _Pragma(#text)
+#if defined(__GNUC__) && !defined(__clang__)
+#    define DEAL_UNROLL(n) DEAL_PRAGMA(GCC unroll n)
+#else
+#    define DEAL_UNROLL(n) DEAL_PRAGMA(unroll)
+#endif
+
 // A hint to the processor that this is a spin loop.
 #if defined(__x86_64__) || defined(__i386__)
 #    define DEAL_PAUSE() __builtin_ia32_pause()

@@ -14,19 +14,27 @@
 // About 50 microseconds, longer than the serial stretches of a forward pass.
 #define N_SPIN 20000
 
+// `ticket` is (number of the loop) << 32 | first item that no thread has taken. A
+// thread takes items by changing the ticket that it has read, so that one that comes
+// late, to a loop that is over, takes nothing. The loop is over when all items are
+// done, whichever threads did them: one that the system holds up before it took any is
+// not waited for.
+#define CLOSED 0x7fffffffu // in place of the item, while the next loop is written down
+
 struct deal_pool {
     int32_t n_thread;
     pid_t pid; // of the process that started the workers
     int32_t n_started;
     pthread_t *worker; // (n_thread - 1,)
 
-    deal_loop_fn fn; // the loop at hand; written before `epoch` rises
-    void *context;
-    int32_t n_item;
+    // the loop at hand, written while the ticket is closed
+    _Atomic(deal_loop_fn) fn;
+    _Atomic(void *) context;
+    atomic_int n_item, grain;
 
-    atomic_uint epoch;    // rises with every loop
-    atomic_int n_running; // workers still at it
-    atomic_bool is_stopping;
+    _Alignas(64) atomic_ullong ticket;
+    _Alignas(64) atomic_int n_done; // items of the loop
+    _Alignas(64) atomic_bool is_stopping;
     atomic_int n_asleep;
     pthread_mutex_t mutex; // with `wake`, guards sleeping only
     pthread_cond_t wake;
@@ -37,34 +45,53 @@ typedef struct worker_args {
     int32_t i_thread;
 } worker_args;
 
-static void
-run_share(deal_pool *pool, int32_t i_thread)
+static uint32_t
+loop_of(unsigned long long ticket)
 {
-    int64_t n = pool->n_item;
-    int32_t i_begin = (int32_t)(n * i_thread / pool->n_thread);
-    int32_t i_end = (int32_t)(n * (i_thread + 1) / pool->n_thread);
-    if (i_begin < i_end)
-        pool->fn(pool->context, i_begin, i_end, i_thread);
+    return (uint32_t)(ticket >> 32);
 }
 
-// Waits until the epoch differs from `seen` or the pool stops; returns the new epoch.
-static unsigned
-wait_epoch(deal_pool *pool, unsigned seen)
+// Takes runs of items of loop `i_loop` until there are none.
+static void
+run_items(deal_pool *pool, uint32_t i_loop, int32_t i_thread)
 {
+    unsigned long long ticket = atomic_load(&pool->ticket);
+    while (loop_of(ticket) == i_loop && (uint32_t)ticket != CLOSED) {
+        deal_loop_fn fn = atomic_load_explicit(&pool->fn, memory_order_relaxed);
+        void *context = atomic_load_explicit(&pool->context, memory_order_relaxed);
+        int32_t n = atomic_load_explicit(&pool->n_item, memory_order_relaxed);
+        int32_t grain = atomic_load_explicit(&pool->grain, memory_order_relaxed);
+        int32_t i = (int32_t)(uint32_t)ticket;
+        if (i >= n)
+            return;
+        int32_t n_run = n - i < grain ? n - i : grain;
+        if (!atomic_compare_exchange_weak(&pool->ticket, &ticket,
+                                          ticket + (uint32_t)n_run))
+            continue;
+        fn(context, i, i + n_run, i_thread);
+        atomic_fetch_add_explicit(&pool->n_done, n_run, memory_order_release);
+        ticket = atomic_load(&pool->ticket);
+    }
+}
+
+// Waits for another loop than `i_seen`, or for the end; returns the loop.
+static uint32_t
+wait_loop(deal_pool *pool, uint32_t i_seen)
+{
+    uint32_t i_loop;
     for (int i = 0; i < N_SPIN; i++) {
-        unsigned epoch = atomic_load_explicit(&pool->epoch, memory_order_acquire);
-        if (epoch != seen)
-            return epoch;
+        i_loop = loop_of(atomic_load(&pool->ticket));
+        if (i_loop != i_seen)
+            return i_loop;
         DEAL_PAUSE();
     }
     pthread_mutex_lock(&pool->mutex);
     atomic_fetch_add(&pool->n_asleep, 1);
-    unsigned epoch;
-    while ((epoch = atomic_load(&pool->epoch)) == seen)
+    while ((i_loop = loop_of(atomic_load(&pool->ticket))) == i_seen)
         pthread_cond_wait(&pool->wake, &pool->mutex);
     atomic_fetch_sub(&pool->n_asleep, 1);
     pthread_mutex_unlock(&pool->mutex);
-    return epoch;
+    return i_loop;
 }
 
 static void *
@@ -73,25 +100,27 @@ worker_main(void *arg)
     worker_args args = *(worker_args *)arg;
     deal_free(arg);
     deal_pool *pool = args.pool;
-    unsigned seen = 0;
+    uint32_t i_loop = 0;
     for (;;) {
-        seen = wait_epoch(pool, seen);
+        i_loop = wait_loop(pool, i_loop);
         if (atomic_load(&pool->is_stopping))
             return NULL;
-        run_share(pool, args.i_thread);
-        atomic_fetch_sub_explicit(&pool->n_running, 1, memory_order_release);
+        run_items(pool, i_loop, args.i_thread);
     }
 }
 
-static void
-raise_epoch(deal_pool *pool)
+// Opens the next loop to the workers and returns its number.
+static uint32_t
+open_loop(deal_pool *pool)
 {
-    atomic_fetch_add(&pool->epoch, 1);
+    uint32_t i_loop = loop_of(atomic_load(&pool->ticket)) + 1;
+    atomic_store(&pool->ticket, (unsigned long long)i_loop << 32);
     if (atomic_load(&pool->n_asleep) > 0) {
         pthread_mutex_lock(&pool->mutex);
         pthread_cond_broadcast(&pool->wake);
         pthread_mutex_unlock(&pool->mutex);
     }
+    return i_loop;
 }
 
 deal_status
@@ -142,7 +171,7 @@ deal_pool_free(deal_pool *pool)
         return;
     if (pool->pid == getpid()) {
         atomic_store(&pool->is_stopping, true);
-        raise_epoch(pool);
+        open_loop(pool);
         for (int32_t i = 0; i < pool->n_started; i++)
             pthread_join(pool->worker[i], NULL);
         pthread_cond_destroy(&pool->wake);
@@ -159,23 +188,29 @@ deal_pool_n_thread(const deal_pool *pool)
 }
 
 void
-deal_parallel_for(deal_pool *pool, int32_t n, deal_loop_fn fn, void *context)
+deal_parallel_for(deal_pool *pool, int32_t n, int32_t grain, deal_loop_fn fn,
+                  void *context)
 {
     if (n <= 0)
         return;
-    if (pool->n_thread == 1 || n == 1 || pool->pid != getpid()) {
+    int32_t n_run = 4 * pool->n_thread;
+    if (grain <= 0)
+        grain = n / n_run + (n % n_run != 0);
+    if (pool->n_thread == 1 || n <= grain || pool->pid != getpid()) {
         fn(context, 0, n, 0);
         return;
     }
-    pool->fn = fn;
-    pool->context = context;
-    pool->n_item = n;
-    atomic_store(&pool->n_running, pool->n_thread - 1);
-    raise_epoch(pool);
-    run_share(pool, 0);
+    unsigned long long ticket = atomic_load(&pool->ticket);
+    atomic_store(&pool->ticket, (ticket >> 32 << 32) | CLOSED);
+    atomic_store_explicit(&pool->fn, fn, memory_order_relaxed);
+    atomic_store_explicit(&pool->context, context, memory_order_relaxed);
+    atomic_store_explicit(&pool->n_item, n, memory_order_relaxed);
+    atomic_store_explicit(&pool->grain, grain, memory_order_relaxed);
+    atomic_store_explicit(&pool->n_done, 0, memory_order_relaxed);
+    run_items(pool, open_loop(pool), 0);
     // NB: yield after a while, or a waiting caller starves the worker on a busy
     // machine.
-    for (int i = 0; atomic_load_explicit(&pool->n_running, memory_order_acquire) > 0;
+    for (int i = 0; atomic_load_explicit(&pool->n_done, memory_order_acquire) < n;
          i++) {
         if (i < N_SPIN)
             DEAL_PAUSE();

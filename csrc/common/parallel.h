@@ -22,7 +22,10 @@ deal_status deal_pool_new(int32_t n_thread, deal_pool **pool, deal_error *err);
 void deal_pool_free(deal_pool *pool);
 int32_t deal_pool_n_thread(const deal_pool *pool);
 
-// Splits [0, n) into one contiguous share for each thread and waits for all of them.
-void deal_parallel_for(deal_pool *pool, int32_t n, deal_loop_fn fn, void *context);
+// Runs [0, n) and waits for all of it. Threads take runs of `grain` items as they come
+// free, so that one that the system holds up does not hold up the others; 0 makes about
+// four runs a thread. Which thread takes which run is left open.
+void deal_parallel_for(deal_pool *pool, int32_t n, int32_t grain, deal_loop_fn fn,
+                       void *context);
 
 #endif

@@ -1,21 +1,33 @@
 /* Numeric kernels, chosen once at run time for the processor at hand.
  *
  * Every kernel is void, cannot fail and keeps a fixed order of summation that depends
- * on the lengths alone: 16 interleaved partial sums, added up pairwise at the end.
- * Hence a row's result never depends on what else is in the batch. The plain C source
- * is compiled once for each instruction set; without contraction to fused multiply-adds
- * all of them give the same bits. Matrix products in f32 are OpenBLAS's (gemm_cblas.h).
+ * on the lengths alone, so that a row's result never depends on what else is in the
+ * batch. One C source (kernels_body.h) is compiled for each instruction set; only the
+ * int8 product is written for each by hand. Sets differ in the last bits, by what they
+ * round in between: a set is part of "the build" in which results are reproducible.
+ * Matrix products in f32 are OpenBLAS's (gemm_cblas.h).
  */
 #ifndef DEAL_KERNELS_KERNELS_H
 #define DEAL_KERNELS_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/panels.h"
 #include "kernels/quant.h"
 
+#define DEAL_BLOCK_LEN 64     // keys of one attention block
+#define DEAL_HEAD_DIM_MAX 512 // dimensions of a head
+
+// Floats that a vector over a head's dimensions is padded to.
+#define DEAL_HEAD_PAD(head_dim) (((head_dim) + 15) / 16 * 16)
+// Floats of one query's running attention: (head_dim padded,) sum, its maximum, total.
+#define DEAL_ATTENTION_LEN(head_dim) (DEAL_HEAD_PAD(head_dim) + 16)
+
 typedef struct deal_kernels {
-    const char *name; // "plain", "avx2", "avx512"
+    const char *name;
+    bool is_unsigned; // symmetric 8-bit weights are wanted with an offset of 128
 
     // y[i] = x[i] w[i] / sqrt(mean(x^2) + eps);  x, w, y (n,)
     void (*rms_norm)(int32_t n, const float *x, const float *w, float eps, float *y);
@@ -31,54 +43,47 @@ typedef struct deal_kernels {
     void (*rope)(int32_t rope_dim, int has_halves, const float *cosine,
                  const float *sine, float *x);
 
-    // Attention of the `n_q` query heads that share one key-value head, over `n` keys:
-    //     out[h] = sum_j softmax_j(scale q[h] . k[j]) v[j]
-    // q, out (n_q, head_dim); key j starts at k_base[j] + k_offset, its value at
-    // k_base[j] + v_offset; scores (n_q, n) is scratch.
-    void (*attention)(int32_t n, int32_t n_q, int32_t head_dim, float scale,
-                      const float *q, const float *const *k_base, size_t k_offset,
-                      size_t v_offset, float *scores, float *out);
+    // kt[d][j] = cell[j][k_offset + d]; kt (head_dim, DEAL_BLOCK_LEN), 0 from n_key on.
+    void (*transpose_keys)(int32_t n_key, int32_t head_dim, const float *const *cell,
+                           size_t k_offset, float *kt);
 
-    // Quantises a row to 8 bits in groups of 32: x[i] ~ scale[g] q[i], q an integer in
-    // [-127, 127] (to nearest, ties to even). x (n,); q (n rounded up to groups, padded
-    // with 0) holds the integers as floats, in which products and sums of a group's
-    // pairs are exact and vectorise on every processor; scale (n_group,); total[g] =
-    // scale[g] sum(q in g) (n_group,).
-    void (*quantize)(int32_t n, const float *x, float *q, float *scale, float *total);
+    // Adds a block of keys and values to the running attention of `n_q` queries that
+    // share a key-value head:  softmax over all blocks of (scale q . k[j]), times v[j].
+    // q (n_q, head_dim); the first `n_key` columns of kt count; value j lies at
+    // cell[j] + v_offset, padded to DEAL_HEAD_PAD(head_dim);
+    // state (n_q, DEAL_ATTENTION_LEN(head_dim)). A block's own sums are made first and
+    // then merged, so that the result does not depend on how blocks are visited.
+    void (*attend)(int32_t n_key, int32_t n_q, int32_t head_dim, float scale,
+                   const float *q, const float *kt, const float *const *cell,
+                   size_t v_offset, float *state);
 
-    // y[i] = (float)q[i];  q, y (n,)
-    void (*widen)(int32_t n, const int8_t *q, float *y);
+    // Quantises a row to 8 bits in groups of 32: x[i] ~ scale[g] q[i], q in [-127, 127]
+    // to nearest, ties to even. x (n,); `to` is the row's first word in its tile of
+    // `n_row` rows (panels.h). The last group is padded with zeros.
+    void (*quantize)(int32_t n, const float *x, int32_t n_row, int32_t *to);
 
-    // Products of one quantised row `a` with four rows `b`, weights with activations or
-    // the other way round:
-    //     y[r y_stride] = sum_g a_scale[g] b_scale[r, g] (a[g] . b[r, g])
-    //                           + a_extra[g] b_extra[r, g]
-    // where `extra` is a weight row's minimum and an activation row's total.
-    // a (32 n_group,), a_scale, a_extra (n_group,); b (4, 32 n_group),
-    // b_scale, b_extra (4, n_group). The result does not depend on which side is which.
-    void (*dot4)(int32_t n_group, const float *a, const float *a_scale,
-                 const float *a_extra, const float *b, const float *b_scale,
-                 const float *b_extra, float *y, size_t y_stride);
+    // y[r, o] (+)= bias[o] + sum_g x_scale[r, g] w_scale[o, g] (q[r, g] . u[o, g])
+    //                              + x_total[r, g] w_min[o, g]
+    // for the outputs of panels [i_panel, i_panel + n_panel), u less its offset. Output
+    // 0 of y (n_row, y_stride) and of bias (or NULL) is the first of panel i_panel;
+    // y is added to where `adds`.
+    void (*multiply)(const deal_panels *w, int32_t i_panel, int32_t n_panel,
+                     const deal_tiles *x, const float *bias, bool adds, float *y,
+                     size_t y_stride);
 
-    // max(x) + log(sum(exp(x - max(x)))); x (n,), n >= 1
-    float (*log_sum_exp)(int32_t n, const float *x);
+    // sum(exp(x - max)) of x (n,), n >= 1
+    float (*sum_exp)(int32_t n, const float *x, float max);
 
-    // Index of the largest of x (n,), the lowest among equals.
-    int32_t (*argmax)(int32_t n, const float *x);
+    // Largest of x (n,), n >= 1; of no use where x holds a NaN.
+    float (*max)(int32_t n, const float *x);
 } deal_kernels;
 
 // The fastest set that the processor runs; the environment variable DEAL_ISA ("plain",
-// "avx2", "avx512") picks another, for tests. A name it cannot serve gives "plain".
+// "avx2", "avxvnni", "avx512", "neon") picks another, for tests. A name it cannot serve
+// gives "plain".
 const deal_kernels *deal_kernels_get(void);
 
-extern const deal_kernels deal_kernels_plain;
-#if defined(__x86_64__)
-extern const deal_kernels deal_kernels_avx2;
-extern const deal_kernels deal_kernels_avx512;
-#endif
-
-// The `k` largest of x (n,) by falling value, equal values by rising index; k <= n.
-// token, value (k,).
-void deal_top_k(int32_t n, const float *x, int32_t k, int32_t *token, float *value);
+// The set called `name`, or NULL where this build or processor has none.
+const deal_kernels *deal_kernels_find(const char *name);
 
 #endif

@@ -12,48 +12,42 @@
 #ifndef DEAL_MODEL_FORWARD_H
 #define DEAL_MODEL_FORWARD_H
 
+#include "model/attention.h"
 #include "model/matmul.h"
 #include "model/model.h"
 #include "model/trie.h"
 
 #define DEAL_FORWARD_ROWS 256 // most rows of one pass; a multiple of DEAL_GEMM_PANEL
-#define DEAL_HEAD_ROWS 32     // most rows of one product with the head
 
 typedef struct deal_forward {
     const deal_model *model;
     deal_pool *pool;
     const deal_kernels *kernels;
-    deal_matmul matmul;
+    deal_matmul *matmul; // borrowed
     deal_trie *trie;
+    deal_attention attention;
 
     const deal_node *node; // (n_row,) of the pass at hand
     int32_t n_row, i_layer;
-    float *x;             // (DEAL_FORWARD_ROWS, n_embd) residual stream
-    float *h;             // (DEAL_FORWARD_ROWS, n_embd) normed; then a branch's output
-    float *q, *attended;  // (DEAL_FORWARD_ROWS, n_head * head_dim)
-    float *k, *v;         // (DEAL_FORWARD_ROWS, n_head_kv * head_dim)
-    float *gate, *up;     // (DEAL_FORWARD_ROWS, n_ff)
-    float *cosine, *sine; // (DEAL_FORWARD_ROWS, rope_dim / 2)
-    float *logits;        // (DEAL_HEAD_ROWS, n_vocab)
-
-    const float **path; // cells of every row's path, root first, row after row
-    size_t path_cap;
-    size_t *path_begin; // (DEAL_FORWARD_ROWS + 1,) row r's cells in `path`
-    float *scores;      // (n_thread, n_head / n_head_kv, longest path)
-    size_t scores_cap;  // of one thread
-    size_t size;        // bytes of scratch
+    const float *norm;       // weight of the norm at hand
+    deal_activations inputs; // of the product at hand
+    float *x;                // (DEAL_FORWARD_ROWS, n_embd) residual stream
+    float *h;                // (DEAL_FORWARD_ROWS, n_embd) normed
+    float *q, *attended;     // (DEAL_FORWARD_ROWS, n_head * head_dim)
+    float *k, *v;            // (DEAL_FORWARD_ROWS, n_head_kv * head_dim)
+    float *gate, *up;        // (DEAL_FORWARD_ROWS, n_ff)
+    float *cosine, *sine;    // (DEAL_FORWARD_ROWS, rope_dim / 2)
+    size_t size;             // bytes of scratch
 } deal_forward;
 
+// `matmul` has room for DEAL_FORWARD_ROWS rows of the model's widest input.
 deal_status deal_forward_init(deal_forward *forward, const deal_model *model,
-                              deal_trie *trie, deal_pool *pool, deal_error *err);
+                              deal_trie *trie, deal_matmul *matmul, deal_error *err);
 void deal_forward_free(deal_forward *forward); // also of a zeroed one
 
 // Evaluates `n_row` <= DEAL_FORWARD_ROWS nodes, parents before children: fills their
 // cells and hidden states. FORMAT where a hidden state is not finite.
 deal_status deal_forward_run(deal_forward *forward, const deal_node *node,
                              int32_t n_row, deal_error *err);
-
-// Logits after `n_row` <= DEAL_HEAD_ROWS evaluated nodes, into forward->logits.
-void deal_forward_head(deal_forward *forward, const deal_node *node, int32_t n_row);
 
 #endif

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <stddef.h>
 
+#include "kernels/kernels.h"
+
 // Far beyond any model, and small enough that products of three fit in int64_t.
 #define N_MAX (1 << 20)
 
@@ -32,7 +34,7 @@ deal_hparams_check(const deal_hparams *hp, deal_error *err)
     DEAL_TRY(check_count("n_layer", hp->n_layer, 4096, err));
     DEAL_TRY(check_count("n_head", hp->n_head, 4096, err));
     DEAL_TRY(check_count("n_head_kv", hp->n_head_kv, hp->n_head, err));
-    DEAL_TRY(check_count("head_dim", hp->head_dim, 4096, err));
+    DEAL_TRY(check_count("head_dim", hp->head_dim, DEAL_HEAD_DIM_MAX, err));
     DEAL_TRY(check_count("n_ff", hp->n_ff, 4 * N_MAX, err));
     DEAL_TRY(check_count("n_ctx_train", hp->n_ctx_train, 64 * N_MAX, err));
     if (hp->n_head % hp->n_head_kv != 0)

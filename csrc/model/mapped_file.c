@@ -1,4 +1,4 @@
-#define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE // madvise
 
 #include "model/mapped_file.h"
 
@@ -33,6 +33,13 @@ deal_mapped_file_open(const char *path, deal_mapped_file *file, deal_error *err)
     }
     close(fd);
     return status;
+}
+
+void
+deal_mapped_file_forget(const deal_mapped_file *file)
+{
+    if (file->data)
+        madvise((void *)(uintptr_t)file->data, file->size, MADV_DONTNEED);
 }
 
 void

@@ -5,185 +5,151 @@
 #include "common/alloc.h"
 #include "kernels/gemm_cblas.h"
 
-// Outputs computed by one sgemm call: a fixed number, so that the shapes that OpenBLAS
-// sees do not depend on the threads.
-#define N_CHUNK 192
-
-static size_t
-n_group_of(int32_t n_in)
-{
-    return ((size_t)n_in + DEAL_QUANT_GROUP - 1) / DEAL_QUANT_GROUP;
-}
-
 deal_status
 deal_matmul_init(deal_matmul *matmul, deal_pool *pool, deal_compute compute,
                  int32_t n_row_max, int32_t n_in_max, deal_error *err)
 {
-    *matmul = (deal_matmul){.kernels = deal_kernels_get(),
-                            .pool = pool,
-                            .compute = compute,
-                            .n_in_max = n_in_max};
-    if (compute == DEAL_COMPUTE_F32)
-        return DEAL_OK;
-    size_t n_group = n_group_of(n_in_max), n_row = (size_t)n_row_max;
-    size_t n_thread = (size_t)deal_pool_n_thread(pool);
-    matmul->q = deal_alloc(n_row, n_group * DEAL_QUANT_GROUP * sizeof(float));
-    matmul->scale = deal_alloc(n_row, n_group * sizeof(float));
-    matmul->total = deal_alloc(n_row, n_group * sizeof(float));
-    matmul->packed = deal_alloc(n_thread, n_group * DEAL_QUANT_GROUP);
-    matmul->wq = deal_alloc(n_thread * 4, n_group * DEAL_QUANT_GROUP * sizeof(float));
-    matmul->wscale = deal_alloc(n_thread * 4, n_group * sizeof(float));
-    matmul->wmin = deal_alloc(n_thread * 4, n_group * sizeof(float));
-    if (!matmul->q || !matmul->scale || !matmul->total || !matmul->packed ||
-        !matmul->wq || !matmul->wscale || !matmul->wmin) {
-        deal_matmul_free(matmul);
-        return deal_fail_memory(err, "int8 activations");
+    *matmul =
+        (deal_matmul){.kernels = deal_kernels_get(), .pool = pool, .compute = compute};
+    if (compute == DEAL_COMPUTE_F32) {
+        size_t n_thread = (size_t)deal_pool_n_thread(pool);
+        matmul->size =
+            n_thread * DEAL_GEMM_PANEL * DEAL_MATMUL_CHUNK * sizeof *matmul->chunk;
+        matmul->chunk = deal_alloc(matmul->size, 1);
+    } else {
+        size_t n_group = ((size_t)n_in_max + DEAL_QUANT_GROUP - 1) / DEAL_QUANT_GROUP;
+        matmul->size =
+            (size_t)n_row_max * n_group * DEAL_TILE_WORDS * sizeof *matmul->tiles;
+        matmul->tiles = deal_alloc(matmul->size, 1);
     }
-    matmul->size =
-        (n_row + 4 * n_thread) * n_group * (DEAL_QUANT_GROUP + 2) * sizeof(float);
-    return DEAL_OK;
+    if (matmul->chunk || matmul->tiles)
+        return DEAL_OK;
+    return deal_fail_memory(err, "activations of a product");
 }
 
 void
 deal_matmul_free(deal_matmul *matmul)
 {
-    deal_free(matmul->q);
-    deal_free(matmul->scale);
-    deal_free(matmul->total);
-    deal_free(matmul->packed);
-    deal_free(matmul->wq);
-    deal_free(matmul->wscale);
-    deal_free(matmul->wmin);
+    deal_free(matmul->tiles);
+    deal_free(matmul->chunk);
     *matmul = (deal_matmul){0};
 }
 
-typedef struct quantize_loop {
-    const deal_matmul *matmul;
-    const deal_activations *x;
-} quantize_loop;
-
-static void
-quantize_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
-{
-    (void)i_thread;
-    const quantize_loop *loop = context;
-    const deal_activations *x = loop->x;
-    size_t n_group = n_group_of(x->n_in);
-    for (size_t r = (size_t)i_begin; r < (size_t)i_end; r++)
-        loop->matmul->kernels->quantize(x->n_in, x->x + r * (size_t)x->n_in,
-                                        x->q + r * n_group * DEAL_QUANT_GROUP,
-                                        x->scale + r * n_group, x->total + r * n_group);
-}
-
 deal_activations
-deal_matmul_prepare(deal_matmul *matmul, int32_t n_row, int32_t n_in, float *x)
+deal_matmul_begin(deal_matmul *matmul, int32_t n_row, int32_t n_in, float *x)
 {
     deal_activations a = {.n_row = n_row, .n_in = n_in, .x = x};
     if (matmul->compute == DEAL_COMPUTE_F32) {
         int32_t n_rest = (DEAL_GEMM_PANEL - n_row % DEAL_GEMM_PANEL) % DEAL_GEMM_PANEL;
         memset(x + (size_t)n_row * (size_t)n_in, 0,
                (size_t)n_rest * (size_t)n_in * sizeof *x);
-        return a;
+    } else {
+        a.tiles =
+            (deal_tiles){.data = matmul->tiles,
+                         .n_row = n_row,
+                         .n_group = (n_in + DEAL_QUANT_GROUP - 1) / DEAL_QUANT_GROUP,
+                         .n_tile = deal_tiles_count(n_row)};
     }
-    a.q = matmul->q;
-    a.scale = matmul->scale;
-    a.total = matmul->total;
-    quantize_loop loop = {matmul, &a};
-    deal_parallel_for(matmul->pool, n_row, quantize_rows, &loop);
     return a;
+}
+
+void
+deal_matmul_put_row(const deal_matmul *matmul, const deal_activations *x, int32_t i_row)
+{
+    if (matmul->compute == DEAL_COMPUTE_F32)
+        return;
+    const deal_tiles *tiles = &x->tiles;
+    int32_t t = (int32_t)((int64_t)i_row * tiles->n_tile / tiles->n_row);
+    while (deal_tiles_first(tiles, t + 1) <= i_row)
+        t++;
+    int32_t first = deal_tiles_first(tiles, t);
+    matmul->kernels->quantize(x->n_in, x->x + (size_t)i_row * (size_t)x->n_in,
+                              deal_tiles_first(tiles, t + 1) - first,
+                              deal_tiles_data(tiles, t) + (i_row - first));
+}
+
+// Panels of rows through a scratch tile, since OpenBLAS writes whole panels.
+static void
+chunk_f32(const deal_matmul *matmul, const deal_activations *x, const deal_matrix *w,
+          int32_t i_out, int32_t n_out, const float *bias, bool adds, float *y,
+          size_t y_stride, int32_t i_thread)
+{
+    size_t n_in = (size_t)x->n_in;
+    float *tile =
+        matmul->chunk + (size_t)i_thread * DEAL_GEMM_PANEL * DEAL_MATMUL_CHUNK;
+    const float *rows = w->data + (size_t)i_out * n_in;
+    for (int32_t r0 = 0; r0 < x->n_row; r0 += DEAL_GEMM_PANEL) {
+        deal_gemm_panel(n_out, x->n_in, x->x + (size_t)r0 * n_in, rows, tile,
+                        DEAL_MATMUL_CHUNK);
+        for (int32_t r = r0; r < x->n_row && r < r0 + DEAL_GEMM_PANEL; r++) {
+            float *from = tile + (r - r0) * DEAL_MATMUL_CHUNK;
+            float *to = y + (size_t)r * y_stride;
+            if (bias)
+                matmul->kernels->add(n_out, bias, from);
+            if (adds)
+                matmul->kernels->add(n_out, from, to);
+            else
+                memcpy(to, from, (size_t)n_out * sizeof *to);
+        }
+    }
+}
+
+void
+deal_matmul_chunk(const deal_matmul *matmul, const deal_activations *x,
+                  const deal_matrix *w, int32_t i_out, int32_t n_out, const float *bias,
+                  bool adds, float *y, size_t y_stride, int32_t i_thread)
+{
+    if (matmul->compute == DEAL_COMPUTE_F32) {
+        chunk_f32(matmul, x, w, i_out, n_out, bias, adds, y, y_stride, i_thread);
+        return;
+    }
+    int32_t n_panel = (n_out + DEAL_PANEL_LEN - 1) / DEAL_PANEL_LEN;
+    matmul->kernels->multiply(&w->panels, i_out / DEAL_PANEL_LEN, n_panel, &x->tiles,
+                              bias, adds, y, y_stride);
 }
 
 typedef struct product_loop {
     const deal_matmul *matmul;
     const deal_activations *x;
-    const deal_matrix *w;
-    const float *bias;
-    float *y;
+    const deal_product *products;
+    int32_t n_product;
+    int32_t first[DEAL_PRODUCTS_MAX + 1]; // first item of each product
+    int32_t n_item_out;                   // outputs of an item
 } product_loop;
 
-// One share of the outputs, in chunks of N_CHUNK, for every panel of rows.
 static void
-product_f32(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
-{
-    (void)i_thread;
-    const product_loop *loop = context;
-    const deal_activations *x = loop->x;
-    size_t n_in = (size_t)loop->w->n_in, n_out = (size_t)loop->w->n_out;
-    for (int32_t i_chunk = i_begin; i_chunk < i_end; i_chunk++) {
-        size_t o = (size_t)i_chunk * N_CHUNK;
-        size_t n_o = n_out - o < N_CHUNK ? n_out - o : N_CHUNK;
-        const float *w = (const float *)loop->w->data + o * n_in;
-        for (size_t r = 0; r < (size_t)x->n_row; r += DEAL_GEMM_PANEL) {
-            float *y = loop->y + r * n_out + o;
-            deal_gemm_panel((int32_t)n_o, (int32_t)n_in, x->x + r * n_in, w, y, n_out);
-            if (loop->bias)
-                for (size_t i = 0; i < DEAL_GEMM_PANEL; i++)
-                    loop->matmul->kernels->add((int32_t)n_o, loop->bias + o,
-                                               y + i * n_out);
-        }
-    }
-}
-
-// Four weight rows from row `o` on, as numbers for dot4; rows past the last repeat it.
-static void
-unpack_rows(const deal_matmul *matmul, const deal_matrix *w, int32_t o, int8_t *packed,
-            float *wq, float *wscale, float *wmin)
-{
-    size_t n_group = n_group_of(w->n_in), n = n_group * DEAL_QUANT_GROUP;
-    for (int32_t i = 0; i < 4; i++) {
-        int32_t i_row = o + i < w->n_out ? o + i : w->n_out - 1;
-        const uint8_t *row = (const uint8_t *)w->data + (size_t)i_row * w->row_size;
-        deal_type_unpack(w->type, row, (int64_t)n, packed, wscale + (size_t)i * n_group,
-                         wmin + (size_t)i * n_group);
-        matmul->kernels->widen((int32_t)n, packed, wq + (size_t)i * n);
-    }
-}
-
-// One share of the outputs, in blocks of four weight rows, which are unpacked once for
-// all rows of the batch: four batch rows by each weight row, then what is left over of
-// the batch by four weight rows. Both ways give the same bits.
-static void
-product_int8(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
+run_items(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
 {
     const product_loop *loop = context;
-    const deal_matmul *matmul = loop->matmul;
-    const deal_activations *x = loop->x;
-    size_t n_group = n_group_of(x->n_in), n = n_group * DEAL_QUANT_GROUP;
-    size_t cap = n_group_of(matmul->n_in_max), n_out = (size_t)loop->w->n_out;
-    int8_t *packed = matmul->packed + (size_t)i_thread * cap * DEAL_QUANT_GROUP;
-    float *wq = matmul->wq + (size_t)i_thread * 4 * cap * DEAL_QUANT_GROUP;
-    float *wscale = matmul->wscale + (size_t)i_thread * 4 * cap;
-    float *wmin = matmul->wmin + (size_t)i_thread * 4 * cap;
-    for (int32_t i_block = i_begin; i_block < i_end; i_block++) {
-        size_t o = (size_t)i_block * 4, n_o = n_out - o < 4 ? n_out - o : 4;
-        unpack_rows(matmul, loop->w, (int32_t)o, packed, wq, wscale, wmin);
-        size_t r = 0, n_row = (size_t)x->n_row;
-        for (; r + 4 <= n_row; r += 4)
-            for (size_t i = 0; i < n_o; i++)
-                matmul->kernels->dot4(
-                    (int32_t)n_group, wq + i * n, wscale + i * n_group,
-                    wmin + i * n_group, x->q + r * n, x->scale + r * n_group,
-                    x->total + r * n_group, loop->y + r * n_out + o + i, n_out);
-        for (; r < n_row; r++) {
-            float y[4];
-            matmul->kernels->dot4((int32_t)n_group, x->q + r * n,
-                                  x->scale + r * n_group, x->total + r * n_group, wq,
-                                  wscale, wmin, y, 1);
-            memcpy(loop->y + r * n_out + o, y, n_o * sizeof *y);
-        }
-        for (r = 0; loop->bias && r < n_row; r++)
-            matmul->kernels->add((int32_t)n_o, loop->bias + o, loop->y + r * n_out + o);
+    for (int32_t i = i_begin, p = 0; i < i_end; i++) {
+        while (i >= loop->first[p + 1])
+            p++;
+        const deal_product *product = &loop->products[p];
+        const deal_matrix *w = product->w;
+        int32_t o = (i - loop->first[p]) * loop->n_item_out;
+        int32_t n = w->n_out - o < loop->n_item_out ? w->n_out - o : loop->n_item_out;
+        deal_matmul_chunk(loop->matmul, loop->x, w, o, n,
+                          product->bias ? product->bias + o : NULL, product->adds,
+                          product->y + o, (size_t)w->n_out, i_thread);
     }
 }
 
 void
-deal_matmul_run(deal_matmul *matmul, const deal_activations *x, const deal_matrix *w,
-                const float *bias, float *y)
+deal_matmul_run(deal_matmul *matmul, const deal_activations *x,
+                const deal_product *products, int32_t n_product)
 {
-    product_loop loop = {matmul, x, w, bias, y};
-    if (matmul->compute == DEAL_COMPUTE_F32)
-        deal_parallel_for(matmul->pool, (w->n_out + N_CHUNK - 1) / N_CHUNK, product_f32,
-                          &loop);
-    else
-        deal_parallel_for(matmul->pool, (w->n_out + 3) / 4, product_int8, &loop);
+    bool is_f32 = matmul->compute == DEAL_COMPUTE_F32;
+    product_loop loop = {.matmul = matmul,
+                         .x = x,
+                         .products = products,
+                         .n_product = n_product,
+                         .n_item_out = is_f32 ? DEAL_MATMUL_CHUNK : DEAL_PANEL_LEN};
+    for (int32_t p = 0; p < n_product; p++)
+        loop.first[p + 1] =
+            loop.first[p] +
+            (products[p].w->n_out + loop.n_item_out - 1) / loop.n_item_out;
+    int32_t n_item = loop.first[n_product];
+    int32_t n_run = 12 * deal_pool_n_thread(matmul->pool);
+    int32_t grain = is_f32 ? 1 : (n_item + n_run - 1) / n_run;
+    deal_parallel_for(matmul->pool, n_item, grain, run_items, &loop);
 }

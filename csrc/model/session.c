@@ -5,16 +5,18 @@
 
 #include "common/alloc.h"
 #include "model/forward.h"
+#include "model/head.h"
 
 struct deal_session {
     deal_lm lm; // first: a deal_lm * is a deal_session *
     const deal_model *model;
     deal_pool *pool;
     deal_trie trie;
+    deal_matmul matmul; // forward's and head's
     deal_forward forward;
+    deal_head head;
     deal_node *fresh; // (fresh_cap,) nodes to evaluate in this call
     size_t fresh_cap;
-    deal_lm_item *item[DEAL_HEAD_ROWS]; // rows of the head product at hand
 };
 
 static deal_session *
@@ -80,54 +82,26 @@ place_item(deal_session *s, deal_lm_item *items, int32_t i_item, int32_t *n_fres
     return DEAL_OK;
 }
 
-// What one row of logits is asked for.
-static void
-answer_items(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
+static deal_status
+answer(deal_session *s, deal_lm_item *items, int32_t n_items, deal_error *err)
 {
-    (void)i_thread;
-    deal_session *s = context;
-    int32_t n_vocab = s->lm.n_vocab;
-    for (int32_t r = i_begin; r < i_end; r++) {
-        deal_lm_item *item = s->item[r];
-        const float *logits = s->forward.logits + (size_t)r * (size_t)n_vocab;
-        if (item->want & DEAL_WANT_LOGITS)
-            memcpy(item->logits, logits, (size_t)n_vocab * sizeof *logits);
-        if (item->want & DEAL_WANT_LOG_Z)
-            item->log_z = s->forward.kernels->log_sum_exp(n_vocab, logits);
-        if (item->want & DEAL_WANT_TARGET)
-            item->target_logit = logits[item->target];
-        if (!(item->want & DEAL_WANT_TOP_K))
-            continue;
-        if (item->top_k == 1) {
-            item->top_token[0] = s->forward.kernels->argmax(n_vocab, logits);
-            item->top_logit[0] = logits[item->top_token[0]];
-        } else {
-            deal_top_k(n_vocab, logits, item->top_k, item->top_token, item->top_logit);
-        }
-    }
-}
-
-static void
-answer(deal_session *s, deal_lm_item *items, int32_t n_items)
-{
-    const uint32_t wants_head =
-        DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z | DEAL_WANT_LOGITS | DEAL_WANT_TARGET;
-    deal_node node[DEAL_HEAD_ROWS];
+    deal_lm_item *item[DEAL_HEAD_ROWS];
+    const float *hidden[DEAL_HEAD_ROWS];
     int32_t n_row = 0;
     for (int32_t i = 0; i < n_items; i++) {
+        const float *state = deal_trie_hidden(&s->trie, items[i].node);
         if (items[i].want & DEAL_WANT_HIDDEN)
-            memcpy(items[i].hidden, deal_trie_hidden(&s->trie, items[i].node),
-                   (size_t)s->lm.n_embd * sizeof(float));
-        if (items[i].want & wants_head) {
-            s->item[n_row] = &items[i];
-            node[n_row++] = items[i].node;
+            memcpy(items[i].hidden, state, (size_t)s->lm.n_embd * sizeof *state);
+        if (items[i].want & ~(uint32_t)DEAL_WANT_HIDDEN) {
+            item[n_row] = &items[i];
+            hidden[n_row++] = state;
         }
         if (n_row > 0 && (n_row == DEAL_HEAD_ROWS || i == n_items - 1)) {
-            deal_forward_head(&s->forward, node, n_row);
-            deal_parallel_for(s->pool, n_row, answer_items, s);
+            DEAL_TRY(deal_head_run(&s->head, item, hidden, n_row, err));
             n_row = 0;
         }
     }
+    return DEAL_OK;
 }
 
 static deal_status
@@ -152,7 +126,7 @@ lm_extend(deal_lm *lm, deal_lm_item *items, int32_t n_items, deal_error *err)
         lm->n_forward_passes++;
     }
     lm->n_forward_tokens += n_fresh;
-    answer(s, items, n_items);
+    DEAL_TRY_GOTO(answer(s, items, n_items, err), undo);
     return DEAL_OK;
 undo:
     for (int32_t i = n_placed; i-- > 0;) {
@@ -188,6 +162,15 @@ static const deal_lm_ops session_ops = {
     .child = lm_child,
 };
 
+// The widest input of a product.
+static int32_t
+n_in_max(const deal_hparams *hp)
+{
+    int32_t n = hp->n_head * hp->head_dim;
+    n = n > hp->n_embd ? n : hp->n_embd;
+    return n > hp->n_ff ? n : hp->n_ff;
+}
+
 deal_status
 deal_session_new(const deal_model *model, int32_t n_ctx, int32_t n_thread,
                  deal_session **out, deal_error *err)
@@ -205,10 +188,16 @@ deal_session_new(const deal_model *model, int32_t n_ctx, int32_t n_thread,
                       .n_vocab = hp->n_vocab,
                       .n_embd = hp->n_embd,
                       .n_ctx = n_ctx};
-    deal_trie_init(&s->trie, hp->n_layer, hp->n_head_kv * hp->head_dim, hp->n_embd);
+    deal_trie_init(&s->trie, hp->n_layer, hp->n_head_kv, hp->head_dim, hp->n_embd);
     deal_status status;
     DEAL_TRY_GOTO(deal_pool_new(n_thread, &s->pool, err), fail);
-    DEAL_TRY_GOTO(deal_forward_init(&s->forward, model, &s->trie, s->pool, err), fail);
+    DEAL_TRY_GOTO(deal_matmul_init(&s->matmul, s->pool, model->compute,
+                                   DEAL_FORWARD_ROWS, n_in_max(hp), err),
+                  fail);
+    DEAL_TRY_GOTO(deal_forward_init(&s->forward, model, &s->trie, &s->matmul, err),
+                  fail);
+    DEAL_TRY_GOTO(deal_head_init(&s->head, &model->weights.head, &s->matmul, err),
+                  fail);
     *out = s;
     return DEAL_OK;
 fail:
@@ -221,7 +210,9 @@ deal_session_free(deal_session *s)
 {
     if (!s)
         return;
+    deal_head_free(&s->head);
     deal_forward_free(&s->forward);
+    deal_matmul_free(&s->matmul);
     deal_trie_free(&s->trie);
     deal_pool_free(s->pool);
     deal_free(s->fresh);
@@ -237,7 +228,8 @@ deal_session_lm(deal_session *s)
 size_t
 deal_session_size(const deal_session *s)
 {
-    return deal_trie_size(&s->trie) + s->forward.size;
+    return deal_trie_size(&s->trie) + s->matmul.size + s->forward.size +
+           s->forward.attention.size + s->head.size;
 }
 
 int32_t

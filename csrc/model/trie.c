@@ -6,11 +6,13 @@
 #include "common/alloc.h"
 
 void
-deal_trie_init(deal_trie *trie, int32_t n_layer, int32_t kv_dim, int32_t n_embd)
+deal_trie_init(deal_trie *trie, int32_t n_layer, int32_t n_head_kv, int32_t head_dim,
+               int32_t n_embd)
 {
     *trie = (deal_trie){.free_node = DEAL_NODE_NONE,
                         .n_layer = n_layer,
-                        .kv_dim = kv_dim,
+                        .n_head_kv = n_head_kv,
+                        .head_pad = DEAL_HEAD_PAD(head_dim),
                         .n_embd = n_embd};
 }
 
@@ -29,7 +31,7 @@ deal_trie_free(deal_trie *trie)
 static size_t
 kv_len(const deal_trie *trie) // floats of a page before its hidden states
 {
-    return (size_t)trie->n_layer * 2 * DEAL_PAGE_LEN * (size_t)trie->kv_dim;
+    return deal_trie_key_offset(trie, trie->n_layer, 0);
 }
 
 static size_t
@@ -57,7 +59,7 @@ grow(deal_trie *trie, deal_error *err)
         trie->node = node;
         trie->page_cap = (int32_t)cap;
     }
-    float *page = deal_alloc(page_len(trie), sizeof *page);
+    float *page = deal_alloc_zero(page_len(trie), sizeof *page); // padding stays 0
     if (!page)
         return deal_fail_memory(err, "KV page");
     trie->page[trie->n_page++] = page;
@@ -163,19 +165,21 @@ float *
 deal_trie_cell(const deal_trie *trie, deal_node node)
 {
     return trie->page[node / DEAL_PAGE_LEN] +
-           (size_t)(node % DEAL_PAGE_LEN) * (size_t)trie->kv_dim;
+           (size_t)(node % DEAL_PAGE_LEN) * (size_t)trie->head_pad;
 }
 
 size_t
-deal_trie_key_offset(const deal_trie *trie, int32_t i_layer)
+deal_trie_key_offset(const deal_trie *trie, int32_t i_layer, int32_t i_head_kv)
 {
-    return (size_t)i_layer * 2 * DEAL_PAGE_LEN * (size_t)trie->kv_dim;
+    size_t i = (size_t)i_layer * (size_t)trie->n_head_kv + (size_t)i_head_kv;
+    return i * 2 * DEAL_PAGE_LEN * (size_t)trie->head_pad;
 }
 
 size_t
-deal_trie_value_offset(const deal_trie *trie, int32_t i_layer)
+deal_trie_value_offset(const deal_trie *trie, int32_t i_layer, int32_t i_head_kv)
 {
-    return deal_trie_key_offset(trie, i_layer) + DEAL_PAGE_LEN * (size_t)trie->kv_dim;
+    return deal_trie_key_offset(trie, i_layer, i_head_kv) +
+           DEAL_PAGE_LEN * (size_t)trie->head_pad;
 }
 
 float *

@@ -4,8 +4,11 @@
  * normed state. Cells lie in pages of DEAL_PAGE_LEN that are never moved, so the cache
  * grows without copying. Layout of a page, in floats:
  *
- *     kv      (n_layer, 2, DEAL_PAGE_LEN, kv_dim)   keys after RoPE, then values
+ *     kv      (n_layer, n_head_kv, 2, DEAL_PAGE_LEN, head_pad)  keys after RoPE, values
  *     hidden  (DEAL_PAGE_LEN, n_embd)
+ *
+ * with head_pad = DEAL_HEAD_PAD(head_dim), the rest zeros: the keys of one head lie
+ * together, in rows of whole vectors.
  */
 #ifndef DEAL_MODEL_TRIE_H
 #define DEAL_MODEL_TRIE_H
@@ -13,6 +16,7 @@
 #include <stddef.h>
 
 #include "common/lm.h"
+#include "kernels/kernels.h"
 
 #define DEAL_PAGE_LEN 64
 
@@ -20,22 +24,25 @@ typedef struct deal_trie_node {
     deal_node parent;      // DEAL_NODE_NONE for a root; next free node where free
     deal_node first_child; // DEAL_NODE_NONE for a leaf
     deal_node next_sibling;
-    int32_t token; // -1 for a root
-    int32_t n_ref; // references handed out plus children
-    int32_t depth; // tokens on the path, this one included; 0 for a root
+    int32_t token;   // -1 for a root
+    int32_t n_ref;   // references handed out plus children
+    int32_t depth;   // tokens on the path, this one included; 0 for a root
+    uint32_t i_pass; // forward pass that last wrote i_block; attention.c's
+    int32_t i_block; // attention block of that pass that holds this node
 } deal_trie_node;
 
 typedef struct deal_trie {
     deal_trie_node *node; // (node_cap,)
     float **page;         // (n_page,) of page_size floats
     int32_t n_page, page_cap;
-    int32_t n_node;                  // nodes ever used; those beyond are fresh
-    int32_t n_live;                  // nodes in use, roots included
-    deal_node free_node;             // list of released nodes, linked by `parent`
-    int32_t n_layer, kv_dim, n_embd; // kv_dim = n_head_kv * head_dim
+    int32_t n_node;      // nodes ever used; those beyond are fresh
+    int32_t n_live;      // nodes in use, roots included
+    deal_node free_node; // list of released nodes, linked by `parent`
+    int32_t n_layer, n_head_kv, head_pad, n_embd;
 } deal_trie;
 
-void deal_trie_init(deal_trie *trie, int32_t n_layer, int32_t kv_dim, int32_t n_embd);
+void deal_trie_init(deal_trie *trie, int32_t n_layer, int32_t n_head_kv,
+                    int32_t head_dim, int32_t n_embd);
 void deal_trie_free(deal_trie *trie); // also of a zeroed trie
 
 deal_status deal_trie_root(deal_trie *trie, deal_node *root, deal_error *err);
@@ -47,11 +54,12 @@ void deal_trie_retain(deal_trie *trie, deal_node node);
 void deal_trie_release(deal_trie *trie, deal_node node);
 int deal_trie_is_live(const deal_trie *trie, deal_node node);
 
-// Where cell `node` starts: its key in layer 0. Layer l's key lies deal_trie_key_offset
-// floats on, its value deal_trie_value_offset.
+// Where cell `node` starts: its key in layer 0, head 0. Another head's key lies
+// deal_trie_key_offset floats on, its value deal_trie_value_offset.
 float *deal_trie_cell(const deal_trie *trie, deal_node node);
-size_t deal_trie_key_offset(const deal_trie *trie, int32_t i_layer);
-size_t deal_trie_value_offset(const deal_trie *trie, int32_t i_layer);
+size_t deal_trie_key_offset(const deal_trie *trie, int32_t i_layer, int32_t i_head_kv);
+size_t deal_trie_value_offset(const deal_trie *trie, int32_t i_layer,
+                              int32_t i_head_kv);
 float *deal_trie_hidden(const deal_trie *trie, deal_node node); // (n_embd,)
 size_t deal_trie_size(const deal_trie *trie);                   // bytes held
 

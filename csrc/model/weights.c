@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/alloc.h"
+#include "kernels/kernels.h"
 
 // What the loading functions share.
 typedef struct loader {
@@ -100,52 +101,82 @@ quantize_q8_0(const float *x, int64_t n_group, uint8_t *block)
     }
 }
 
-// Rows dequantised, and quantised again where integers are computed with.
-static deal_status
-convert_matrix(loader *l, const deal_tensor *tensor, deal_matrix *m)
+// Rows [i_row, i_row + n_row) in a type that panels are made of; `x` and `block` are
+// scratch for one row and for a panel's rows.
+static const void *
+grouped_rows(const deal_tensor *tensor, int32_t i_row, int32_t n_row, int64_t n_in,
+             float *x, uint8_t *block)
 {
-    int64_t n_in = m->n_in, n_group = (n_in + DEAL_QUANT_GROUP - 1) / DEAL_QUANT_GROUP;
-    bool is_int8 = l->compute == DEAL_COMPUTE_INT8;
-    m->type = is_int8 ? DEAL_TYPE_Q8_0 : DEAL_TYPE_F32;
-    m->row_size = is_int8 ? (size_t)n_group * 34 : (size_t)n_in * sizeof(float);
     size_t row_size = deal_type_row_size(tensor->type, n_in);
-    float *x = deal_alloc_zero((size_t)n_group, DEAL_QUANT_GROUP * sizeof *x);
-    m->owned = deal_alloc((size_t)m->n_out, m->row_size);
-    if (!x || !m->owned) {
-        deal_free(x);
-        return deal_fail_memory(l->err, tensor->name);
+    const uint8_t *rows = (const uint8_t *)tensor->data + (size_t)i_row * row_size;
+    if (deal_type_is_grouped(tensor->type))
+        return rows;
+    int64_t n_group = (n_in + DEAL_QUANT_GROUP - 1) / DEAL_QUANT_GROUP;
+    for (int32_t r = 0; r < n_row; r++) {
+        deal_type_dequantize(tensor->type, rows + (size_t)r * row_size, n_in, x);
+        quantize_q8_0(x, n_group, block + (size_t)r * (size_t)n_group * 34);
     }
-    for (size_t r = 0; r < (size_t)m->n_out; r++) {
-        uint8_t *to = (uint8_t *)m->owned + r * m->row_size;
-        deal_type_dequantize(tensor->type, (const uint8_t *)tensor->data + r * row_size,
-                             n_in, x);
-        if (is_int8)
-            quantize_q8_0(x, n_group, to);
-        else
-            memcpy(to, x, m->row_size);
+    return block;
+}
+
+// int8 compute: panels, whatever the file has.
+static deal_status
+make_panels(loader *l, const deal_tensor *tensor, deal_matrix *m)
+{
+    bool is_grouped = deal_type_is_grouped(tensor->type);
+    deal_type type = is_grouped ? tensor->type : DEAL_TYPE_Q8_0;
+    m->panels =
+        deal_panels_layout(type, m->n_out, m->n_in, deal_kernels_get()->is_unsigned);
+    size_t n_group = (size_t)m->panels.n_group, n_panel = (size_t)m->panels.n_panel;
+    size_t row_size = is_grouped ? deal_type_row_size(type, m->n_in) : n_group * 34;
+    float *scratch = deal_alloc(DEAL_PACK_SCRATCH(n_group), sizeof *scratch);
+    float *x = deal_alloc_zero(n_group, DEAL_QUANT_GROUP * sizeof *x);
+    uint8_t *block = deal_alloc(n_group, DEAL_PANEL_LEN * 34);
+    m->owned = deal_alloc(n_panel, m->panels.panel_size);
+    m->panels.data = m->owned;
+    bool has_all = scratch && x && block && m->owned;
+    for (size_t p = 0; has_all && p < n_panel; p++) {
+        int32_t i_row = (int32_t)p * DEAL_PANEL_LEN, n_row = m->n_out - i_row;
+        n_row = n_row < DEAL_PANEL_LEN ? n_row : DEAL_PANEL_LEN;
+        const void *rows = grouped_rows(tensor, i_row, n_row, m->n_in, x, block);
+        deal_panels_pack(&m->panels, (int32_t)p, type, rows, row_size, scratch);
     }
+    deal_free(scratch);
     deal_free(x);
-    m->data = m->owned;
-    l->weights->owned_size += (size_t)m->n_out * m->row_size;
+    deal_free(block);
+    if (!has_all)
+        return deal_fail_memory(l->err, tensor->name);
+    l->weights->owned_size += n_panel * m->panels.panel_size;
     return DEAL_OK;
 }
 
-// Ready for the kernels, in place where the file has it so.
+// f32 compute: in place where the file has it so.
+static deal_status
+make_f32(loader *l, const deal_tensor *tensor, deal_matrix *m)
+{
+    m->data = tensor->data;
+    if (tensor->type == DEAL_TYPE_F32 && (uintptr_t)tensor->data % sizeof(float) == 0)
+        return DEAL_OK;
+    size_t n_out = (size_t)m->n_out, n_in = (size_t)m->n_in;
+    float *x = deal_alloc(n_out, n_in * sizeof *x);
+    if (!x)
+        return deal_fail_memory(l->err, tensor->name);
+    size_t row_size = deal_type_row_size(tensor->type, m->n_in);
+    for (size_t r = 0; r < n_out; r++)
+        deal_type_dequantize(tensor->type, (const uint8_t *)tensor->data + r * row_size,
+                             m->n_in, x + r * n_in);
+    m->data = m->owned = x;
+    l->weights->owned_size += n_out * n_in * sizeof *x;
+    return DEAL_OK;
+}
+
 static deal_status
 make_matrix(loader *l, const deal_tensor *tensor, int64_t n_out, int64_t n_in,
             deal_matrix *m)
 {
     *m = (deal_matrix){.n_out = (int32_t)n_out, .n_in = (int32_t)n_in};
-    bool is_aligned = (uintptr_t)tensor->data % sizeof(float) == 0;
-    bool is_ready = l->compute == DEAL_COMPUTE_INT8
-                        ? deal_type_is_grouped(tensor->type)
-                        : tensor->type == DEAL_TYPE_F32 && is_aligned;
-    if (!is_ready)
-        return convert_matrix(l, tensor, m);
-    m->type = tensor->type;
-    m->data = tensor->data;
-    m->row_size = deal_type_row_size(tensor->type, n_in);
-    return DEAL_OK;
+    return l->compute == DEAL_COMPUTE_INT8 ? make_panels(l, tensor, m)
+                                           : make_f32(l, tensor, m);
 }
 
 static deal_status

@@ -4,6 +4,7 @@
 #ifndef DEAL_MODEL_WEIGHTS_H
 #define DEAL_MODEL_WEIGHTS_H
 
+#include "kernels/panels.h"
 #include "model/hparams.h"
 #include "model/tensor.h"
 
@@ -13,15 +14,14 @@ typedef enum deal_compute {
 } deal_compute;
 
 // A matrix ready for one kind of compute.
-//   F32:  type F32; borrowed from the file where it is f32 there, else dequantised.
-//   INT8: a grouped type (deal_type_is_grouped), borrowed from the file where it is one
-//         there, else quantised to Q8_0, rows padded with zeros to whole groups.
+//   F32:  `data`, borrowed from the file where it is f32 there, else dequantised.
+//   INT8: `panels`, repacked without loss from a grouped type (deal_type_is_grouped);
+//         other types are quantised to Q8_0 first.
 typedef struct deal_matrix {
-    const void *data;
-    void *owned; // NULL where `data` is borrowed
-    deal_type type;
-    int32_t n_out, n_in; // n_in as the model has it, before padding
-    size_t row_size;     // bytes
+    const float *data; // (n_out, n_in)
+    void *owned;       // what `data` or `panels` is in, NULL where it is borrowed
+    deal_panels panels;
+    int32_t n_out, n_in;
 } deal_matrix;
 
 typedef struct deal_layer_weights {

@@ -4,6 +4,7 @@
  *     Model.from_gguf / .from_tensors           weights, immutable, shared
  *     Session(model, max_length, threads)       one trie; used by one thread at a time
  *     Search(session, vocab, ...)               one generation, step by step
+ *     branches(session, prefix, first, n_step)  greedy branches, in lockstep
  *     Vocab, Detokenizer                        ids -> text
  *     keywords, length, python_reward           capsules "deal.reward.v1"
  */
@@ -64,7 +65,8 @@ module_exec(PyObject *module)
         return -1;
     if (deal_py_vocab_register(module) < 0 || deal_py_reward_register(module) < 0 ||
         deal_py_gguf_register(module) < 0 || deal_py_model_register(module) < 0 ||
-        deal_py_session_register(module) < 0 || deal_py_search_register(module) < 0)
+        deal_py_session_register(module) < 0 || deal_py_search_register(module) < 0 ||
+        deal_py_branches_register(module) < 0)
         return -1;
     return 0;
 }

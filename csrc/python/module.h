@@ -33,6 +33,7 @@ int deal_py_gguf_register(PyObject *module);
 int deal_py_model_register(PyObject *module);
 int deal_py_session_register(PyObject *module);
 int deal_py_search_register(PyObject *module);
+int deal_py_branches_register(PyObject *module);
 
 // Makes a heap type from `spec`, stores it in `*slot` and adds it to the module.
 int deal_py_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot);

@@ -46,13 +46,13 @@ test_loops(int32_t n_thread)
         for (int i = 0; i < N_ITEM; i++)
             atomic_store(&count[i], 0);
         for (int i_loop = 0; i_loop < 300; i_loop++)
-            deal_parallel_for(pool, n_item[k], mark, &n_thread);
+            deal_parallel_for(pool, n_item[k], i_loop % 4, mark, &n_thread);
         CHECK(all_equal(n_item[k], 300));
     }
     // After a pause the workers sleep and must wake again.
     struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
     nanosleep(&pause, NULL);
-    deal_parallel_for(pool, N_ITEM, mark, &n_thread);
+    deal_parallel_for(pool, N_ITEM, 0, mark, &n_thread);
     CHECK(all_equal(N_ITEM, 301));
     CHECK_EQ_INT(atomic_load(&n_bad_thread), 0);
     deal_pool_free(pool);
@@ -69,7 +69,7 @@ test_fork(void)
         atomic_store(&count[i], 0);
     pid_t pid = fork();
     if (pid == 0) {
-        deal_parallel_for(pool, N_ITEM, mark, &n_thread);
+        deal_parallel_for(pool, N_ITEM, 0, mark, &n_thread);
         int ok = all_equal(N_ITEM, 1);
         deal_pool_free(pool);
         _exit(ok ? 0 : 1);
@@ -77,7 +77,7 @@ test_fork(void)
     int exit_status = -1;
     waitpid(pid, &exit_status, 0);
     CHECK_EQ_INT(exit_status, 0);
-    deal_parallel_for(pool, N_ITEM, mark, &n_thread);
+    deal_parallel_for(pool, N_ITEM, 0, mark, &n_thread);
     CHECK(all_equal(N_ITEM, 1));
     deal_pool_free(pool);
 }

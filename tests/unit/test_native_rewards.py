@@ -20,7 +20,6 @@ import deal
 from deal import _core
 from deal.rewards import Keywords, Native, as_reward
 
-
 SCORER = Path(__file__).parent / "scorer_ext"
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,13 @@
+/* The kernels for AVX-VNNI; setup.py gives this file its flags. */
+#if defined(__x86_64__)
+#    include "kernels/multiply_avx2.h"
+
+#    define DEAL_KERNELS_SET deal_kernels_avxvnni
+#    define DEAL_KERNELS_NAME "avxvnni"
+#    define DEAL_KERNELS_UNSIGNED true
+#    define N_VEC 8
+#    define N_QUERY 1
+#    include "kernels/kernels_body.h"
+#else
+typedef int deal_kernels_avxvnni; // ISO C forbids an empty file
+#endif
