@@ -76,6 +76,11 @@ typedef struct deal_kernels {
 
     // Largest of x (n,), n >= 1; of no use where x holds a NaN.
     float (*max)(int32_t n, const float *x);
+
+    // For probe.h: sum of the 64-bit words of data (size,), a multiple of 64 bytes; and
+    // `n_quad` times the step that multiplies a quad of inputs of 16 outputs.
+    uint64_t (*probe_read)(size_t size, const uint8_t *data);
+    uint64_t (*probe_multiply)(int64_t n_quad);
 } deal_kernels;
 
 // The fastest set that the processor runs; the environment variable DEAL_ISA ("plain",

@@ -85,6 +85,21 @@ multiply_tile(const int n_row, const panel_kind kind, const deal_panels *w,
 
 #    include "kernels/multiply_body.h"
 
+static uint64_t
+probe_multiply(int64_t n_quad)
+{
+    __m512i sum[8], u = _mm512_set1_epi8(3), q = _mm512_set1_epi8(2);
+    for (int i = 0; i < 8; i++)
+        sum[i] = _mm512_setzero_si512();
+    for (; n_quad >= 8; n_quad -= 8)
+        DEAL_UNROLL(8)
+        for (int i = 0; i < 8; i++)
+            sum[i] = _mm512_dpbusd_epi32(sum[i], u, q);
+    for (int i = 1; i < 8; i++)
+        sum[0] = _mm512_add_epi32(sum[0], sum[i]);
+    return (uint64_t)_mm512_reduce_add_epi32(sum[0]);
+}
+
 #    define DEAL_KERNELS_SET deal_kernels_avx512
 #    define DEAL_KERNELS_NAME "avx512"
 #    define DEAL_KERNELS_UNSIGNED true

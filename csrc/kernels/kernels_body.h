@@ -1,6 +1,7 @@
 /* The kernels in C: included once for each instruction set by kernels_<isa>.c, which
  * defines DEAL_KERNELS_SET, _NAME and _UNSIGNED, N_VEC (floats of a vector, 4 to 16)
- * and a function multiply(). Loops over lanes are written so that the compiler turns
+ * and
+ * functions multiply() and probe_multiply(). Loops over lanes are written so that the compiler turns
  * them into vectors of any width; attention is written in vectors.
  */
 #include <math.h>
@@ -335,6 +336,25 @@ quantize(int32_t n, const float *x, int32_t n_row, int32_t *to)
     }
 }
 
+static uint64_t
+probe_read(size_t size, const uint8_t *data)
+{
+    typedef DEAL_VECTOR(uint64_t, N_VEC / 2) words;
+    words sum[4] = {{0}};
+    for (; size >= sizeof sum; size -= sizeof sum)
+        DEAL_UNROLL(4)
+        for (int i = 0; i < 4; i++, data += sizeof *sum) {
+            words w;
+            memcpy(&w, data, sizeof w);
+            sum[i] += w;
+        }
+    uint64_t total = 0;
+    for (int i = 0; i < 4; i++)
+        for (int l = 0; l < N_VEC / 2; l++)
+            total += sum[i][l];
+    return total;
+}
+
 const deal_kernels DEAL_KERNELS_SET = {
     .name = DEAL_KERNELS_NAME,
     .is_unsigned = DEAL_KERNELS_UNSIGNED,
@@ -348,4 +368,6 @@ const deal_kernels DEAL_KERNELS_SET = {
     .multiply = multiply,
     .sum_exp = sum_exp,
     .max = max_of,
+    .probe_read = probe_read,
+    .probe_multiply = probe_multiply,
 };

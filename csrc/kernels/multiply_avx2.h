@@ -119,4 +119,21 @@ multiply_tile(const int n_row, const panel_kind kind, const deal_panels *w,
 
 #include "kernels/multiply_body.h"
 
+static uint64_t
+probe_multiply(int64_t n_quad)
+{
+    __m256i sum[8], u = _mm256_set1_epi8(3), q = _mm256_set1_epi8(2);
+    for (int i = 0; i < 8; i++)
+        sum[i] = _mm256_setzero_si256();
+    for (; n_quad >= 4; n_quad -= 4) // 16 outputs lie in two registers
+        DEAL_UNROLL(8)
+        for (int i = 0; i < 8; i++) {
+            DEAL_FORGET(q);
+            sum[i] = add_products(PANEL_4BIT, sum[i], u, q);
+        }
+    for (int i = 1; i < 8; i++)
+        sum[0] = _mm256_add_epi32(sum[0], sum[i]);
+    return (uint64_t)_mm256_extract_epi64(sum[0], 0);
+}
+
 #endif
