@@ -172,7 +172,11 @@ def _checkpoint(path: Path, scratch: Path) -> Path:
     if not (folder / "config.json").exists():
         source = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
         AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
-        AutoModelForCausalLM.from_pretrained(**source).save_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(**source)
+        # The weights are dequantised by now, but are still marked as GGUF's.
+        model.hf_quantizer = None
+        model.config.__dict__.pop("quantization_config", None)
+        model.save_pretrained(folder)
     return folder
 
 
