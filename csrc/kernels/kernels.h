@@ -43,7 +43,9 @@ typedef struct deal_kernels {
     void (*rope)(int32_t rope_dim, int has_halves, const float *cosine,
                  const float *sine, float *x);
 
-    // kt[d][j] = cell[j][k_offset + d]; kt (head_dim, DEAL_BLOCK_LEN), 0 from n_key on.
+    // kt[d][j] = cell[j][k_offset + d] for j < n_key; kt (DEAL_HEAD_PAD(head_dim),
+    // DEAL_BLOCK_LEN). Rows of a cell are padded to DEAL_HEAD_PAD(head_dim); columns up
+    // to the next multiple of 16 become 0, those beyond are left alone.
     void (*transpose_keys)(int32_t n_key, int32_t head_dim, const float *const *cell,
                            size_t k_offset, float *kt);
 
