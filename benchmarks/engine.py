@@ -2,13 +2,15 @@
 
     python -m benchmarks.engine --model smollm2-135m-instruct --peers auto --json OUT
 
-``prefill512`` is one prompt of 512 tokens; ``decodeB`` is B branches that share a prefix
-of 64, 32 greedy steps, all logits reduced to the most likely token. Tokens per second,
-median of the rounds. Every round visits all engines in turn, each in a process of its
-own that sleeps meanwhile, so that all of them meet the same state of the machine.
+``prefill512`` is one prompt of 512 tokens; ``decodeB`` is B branches that share a
+prefix of 64, 32 greedy steps, all logits reduced to the most likely token. Tokens per
+second, median of the rounds. Every round visits all engines in turn, each in a process
+of its own that sleeps meanwhile, so that all of them meet the same state of the
+machine.
 
-The mean KL divergence from f32 is taken over at least 2,000 tokens (benchmarks.fidelity);
-engines above 0.01 nats a token are marked, since speed counts at equal fidelity.
+The mean KL divergence from f32 is taken over at least 2,000 tokens
+(benchmarks.fidelity); engines above 0.01 nats a token are marked, since speed counts at
+equal fidelity. Peak memory is that of the engine's process before that.
 
 The limits are measured by probes in the same run: bytes that a step reads over the read
 bandwidth for decode1, multiply-adds over the int8 dot-product rate for the rest.
@@ -72,10 +74,10 @@ def serve(name: str, path: Path, threads: int, scratch: Path) -> None:
     for line in sys.stdin:
         what = json.loads(line)
         if what == "kl":
+            peak = common.peak_memory()
             reference = peers.open_engine("deal f32", path, threads, scratch)
             found = fidelity.divergence(reference.logits, engine.logits)
-            answer(found | {"peak_memory": common.peak_memory()})
-            del reference
+            answer(found | {"peak_memory": peak})
         else:
             answer(measure(engine, what))
 
