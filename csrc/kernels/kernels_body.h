@@ -11,6 +11,11 @@
 
 #define N_LANE 16
 #define N_BLOCK_VEC (DEAL_BLOCK_LEN / N_VEC)
+#define N_KEY_VEC (N_BLOCK_VEC < 8 ? N_BLOCK_VEC : 8) // sums of one query in registers
+
+#ifndef LARGER // of two floats; of no use for a NaN
+#    define LARGER(a, b) ((a) > (b) ? (a) : (b))
+#endif
 
 typedef DEAL_VECTOR(float, N_VEC) vec;
 
@@ -138,11 +143,11 @@ max_of(int32_t n, const float *x)
         lane[l] = x[0];
     for (; i + N_LANE <= n; i += N_LANE)
         for (int l = 0; l < N_LANE; l++)
-            lane[l] = x[i + l] > lane[l] ? x[i + l] : lane[l];
+            lane[l] = LARGER(x[i + l], lane[l]);
     for (; i < n; i++)
-        lane[0] = x[i] > lane[0] ? x[i] : lane[0];
+        lane[0] = LARGER(x[i], lane[0]);
     for (int l = 1; l < N_LANE; l++)
-        lane[0] = lane[l] > lane[0] ? lane[l] : lane[0];
+        lane[0] = LARGER(lane[l], lane[0]);
     return lane[0];
 }
 
@@ -174,33 +179,34 @@ transpose_keys(int32_t n_key, int32_t head_dim, const float *const *cell,
     }
 }
 
-// s[h][j] = q[h] . kt[:, j] for `n_q` <= 3 queries, a constant where this is inlined.
+// s[h][j] = q[h] . kt[:, j] for `n_q` <= 3 queries, a constant where this is inlined,
+// and the N_KEY_VEC vectors of keys from j0 on.
 static DEAL_INLINE void
-score_queries(const int n_q, int32_t head_dim, const float *q, const float *kt,
+score_queries(const int n_q, int32_t head_dim, const float *q, const float *kt, int j0,
               float (*s)[DEAL_BLOCK_LEN])
 {
-    vec acc[3][N_BLOCK_VEC];
+    vec acc[3][N_KEY_VEC];
     DEAL_UNROLL(3)
     for (int h = 0; h < n_q; h++)
-        DEAL_UNROLL(16)
-    for (int i = 0; i < N_BLOCK_VEC; i++)
+        DEAL_UNROLL(8)
+    for (int i = 0; i < N_KEY_VEC; i++)
         acc[h][i] = (vec){0};
     for (int32_t d = 0; d < head_dim; d++, kt += DEAL_BLOCK_LEN) {
-        vec k[N_BLOCK_VEC];
-        DEAL_UNROLL(16)
-        for (int i = 0; i < N_BLOCK_VEC; i++)
-            k[i] = load(kt + i * N_VEC);
+        vec k[N_KEY_VEC];
+        DEAL_UNROLL(8)
+        for (int i = 0; i < N_KEY_VEC; i++)
+            k[i] = load(kt + j0 + i * N_VEC);
         DEAL_UNROLL(3)
         for (int h = 0; h < n_q; h++)
-            DEAL_UNROLL(16)
-        for (int i = 0; i < N_BLOCK_VEC; i++)
+            DEAL_UNROLL(8)
+        for (int i = 0; i < N_KEY_VEC; i++)
             acc[h][i] += q[h * head_dim + d] * k[i];
     }
     DEAL_UNROLL(3)
     for (int h = 0; h < n_q; h++)
-        DEAL_UNROLL(16)
-    for (int i = 0; i < N_BLOCK_VEC; i++)
-        store(s[h] + i * N_VEC, acc[h][i]);
+        DEAL_UNROLL(8)
+    for (int i = 0; i < N_KEY_VEC; i++)
+        store(s[h] + j0 + i * N_VEC, acc[h][i]);
 }
 
 // y[h] = sum_j p[h][j] v[j] over `n_vec` vectors of dimensions from `d` on.
@@ -252,7 +258,8 @@ attend_queries(const int n_q, int32_t n_key, int32_t head_dim, float scale,
     enum { STEP = 4 };
     float s[3][DEAL_BLOCK_LEN], max[3], total[3], y[3][DEAL_HEAD_DIM_MAX];
     int32_t n_pad = DEAL_HEAD_PAD(head_dim);
-    score_queries(n_q, head_dim, q, kt, s);
+    for (int j0 = 0; j0 < DEAL_BLOCK_LEN; j0 += N_KEY_VEC * N_VEC)
+        score_queries(n_q, head_dim, q, kt, j0, s);
     for (int h = 0; h < n_q; h++) {
         for (int j = 0; j < DEAL_BLOCK_LEN; j++)
             s[h][j] = j < n_key ? s[h][j] * scale : -INFINITY;
@@ -296,13 +303,11 @@ static inline void
 quantize_group(const float *restrict x, int32_t n_row, int32_t *restrict to)
 {
     float lane[N_LANE];
-    for (int l = 0; l < N_LANE; l++) {
-        float a = fabsf(x[l]), b = fabsf(x[l + N_LANE]);
-        lane[l] = a > b ? a : b;
-    }
+    for (int l = 0; l < N_LANE; l++)
+        lane[l] = LARGER(fabsf(x[l]), fabsf(x[l + N_LANE]));
     float max = 0.0f;
     for (int l = 0; l < N_LANE; l++)
-        max = lane[l] > max ? lane[l] : max;
+        max = LARGER(lane[l], max);
     float step = max / 127.0f;
     float inverse = step > 0.0f ? 1.0f / step : 0.0f;
     int8_t q[DEAL_QUANT_GROUP];
