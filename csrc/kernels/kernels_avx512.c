@@ -32,7 +32,7 @@ add_quad(const int n_row, const __m512i u, const int32_t *x, __m512i *sum)
         sum[r] = _mm512_dpbusd_epi32(sum[r], u, _mm512_set1_epi32(x[r]));
 }
 
-// Asks for the weights that are used some groups later, past the panel's end if need be.
+// Asks for the weights of some groups later, past the panel's end if need be.
 static DEAL_INLINE void
 prefetch_group(const uint8_t *panel, const uint8_t *scales, const size_t integer_size)
 {

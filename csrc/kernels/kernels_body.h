@@ -1,8 +1,8 @@
 /* The kernels in C: included once for each instruction set by kernels_<isa>.c, which
- * defines DEAL_KERNELS_SET, _NAME and _UNSIGNED, N_VEC (floats of a vector, 4 to 16)
- * and
- * functions multiply() and probe_multiply(). Loops over lanes are written so that the compiler turns
- * them into vectors of any width; attention is written in vectors.
+ * defines DEAL_KERNELS_SET, _NAME and _UNSIGNED, N_VEC (floats of a vector, 4 to 16),
+ * N_QUERY (queries that attend together, up to 3) and functions multiply() and
+ * probe_multiply(). Loops over lanes are written so that the compiler turns them into
+ * vectors of any width; attention is written in vectors.
  */
 #include <math.h>
 #include <string.h>
@@ -13,6 +13,11 @@
 
 #define N_LANE 16
 #define N_BLOCK_VEC (DEAL_BLOCK_LEN / N_VEC)
+#define N_KEY_VEC (N_BLOCK_VEC < 8 ? N_BLOCK_VEC : 8) // sums of one query in registers
+
+#ifndef LARGER // of two floats; of no use for a NaN
+#    define LARGER(a, b) ((a) > (b) ? (a) : (b))
+#endif
 
 typedef DEAL_VECTOR(float, N_VEC) vec;
 
@@ -46,11 +51,10 @@ max_lanes(const float lane[N_LANE])
 {
     float m8[8], m4[4];
     for (int i = 0; i < 8; i++)
-        m8[i] = lane[i] > lane[i + 8] ? lane[i] : lane[i + 8];
+        m8[i] = LARGER(lane[i], lane[i + 8]);
     for (int i = 0; i < 4; i++)
-        m4[i] = m8[i] > m8[i + 4] ? m8[i] : m8[i + 4];
-    float a = m4[0] > m4[2] ? m4[0] : m4[2], b = m4[1] > m4[3] ? m4[1] : m4[3];
-    return a > b ? a : b;
+        m4[i] = LARGER(m8[i], m8[i + 4]);
+    return LARGER(LARGER(m4[0], m4[2]), LARGER(m4[1], m4[3]));
 }
 
 // e^x for x <= 88, relative error below 2e-7; below -87 it is 0. e^x = 2^m e^r with
@@ -152,9 +156,9 @@ max_of(int32_t n, const float *x)
         lane[l] = x[0];
     for (; i + N_LANE <= n; i += N_LANE)
         for (int l = 0; l < N_LANE; l++)
-            lane[l] = x[i + l] > lane[l] ? x[i + l] : lane[l];
+            lane[l] = LARGER(x[i + l], lane[l]);
     for (; i < n; i++)
-        lane[0] = x[i] > lane[0] ? x[i] : lane[0];
+        lane[0] = LARGER(x[i], lane[0]);
     return max_lanes(lane);
 }
 
@@ -193,35 +197,61 @@ transpose_keys(int32_t n_key, int32_t head_dim, const float *const *cell,
     }
 }
 
-// s[h][j] = q[h] . kt[:, j] for `n_q` <= 3 queries and the first `n_part` sixteens of
-// keys, constants where this is inlined.
+// s[h][j] = q[h] . kt[:, j] for `n_q` <= 3 queries and `n_part` sixteens of keys from
+// j0 on, constants where this is inlined.
 static DEAL_INLINE void
 score_queries(const int n_q, const int n_part, int32_t head_dim, const float *q,
-              const float *kt, float (*s)[DEAL_BLOCK_LEN])
+              const float *kt, int j0, float (*s)[DEAL_BLOCK_LEN])
 {
     const int n_vec = n_part * N_LANE / N_VEC;
-    vec acc[3][N_BLOCK_VEC];
+    vec acc[3][N_KEY_VEC];
     DEAL_UNROLL(3)
     for (int h = 0; h < n_q; h++)
-        DEAL_UNROLL(16)
+        DEAL_UNROLL(8)
     for (int i = 0; i < n_vec; i++)
         acc[h][i] = (vec){0};
     for (int32_t d = 0; d < head_dim; d++, kt += DEAL_BLOCK_LEN) {
-        vec k[N_BLOCK_VEC];
-        DEAL_UNROLL(16)
+        vec k[N_KEY_VEC];
+        DEAL_UNROLL(8)
         for (int i = 0; i < n_vec; i++)
-            k[i] = load(kt + i * N_VEC);
+            k[i] = load(kt + j0 + i * N_VEC);
         DEAL_UNROLL(3)
         for (int h = 0; h < n_q; h++)
-            DEAL_UNROLL(16)
+            DEAL_UNROLL(8)
         for (int i = 0; i < n_vec; i++)
             acc[h][i] += q[h * head_dim + d] * k[i];
     }
     DEAL_UNROLL(3)
     for (int h = 0; h < n_q; h++)
-        DEAL_UNROLL(16)
+        DEAL_UNROLL(8)
     for (int i = 0; i < n_vec; i++)
-        store(s[h] + i * N_VEC, acc[h][i]);
+        store(s[h] + j0 + i * N_VEC, acc[h][i]);
+}
+
+// The same for as many of `n_part` sixteens as sums fit into the registers.
+static DEAL_INLINE void
+score_some(const int n_q, int n_part, int32_t head_dim, const float *q, const float *kt,
+           int j0, float (*s)[DEAL_BLOCK_LEN])
+{
+    enum { N_PART_MAX = N_KEY_VEC * N_VEC / N_LANE };
+    switch (n_part < N_PART_MAX ? n_part : N_PART_MAX) {
+    case 1:
+        score_queries(n_q, 1, head_dim, q, kt, j0, s);
+        break;
+#if N_KEY_VEC * N_VEC >= 32
+    case 2:
+        score_queries(n_q, 2, head_dim, q, kt, j0, s);
+        break;
+#endif
+#if N_KEY_VEC * N_VEC >= 64
+    case 3:
+        score_queries(n_q, 3, head_dim, q, kt, j0, s);
+        break;
+    case 4:
+        score_queries(n_q, 4, head_dim, q, kt, j0, s);
+        break;
+#endif
+    }
 }
 
 // y[h] = sum_j p[h][j] v[j] over `n_vec` vectors of dimensions from `d` on.
@@ -273,20 +303,9 @@ attend_queries(const int n_q, int32_t n_key, int32_t head_dim, float scale,
     enum { STEP = 4 };
     float s[3][DEAL_BLOCK_LEN], max[3], total[3], y[3][DEAL_HEAD_DIM_MAX];
     int32_t n_pad = DEAL_HEAD_PAD(head_dim);
-    const int n_part = (n_key + N_LANE - 1) / N_LANE, n_score = n_part * N_LANE;
-    switch (n_part) {
-    case 1:
-        score_queries(n_q, 1, head_dim, q, kt, s);
-        break;
-    case 2:
-        score_queries(n_q, 2, head_dim, q, kt, s);
-        break;
-    case 3:
-        score_queries(n_q, 3, head_dim, q, kt, s);
-        break;
-    default:
-        score_queries(n_q, 4, head_dim, q, kt, s);
-    }
+    const int32_t n_score = (n_key + N_LANE - 1) / N_LANE * N_LANE;
+    for (int j0 = 0; j0 < n_score; j0 += N_KEY_VEC * N_VEC)
+        score_some(n_q, (n_score - j0) / N_LANE, head_dim, q, kt, j0, s);
     for (int h = 0; h < n_q; h++) {
         for (int j = 0; j < n_score; j++)
             s[h][j] = j < n_key ? s[h][j] * scale : -INFINITY;
@@ -331,10 +350,8 @@ static inline void
 quantize_group(const float *restrict x, int32_t n_row, int32_t *restrict to)
 {
     float lane[N_LANE];
-    for (int l = 0; l < N_LANE; l++) {
-        float a = fabsf(x[l]), b = fabsf(x[l + N_LANE]);
-        lane[l] = a > b ? a : b;
-    }
+    for (int l = 0; l < N_LANE; l++)
+        lane[l] = LARGER(fabsf(x[l]), fabsf(x[l + N_LANE]));
     float step = max_lanes(lane) / 127.0f;
     float inverse = step > 0.0f ? 1.0f / step : 0.0f;
     int8_t q[DEAL_QUANT_GROUP];
