@@ -61,6 +61,8 @@ class BuildExt(build_ext):
         import numpy
 
         ext.include_dirs += [str(ROOT / "csrc"), numpy.get_include()]
+        version = self.distribution.get_version()
+        ext.define_macros.append(("DEAL_VERSION", f'"{version}"'))
         self.add_blas(ext)
         compile_one = self.compiler._compile
 

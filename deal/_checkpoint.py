@@ -32,6 +32,14 @@ _LAYER_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+# What transformers' LlamaConfig and MistralConfig take where a file does not say.
+_LLAMA_DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
+_MISTRAL_DEFAULTS = {
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "num_key_value_heads": 8,
+    "sliding_window": 4096,
+}
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _BUFFER = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
@@ -157,9 +165,24 @@ def _number(config: Mapping[str, Any], key: str, default: float | None = None) -
         value = default
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ModelFormatError(f"config.json: {key}: expected a number, got {value!r}")
+    try:
+        value = float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        value = math.inf
     if not math.isfinite(value) or value <= 0:
-        raise ModelFormatError(f"config.json: {key}: expected above 0, got {value!r}")
-    return float(value)
+        raise ModelFormatError(
+            f"config.json: {key}: expected a finite number above 0, got {value!r}"
+        )
+    return value
+
+
+def _flag(config: Mapping[str, Any], key: str) -> bool:
+    value = config.get(key, False)
+    if not isinstance(value, bool):
+        raise ModelFormatError(
+            f"config.json: {key}: expected true or false, got {value!r}"
+        )
+    return value
 
 
 def _expect(config: Mapping[str, Any], key: str, wanted: tuple[Any, ...]) -> None:
@@ -173,12 +196,22 @@ def _expect(config: Mapping[str, Any], key: str, wanted: tuple[Any, ...]) -> Non
 
 def _hparams(config: Mapping[str, Any]) -> dict[str, Any]:
     _expect(config, "model_type", ("llama", "mistral"))
-    architectures = config.get("architectures") or ["LlamaForCausalLM"]
+    architectures = config.get("architectures")
+    if not architectures:
+        if "model_type" not in config:
+            raise NotImplementedError(
+                "config.json: expected model_type 'llama' or 'mistral', got neither a "
+                "model_type nor architectures"
+            )
+        architectures = ["LlamaForCausalLM"]
     if architectures not in (["LlamaForCausalLM"], ["MistralForCausalLM"]):
         raise NotImplementedError(
             f"config.json: architectures: only LlamaForCausalLM and MistralForCausalLM "
             f"are supported, got {architectures!r}"
         )
+    is_mistral = architectures == ["MistralForCausalLM"]
+    is_mistral = is_mistral or config.get("model_type") == "mistral"
+    config = {**(_MISTRAL_DEFAULTS if is_mistral else _LLAMA_DEFAULTS), **config}
     _expect(config, "hidden_act", ("silu", "swish"))
     _expect(config, "quantization_config", (None,))
     _expect(config, "partial_rotary_factor", (None, 1.0))
@@ -186,7 +219,7 @@ def _hparams(config: Mapping[str, Any]) -> dict[str, Any]:
         _count(config, "hidden_size"),
         _count(config, "num_attention_heads"),
     )
-    n_ctx = _count(config, "max_position_embeddings", 2048)
+    n_ctx = _count(config, "max_position_embeddings")
     if config.get("sliding_window") is not None:
         window = _count(config, "sliding_window")
         if window < n_ctx:
@@ -205,7 +238,7 @@ def _hparams(config: Mapping[str, Any]) -> dict[str, Any]:
         "n_ff": _count(config, "intermediate_size"),
         "n_ctx_train": n_ctx,
         "norm_eps": _number(config, "rms_norm_eps"),
-        "is_tied": bool(config.get("tie_word_embeddings", False)),
+        "is_tied": _flag(config, "tie_word_embeddings"),
         "rope_dim": head_dim,
         "rope_pairing": _ROPE_HALVES,
         **_rope(config),
@@ -218,7 +251,7 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ModelFormatError(f"config.json: rope_scaling: got {settings!r}")
     kind = settings.get("rope_type", settings.get("type", "default"))
-    if kind not in _ROPE_SCALINGS:
+    if not isinstance(kind, str) or kind not in _ROPE_SCALINGS:
         names = ", ".join(_ROPE_SCALINGS)
         raise NotImplementedError(
             f"config.json: rope_scaling: expected one of {names}, got {kind!r}"
