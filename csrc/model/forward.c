@@ -122,15 +122,6 @@ store_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
 }
 
 static void
-put_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
-{
-    (void)i_thread;
-    const deal_forward *f = context;
-    for (int32_t r = i_begin; r < i_end; r++)
-        deal_matmul_put_row(f->matmul, &f->inputs, r);
-}
-
-static void
 activate_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
 {
     (void)i_thread;
@@ -165,7 +156,9 @@ run_layer(deal_forward *f)
     deal_matmul_run(f->matmul, &f->inputs, qkv, 3);
     deal_parallel_for(f->pool, f->n_row, 0, store_rows, f);
     deal_attention_run(&f->attention, f->i_layer, f->q, f->attended);
-    make_inputs(f, hp->n_head * hp->head_dim, f->attended, put_rows);
+    f->inputs =
+        deal_matmul_begin(f->matmul, f->n_row, hp->n_head * hp->head_dim, f->attended);
+    deal_matmul_put_rows(f->matmul, &f->inputs);
     const deal_product o = {&w->o, w->o_bias, f->x, true};
     deal_matmul_run(f->matmul, &f->inputs, &o, 1);
 
@@ -189,8 +182,8 @@ finish_rows(deal_forward *f, deal_error *err)
         f->kernels->rms_norm((int32_t)n_embd, f->x + (size_t)r * n_embd,
                              f->model->weights.output_norm, f->model->hparams.norm_eps,
                              hidden);
+        const deal_trie_node *node = &f->trie->node[f->node[r]];
         for (size_t i = 0; i < n_embd; i++) {
-            const deal_trie_node *node = &f->trie->node[f->node[r]];
             if (!isfinite(hidden[i]))
                 return deal_fail(
                     err, DEAL_ERR_FORMAT,

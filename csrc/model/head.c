@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "common/alloc.h"
-#include "kernels/gemm_cblas.h"
 
 static const uint32_t wants_logits =
     DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z | DEAL_WANT_LOGITS | DEAL_WANT_TARGET;
@@ -161,15 +160,6 @@ run_chunks(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
 
 // --- rows ----------------------------------------------------------------------------
 
-static void
-put_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
-{
-    (void)i_thread;
-    const deal_head *head = context;
-    for (int32_t r = i_begin; r < i_end; r++)
-        deal_matmul_put_row(head->matmul, &head->inputs, r);
-}
-
 // log Z = m + log(sum over chunks of sum exp(maximum - m)), m the largest maximum
 static float
 merge_log_z(const deal_head *head, int32_t i_row)
@@ -222,7 +212,7 @@ deal_head_run(deal_head *head, deal_lm_item *const *item, const float *const *hi
     for (int32_t r = 0; r < n_row; r++)
         memcpy(head->x + (size_t)r * n_embd, hidden[r], n_embd * sizeof *head->x);
     head->inputs = deal_matmul_begin(head->matmul, n_row, head->w->n_in, head->x);
-    deal_parallel_for(head->matmul->pool, n_row, 0, put_rows, head);
+    deal_matmul_put_rows(head->matmul, &head->inputs);
     deal_parallel_for(head->matmul->pool, head->n_chunk, 0, run_chunks, head);
     deal_parallel_for(head->matmul->pool, n_row, 0, merge_rows, head);
     return DEAL_OK;

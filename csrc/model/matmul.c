@@ -68,6 +68,27 @@ deal_matmul_put_row(const deal_matmul *matmul, const deal_activations *x, int32_
                               deal_tiles_data(tiles, t) + (i_row - first));
 }
 
+typedef struct put_loop {
+    const deal_matmul *matmul;
+    const deal_activations *x;
+} put_loop;
+
+static void
+put_some(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
+{
+    (void)i_thread;
+    const put_loop *loop = context;
+    for (int32_t r = i_begin; r < i_end; r++)
+        deal_matmul_put_row(loop->matmul, loop->x, r);
+}
+
+void
+deal_matmul_put_rows(deal_matmul *matmul, const deal_activations *x)
+{
+    put_loop loop = {matmul, x};
+    deal_parallel_for(matmul->pool, x->n_row, 0, put_some, &loop);
+}
+
 // Panels of rows through a scratch tile, since OpenBLAS writes whole panels.
 static void
 chunk_f32(const deal_matmul *matmul, const deal_activations *x, const deal_matrix *w,
@@ -112,7 +133,6 @@ typedef struct product_loop {
     const deal_matmul *matmul;
     const deal_activations *x;
     const deal_product *products;
-    int32_t n_product;
     int32_t first[DEAL_PRODUCTS_MAX + 1]; // first item of each product
     int32_t n_item_out;                   // outputs of an item
 } product_loop;
@@ -142,7 +162,6 @@ deal_matmul_run(deal_matmul *matmul, const deal_activations *x,
     product_loop loop = {.matmul = matmul,
                          .x = x,
                          .products = products,
-                         .n_product = n_product,
                          .n_item_out = is_f32 ? DEAL_MATMUL_CHUNK : DEAL_PANEL_LEN};
     for (int32_t p = 0; p < n_product; p++)
         loop.first[p + 1] =

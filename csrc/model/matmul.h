@@ -47,6 +47,9 @@ deal_activations deal_matmul_begin(deal_matmul *matmul, int32_t n_row, int32_t n
 void deal_matmul_put_row(const deal_matmul *matmul, const deal_activations *x,
                          int32_t i_row);
 
+// Puts every row of a batch that is complete as a whole.
+void deal_matmul_put_rows(deal_matmul *matmul, const deal_activations *x);
+
 // All products of a batch in one parallel loop.
 void deal_matmul_run(deal_matmul *matmul, const deal_activations *x,
                      const deal_product *products, int32_t n_product);
