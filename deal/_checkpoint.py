@@ -16,6 +16,26 @@ _TYPES = {"F32": 0, "F16": 1, "BF16": 30}  # deal_type
 _ROPE_HALVES = 1  # deal_rope_pairing
 _ROPE_SCALINGS = {"default": 0, "linear": 1, "llama3": 2}  # deal_rope_scaling
 
+
+@dataclass(frozen=True)
+class _Family:
+    """What a model_type says beyond its keys, defaults of transformers included."""
+
+    class_name: str
+    n_ctx: int
+    head_dim: int = 0  # 0: n_embd / n_head
+    has_qk_norm: bool = False
+    window: str = "none"  # or "all" layers, or "late" ones where it is switched on
+    n_window: int | None = 4096
+
+
+_FAMILIES = {
+    "llama": _Family("LlamaForCausalLM", 2048),
+    "mistral": _Family("MistralForCausalLM", 131072, window="all"),
+    "qwen2": _Family("Qwen2ForCausalLM", 32768, window="late"),
+    "qwen3": _Family("Qwen3ForCausalLM", 32768, 128, True, window="late"),
+}
+
 _GLOBAL_NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -28,6 +48,8 @@ _LAYER_NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
@@ -65,11 +87,14 @@ class Checkpoint:
 
     Attributes
     ----------
+    architecture : str
+        Hugging Face's model_type.
     hparams : dict
         Keys are the fields of ``deal_hparams``.
     tensors : tuple of CheckpointTensor
     """
 
+    architecture: str
     hparams: dict[str, Any]
     tensors: tuple[CheckpointTensor, ...]
 
@@ -87,7 +112,8 @@ def read_folder(folder: Path) -> Checkpoint:
         For an architecture or setting that the engine does not run.
     """
     config = read_json((folder / "config.json").read_bytes(), "config.json")
-    hparams = _hparams(config)
+    architecture = _architecture(config)
+    hparams = _hparams(config, _FAMILIES[architecture])
     stored = _read_shards(folder)
     tensors = []
     for name, tensor in stored.items():
@@ -96,7 +122,7 @@ def read_folder(folder: Path) -> Checkpoint:
         row = (tensor.shape, tensor.path, tensor.offset, tensor.size)
         kind = _TYPES[tensor.dtype]
         tensors.append(CheckpointTensor(_canonical(name), kind, *row))
-    return Checkpoint(hparams, tuple(tensors))
+    return Checkpoint(architecture, hparams, tuple(tensors))
 
 
 def _canonical(name: str) -> str:
@@ -105,7 +131,7 @@ def _canonical(name: str) -> str:
     match = _LAYER.fullmatch(name)
     if match is None or match[2] not in _LAYER_NAMES:
         raise NotImplementedError(
-            f"tensor {name}: the llama architecture has no place for it"
+            f"tensor {name}: this architecture has no place for it"
         )
     return f"blk.{int(match[1])}.{_LAYER_NAMES[match[2]]}.{match[3]}"
 
@@ -140,13 +166,16 @@ def _read_shards(folder: Path) -> dict[str, StoredTensor]:
 # --- config.json ---------------------------------------------------------------------
 
 
-def _count(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+def _count(
+    config: Mapping[str, Any], key: str, default: int | None = None, low: int = 1
+) -> int:
     value = config.get(key)
     if value is None:
         value = default
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if not is_int or not low <= value < 2**31:
         raise ModelFormatError(
-            f"config.json: {key}: expected a positive integer, got {value!r}"
+            f"config.json: {key}: expected an integer of at least {low}, got {value!r}"
         )
     return value
 
@@ -171,14 +200,14 @@ def _expect(config: Mapping[str, Any], key: str, wanted: tuple[Any, ...]) -> Non
         )
 
 
-def _hparams(config: Mapping[str, Any]) -> dict[str, Any]:
-    _expect(config, "model_type", ("llama", "mistral"))
-    architectures = config.get("architectures") or ["LlamaForCausalLM"]
-    if architectures not in (["LlamaForCausalLM"], ["MistralForCausalLM"]):
-        raise NotImplementedError(
-            f"config.json: architectures: only LlamaForCausalLM and MistralForCausalLM "
-            f"are supported, got {architectures!r}"
-        )
+def _architecture(config: Mapping[str, Any]) -> str:
+    kind = config.get("model_type", "llama")
+    _expect(config, "model_type", ("llama", *(k for k in _FAMILIES if k != "llama")))
+    _expect(config, "architectures", (None, [], [_FAMILIES[kind].class_name]))
+    return kind
+
+
+def _hparams(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:
     _expect(config, "hidden_act", ("silu", "swish"))
     _expect(config, "quantization_config", (None,))
     _expect(config, "partial_rotary_factor", (None, 1.0))
@@ -186,15 +215,8 @@ def _hparams(config: Mapping[str, Any]) -> dict[str, Any]:
         _count(config, "hidden_size"),
         _count(config, "num_attention_heads"),
     )
-    n_ctx = _count(config, "max_position_embeddings", 2048)
-    if config.get("sliding_window") is not None:
-        window = _count(config, "sliding_window")
-        if window < n_ctx:
-            raise NotImplementedError(
-                f"config.json: sliding_window: {window}, shorter than the context of "
-                f"{n_ctx}, is not supported"
-            )
-    head_dim = _count(config, "head_dim", max(1, n_embd // n_head))
+    head_dim = family.head_dim or max(1, n_embd // n_head)
+    head_dim = _count(config, "head_dim", head_dim)
     return {
         "n_vocab": _count(config, "vocab_size"),
         "n_embd": n_embd,
@@ -203,13 +225,65 @@ def _hparams(config: Mapping[str, Any]) -> dict[str, Any]:
         "n_head_kv": _count(config, "num_key_value_heads", n_head),
         "head_dim": head_dim,
         "n_ff": _count(config, "intermediate_size"),
-        "n_ctx_train": n_ctx,
+        "n_ctx_train": _count(config, "max_position_embeddings", family.n_ctx),
         "norm_eps": _number(config, "rms_norm_eps"),
         "is_tied": bool(config.get("tie_word_embeddings", False)),
+        "has_qk_norm": family.has_qk_norm,
         "rope_dim": head_dim,
         "rope_pairing": _ROPE_HALVES,
         **_rope(config),
+        **_window(config, family),
     }
+
+
+def _window(config: Mapping[str, Any], family: _Family) -> dict[str, int]:
+    """The sliding window: its length, and which layers have it."""
+    length = config.get("sliding_window", family.n_window)
+    if family.window == "late" and not config.get("use_sliding_window", False):
+        length = None
+    is_local = _local_layers(config, family, length is not None)
+    if not any(is_local):
+        return {"n_swa": 0, "swa_begin": 0, "swa_period": 0}
+    # From a layer on, or all but every so many.
+    begin, period = is_local.index(True), 0
+    if begin == 0 and not all(is_local):
+        period = is_local.index(False) + 1
+    for i, found in enumerate(is_local):
+        if found != (i >= begin and (period == 0 or (i + 1) % period != 0)):
+            raise NotImplementedError(
+                f"config.json: layer_types: expected sliding attention from a layer on "
+                f"or in all but every n-th layer, got layer {i} otherwise"
+            )
+    length = _count({"sliding_window": length}, "sliding_window")
+    return {"n_swa": length, "swa_begin": begin, "swa_period": period}
+
+
+def _local_layers(
+    config: Mapping[str, Any], family: _Family, has_window: bool
+) -> list[bool]:
+    """For every layer whether it has a sliding window."""
+    n_layer = _count(config, "num_hidden_layers")
+    layer_types = config.get("layer_types")
+    if family.window == "none":
+        return [False] * n_layer
+    if family.window == "all":
+        _expect(config, "layer_types", (None, ["sliding_attention"] * n_layer))
+        return [has_window] * n_layer
+    if layer_types is None:
+        begin = _count(config, "max_window_layers", 28, low=0)
+        return [has_window and i >= begin for i in range(n_layer)]
+    if not isinstance(layer_types, list) or len(layer_types) != n_layer:
+        raise ModelFormatError(
+            f"config.json: layer_types: expected a list of {n_layer} (layers), got "
+            f"{layer_types!r}"
+        )
+    known = ["full_attention"] + ["sliding_attention"] * has_window
+    for kind in layer_types:
+        if kind not in known:
+            raise NotImplementedError(
+                f"config.json: layer_types: expected {' or '.join(known)}, got {kind!r}"
+            )
+    return [kind == "sliding_attention" for kind in layer_types]
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,6 +291,7 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(settings, dict):
         raise ModelFormatError(f"config.json: rope_scaling: got {settings!r}")
+    _expect(settings, "partial_rotary_factor", (None, 1.0))
     kind = settings.get("rope_type", settings.get("type", "default"))
     if kind not in _ROPE_SCALINGS:
         names = ", ".join(_ROPE_SCALINGS)

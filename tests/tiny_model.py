@@ -1,4 +1,4 @@
-"""Seeded tiny random Llama models, written as GGUF files or Hugging Face folders.
+"""Seeded tiny random models, written as GGUF files or Hugging Face folders.
 
 A model is made from a `TinyConfig`. Every writer returns the *effective* weights: the
 numbers a reader gets from the file after rounding to its weight type, under Hugging
@@ -55,6 +55,7 @@ CHAT_TEMPLATE = (
 class TinyConfig:
     """Shape, options and seed of a tiny model; names as in csrc/model/hparams.h."""
 
+    arch: str = "llama"  # Hugging Face's model_type
     n_embd: int = 64
     n_layer: int = 2
     n_head: int = 4
@@ -72,12 +73,34 @@ class TinyConfig:
     rope_low_freq_factor: float = 1.0
     rope_high_freq_factor: float = 4.0
     rope_n_ctx_orig: int = 64
+    n_swa: int = 0  # sliding window; 0: none
+    swa_begin: int = 0
+    swa_period: int = 0
     vocab: str = "byte"  # byte: byte-level BPE; spm: SentencePiece-style BPE
     seed: int = 0
 
     @property
     def n_vocab(self) -> int:
         return len(vocabulary(self.vocab).pieces)
+
+    @property
+    def has_qk_norm(self) -> bool:
+        return self.arch == "qwen3"
+
+    @property
+    def gguf_arch(self) -> str:
+        return {"mistral": "llama"}.get(self.arch, self.arch)
+
+    def has_bias(self, name: str) -> bool:
+        """Whether the matrix of this Hugging Face name has a bias."""
+        if name.startswith("mlp"):
+            return self.has_mlp_bias
+        return self.has_attn_bias or (self.arch == "qwen2" and "o_proj" not in name)
+
+    def is_local(self, i_layer: int) -> bool:
+        """Whether a layer has a sliding window."""
+        is_period = self.swa_period and (i_layer + 1) % self.swa_period == 0
+        return self.n_swa > 0 and i_layer >= self.swa_begin and not is_period
 
 
 @dataclass
@@ -115,6 +138,9 @@ def make_tiny(config: TinyConfig = TinyConfig()) -> TinyModel:
         p = f"model.layers.{i}."
         weights[p + "input_layernorm.weight"] = vector(c.n_embd, 1.0, 0.1)
         weights[p + "post_attention_layernorm.weight"] = vector(c.n_embd, 1.0, 0.1)
+        if c.has_qk_norm:
+            weights[p + "self_attn.q_norm.weight"] = vector(c.head_dim, 1.5, 0.2)
+            weights[p + "self_attn.k_norm.weight"] = vector(c.head_dim, 1.5, 0.2)
         for name, n_out, n_in, gain in (
             ("self_attn.q_proj", n_q, c.n_embd, 1.5),
             ("self_attn.k_proj", n_kv, c.n_embd, 1.5),
@@ -125,8 +151,7 @@ def make_tiny(config: TinyConfig = TinyConfig()) -> TinyModel:
             ("mlp.down_proj", c.n_embd, c.n_ff, 1.0),
         ):
             weights[f"{p}{name}.weight"] = matrix(n_out, n_in, gain)
-            is_attn = name.startswith("self_attn")
-            if c.has_attn_bias if is_attn else c.has_mlp_bias:
+            if c.has_bias(name):
                 weights[f"{p}{name}.bias"] = vector(n_out, 0.0, 0.2)
     weights["model.norm.weight"] = vector(c.n_embd, 1.0, 0.1)
     return TinyModel(config, weights)
@@ -224,6 +249,8 @@ _GGUF_NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
@@ -266,27 +293,30 @@ def llama3_factors(config: TinyConfig) -> np.ndarray:
 def gguf_metadata(tiny: TinyModel) -> dict[str, tuple[str, Any]]:
     """Metadata as key -> (type, value); arrays have types such as "[str]"."""
     c, v = tiny.config, tiny.vocabulary
+    arch = c.gguf_arch
     meta: dict[str, tuple[str, Any]] = {
-        "general.architecture": ("str", "llama"),
+        "general.architecture": ("str", arch),
         "general.name": ("str", "tiny"),
-        "llama.block_count": ("u32", c.n_layer),
-        "llama.context_length": ("u32", c.n_ctx),
-        "llama.embedding_length": ("u32", c.n_embd),
-        "llama.feed_forward_length": ("u32", c.n_ff),
-        "llama.attention.head_count": ("u32", c.n_head),
-        "llama.attention.head_count_kv": ("u32", c.n_head_kv),
-        "llama.attention.layer_norm_rms_epsilon": ("f32", c.norm_eps),
-        "llama.rope.freq_base": ("f32", c.rope_base),
-        "llama.rope.dimension_count": ("u32", c.head_dim),
-        "llama.vocab_size": ("u32", len(v.pieces)),
+        f"{arch}.block_count": ("u32", c.n_layer),
+        f"{arch}.context_length": ("u32", c.n_ctx),
+        f"{arch}.embedding_length": ("u32", c.n_embd),
+        f"{arch}.feed_forward_length": ("u32", c.n_ff),
+        f"{arch}.attention.head_count": ("u32", c.n_head),
+        f"{arch}.attention.head_count_kv": ("u32", c.n_head_kv),
+        f"{arch}.attention.layer_norm_rms_epsilon": ("f32", c.norm_eps),
+        f"{arch}.rope.freq_base": ("f32", c.rope_base),
+        f"{arch}.rope.dimension_count": ("u32", c.head_dim),
+        f"{arch}.vocab_size": ("u32", len(v.pieces)),
         "general.file_type": ("u32", 0),
     }
     if c.head_dim * c.n_head != c.n_embd:
-        meta["llama.attention.key_length"] = ("u32", c.head_dim)
-        meta["llama.attention.value_length"] = ("u32", c.head_dim)
+        meta[f"{arch}.attention.key_length"] = ("u32", c.head_dim)
+        meta[f"{arch}.attention.value_length"] = ("u32", c.head_dim)
+    if c.n_swa and c.arch == "mistral":
+        meta[f"{arch}.attention.sliding_window"] = ("u32", c.n_swa)
     if c.rope_scaling == "linear":
-        meta["llama.rope.scaling.type"] = ("str", "linear")
-        meta["llama.rope.scaling.factor"] = ("f32", c.rope_factor)
+        meta[f"{arch}.rope.scaling.type"] = ("str", "linear")
+        meta[f"{arch}.rope.scaling.factor"] = ("f32", c.rope_factor)
     meta["tokenizer.ggml.model"] = ("str", "gpt2" if v.kind == "byte" else "llama")
     meta["tokenizer.ggml.tokens"] = ("[str]", v.pieces)
     meta["tokenizer.ggml.token_type"] = ("[i32]", v.types)
@@ -324,7 +354,8 @@ def gguf_tensors(
     stored, effective = effective_weights(tiny, weight_type)
     tensors = {}
     for name, (kind, rows) in stored.items():
-        if ".q_proj." in name or ".k_proj." in name:
+        is_qk = ".q_proj." in name or ".k_proj." in name
+        if is_qk and c.gguf_arch == "llama":
             per_row = rows.reshape(tiny.weights[name].shape[0], -1)
             rows = permute_rows(
                 per_row, c.n_head if ".q_proj." in name else c.n_head_kv
@@ -393,12 +424,34 @@ def write_gguf(
 # --- Hugging Face folder -------------------------------------------------------------
 
 
+_CLASS_NAMES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+
+
+def _window_config(config: TinyConfig) -> dict[str, Any]:
+    """The keys of config.json about sliding windows."""
+    c = config
+    if c.arch == "llama":
+        return {}
+    if c.arch == "mistral":
+        return {"sliding_window": c.n_swa or None}
+    return {
+        "use_sliding_window": c.n_swa > 0,
+        "sliding_window": c.n_swa or 4096,  # counts only where it is used
+        "max_window_layers": c.swa_begin,
+    }
+
+
 def hf_config(tiny: TinyModel) -> dict[str, Any]:
     """The config.json of a model, as transformers writes it."""
     c = tiny.config
     config: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [_CLASS_NAMES[c.arch]],
+        "model_type": c.arch,
         "vocab_size": len(tiny.vocabulary.pieces),
         "hidden_size": c.n_embd,
         "intermediate_size": c.n_ff,
@@ -417,6 +470,7 @@ def hf_config(tiny: TinyModel) -> dict[str, Any]:
         "bos_token_id": 1,
         "eos_token_id": 2,
         "torch_dtype": "float32",
+        **_window_config(c),
     }
     if c.rope_scaling == "linear":
         config["rope_scaling"] = {"rope_type": "linear", "factor": c.rope_factor}

@@ -29,7 +29,7 @@ typedef struct deal_kernels {
     const char *name;
     bool is_unsigned; // symmetric 8-bit weights are wanted with an offset of 128
 
-    // y[i] = x[i] w[i] / sqrt(mean(x^2) + eps);  x, w, y (n,)
+    // y[i] = x[i] w[i] / sqrt(mean(x^2) + eps);  x, w, y (n,); y may be x
     void (*rms_norm)(int32_t n, const float *x, const float *w, float eps, float *y);
 
     // x[i] += y[i];  x, y (n,)
@@ -49,13 +49,13 @@ typedef struct deal_kernels {
 
     // Adds a block of keys and values to the running attention of `n_q` queries that
     // share a key-value head:  softmax over all blocks of (scale q . k[j]), times v[j].
-    // q (n_q, head_dim); the first `n_key` columns of kt count; value j lies at
-    // cell[j] + v_offset, padded to DEAL_HEAD_PAD(head_dim);
+    // q (n_q, head_dim); columns [i_first, n_key) of kt count, one at least; value j
+    // lies at cell[j] + v_offset, padded to DEAL_HEAD_PAD(head_dim);
     // state (n_q, DEAL_ATTENTION_LEN(head_dim)). A block's own sums are made first and
     // then merged, so that the result does not depend on how blocks are visited.
-    void (*attend)(int32_t n_key, int32_t n_q, int32_t head_dim, float scale,
-                   const float *q, const float *kt, const float *const *cell,
-                   size_t v_offset, float *state);
+    void (*attend)(int32_t i_first, int32_t n_key, int32_t n_q, int32_t head_dim,
+                   float scale, const float *q, const float *kt,
+                   const float *const *cell, size_t v_offset, float *state);
 
     // Quantises a row to 8 bits in groups of 32: x[i] ~ scale[g] q[i], q in [-127, 127]
     // to nearest, ties to even. x (n,); `to` is the row's first word in its tile of

@@ -67,8 +67,7 @@ exp_approx(float x)
 // --- rows ----------------------------------------------------------------------------
 
 static void
-rms_norm(int32_t n, const float *restrict x, const float *restrict w, float eps,
-         float *restrict y)
+rms_norm(int32_t n, const float *x, const float *restrict w, float eps, float *y)
 {
     float lane[N_LANE] = {0};
     int32_t i = 0;
@@ -205,8 +204,9 @@ score_queries(const int n_q, int32_t head_dim, const float *q, const float *kt,
 
 // y[h] = sum_j p[h][j] v[j] over `n_vec` vectors of dimensions from `d` on.
 static DEAL_INLINE void
-weigh_values(const int n_q, const int n_vec, int32_t n_key, float (*p)[DEAL_BLOCK_LEN],
-             const float *const *cell, size_t at, float *y, size_t y_stride)
+weigh_values(const int n_q, const int n_vec, int32_t i_first, int32_t n_key,
+             float (*p)[DEAL_BLOCK_LEN], const float *const *cell, size_t at, float *y,
+             size_t y_stride)
 {
     vec acc[3][4];
     DEAL_UNROLL(3)
@@ -214,7 +214,7 @@ weigh_values(const int n_q, const int n_vec, int32_t n_key, float (*p)[DEAL_BLOC
         DEAL_UNROLL(4)
     for (int i = 0; i < n_vec; i++)
         acc[h][i] = (vec){0};
-    for (int32_t j = 0; j < n_key; j++) {
+    for (int32_t j = i_first; j < n_key; j++) {
         const float *v = cell[j] + at;
         DEAL_UNROLL(4)
         for (int i = 0; i < n_vec; i++) {
@@ -245,8 +245,8 @@ merge(int32_t n, const float *restrict y, float max, float total, float *restric
 }
 
 static DEAL_INLINE void
-attend_queries(const int n_q, int32_t n_key, int32_t head_dim, float scale,
-               const float *q, const float *kt, const float *const *cell,
+attend_queries(const int n_q, int32_t i_first, int32_t n_key, int32_t head_dim,
+               float scale, const float *q, const float *kt, const float *const *cell,
                size_t v_offset, float *state)
 {
     enum { STEP = 4 };
@@ -255,7 +255,7 @@ attend_queries(const int n_q, int32_t n_key, int32_t head_dim, float scale,
     score_queries(n_q, head_dim, q, kt, s);
     for (int h = 0; h < n_q; h++) {
         for (int j = 0; j < DEAL_BLOCK_LEN; j++)
-            s[h][j] = j < n_key ? s[h][j] * scale : -INFINITY;
+            s[h][j] = j >= i_first && j < n_key ? s[h][j] * scale : -INFINITY;
         max[h] = max_of(DEAL_BLOCK_LEN, s[h]);
         float lane[N_LANE] = {0};
         for (int j = 0; j < DEAL_BLOCK_LEN; j += N_LANE)
@@ -267,27 +267,28 @@ attend_queries(const int n_q, int32_t n_key, int32_t head_dim, float scale,
     }
     int32_t d = 0;
     for (; d + STEP * N_VEC <= n_pad; d += STEP * N_VEC)
-        weigh_values(n_q, STEP, n_key, s, cell, v_offset + (size_t)d, y[0] + d,
+        weigh_values(n_q, STEP, i_first, n_key, s, cell, v_offset + (size_t)d, y[0] + d,
                      DEAL_HEAD_DIM_MAX);
     for (; d < n_pad; d += N_VEC)
-        weigh_values(n_q, 1, n_key, s, cell, v_offset + (size_t)d, y[0] + d,
+        weigh_values(n_q, 1, i_first, n_key, s, cell, v_offset + (size_t)d, y[0] + d,
                      DEAL_HEAD_DIM_MAX);
     for (int h = 0; h < n_q; h++)
         merge(n_pad, y[h], max[h], total[h], state + h * DEAL_ATTENTION_LEN(head_dim));
 }
 
 static void
-attend(int32_t n_key, int32_t n_q, int32_t head_dim, float scale, const float *q,
-       const float *kt, const float *const *cell, size_t v_offset, float *state)
+attend(int32_t i_first, int32_t n_key, int32_t n_q, int32_t head_dim, float scale,
+       const float *q, const float *kt, const float *const *cell, size_t v_offset,
+       float *state)
 {
     size_t n_state = (size_t)DEAL_ATTENTION_LEN(head_dim);
     int32_t h = 0;
     for (; h + N_QUERY <= n_q; h += N_QUERY)
-        attend_queries(N_QUERY, n_key, head_dim, scale, q + h * head_dim, kt, cell,
-                       v_offset, state + (size_t)h * n_state);
+        attend_queries(N_QUERY, i_first, n_key, head_dim, scale, q + h * head_dim, kt,
+                       cell, v_offset, state + (size_t)h * n_state);
     for (; h < n_q; h++)
-        attend_queries(1, n_key, head_dim, scale, q + h * head_dim, kt, cell, v_offset,
-                       state + (size_t)h * n_state);
+        attend_queries(1, i_first, n_key, head_dim, scale, q + h * head_dim, kt, cell,
+                       v_offset, state + (size_t)h * n_state);
 }
 
 // --- quantised rows ------------------------------------------------------------------

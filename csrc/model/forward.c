@@ -93,7 +93,7 @@ norm_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
     }
 }
 
-// Rotates queries and keys, and stores keys and values in the rows' cells.
+// Norms and rotates queries and keys, and stores keys and values in the rows' cells.
 static void
 store_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
 {
@@ -103,17 +103,24 @@ store_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
     size_t head_dim = (size_t)hp->head_dim, n_pair = (size_t)hp->rope_dim / 2;
     size_t q_dim = (size_t)hp->n_head * head_dim;
     size_t kv_dim = (size_t)hp->n_head_kv * head_dim;
+    const deal_layer_weights *w = &f->model->weights.layer[f->i_layer];
     int has_halves = hp->rope_pairing == DEAL_ROPE_HALVES;
     for (size_t r = (size_t)i_begin; r < (size_t)i_end; r++) {
         const float *cosine = f->cosine + r * n_pair, *sine = f->sine + r * n_pair;
         float *cell = deal_trie_cell(f->trie, f->node[r]);
-        for (size_t d = 0; d < q_dim; d += head_dim)
-            f->kernels->rope(hp->rope_dim, has_halves, cosine, sine,
-                             f->q + r * q_dim + d);
+        for (size_t d = 0; d < q_dim; d += head_dim) {
+            float *q = f->q + r * q_dim + d;
+            if (hp->has_qk_norm)
+                f->kernels->rms_norm(hp->head_dim, q, w->q_norm, hp->norm_eps, q);
+            f->kernels->rope(hp->rope_dim, has_halves, cosine, sine, q);
+        }
         for (int32_t h = 0; h < hp->n_head_kv; h++) {
             size_t at = r * kv_dim + (size_t)h * head_dim;
-            f->kernels->rope(hp->rope_dim, has_halves, cosine, sine, f->k + at);
-            memcpy(cell + deal_trie_key_offset(f->trie, f->i_layer, h), f->k + at,
+            float *k = f->k + at;
+            if (hp->has_qk_norm)
+                f->kernels->rms_norm(hp->head_dim, k, w->k_norm, hp->norm_eps, k);
+            f->kernels->rope(hp->rope_dim, has_halves, cosine, sine, k);
+            memcpy(cell + deal_trie_key_offset(f->trie, f->i_layer, h), k,
                    head_dim * sizeof *cell);
             memcpy(cell + deal_trie_value_offset(f->trie, f->i_layer, h), f->v + at,
                    head_dim * sizeof *cell);

@@ -1,7 +1,8 @@
-/* The transformer's forward pass over trie nodes (Llama architecture).
+/* The transformer's forward pass over trie nodes (Llama and its relatives).
  *
  *     x = embedding[token]
- *     each layer:  h = rms_norm(x);  q, k, v = Wq h, Wk h, Wv h;  rope(q), rope(k)
+ *     each layer:  h = rms_norm(x);  q, k, v = Wq h, Wk h, Wv h;
+ *                  q, k = rope(norm(q)), rope(norm(k)), the norm where has_qk_norm
  *                  x += Wo attention(q, keys and values of the path)
  *                  h = rms_norm(x);  x += Wdown (silu(Wgate h) * (Wup h))
  *     hidden = rms_norm(x);  logits = Whead hidden

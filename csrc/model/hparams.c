@@ -45,6 +45,12 @@ deal_hparams_check(const deal_hparams *hp, deal_error *err)
         return deal_fail(err, DEAL_ERR_FORMAT,
                          "rope_dim: expected an even number up to head_dim %d, got %d",
                          hp->head_dim, hp->rope_dim);
+    if (hp->n_swa != 0)
+        DEAL_TRY(check_count("n_swa", hp->n_swa, 64 * N_MAX, err));
+    if (hp->swa_begin < 0 || hp->swa_period < 0)
+        return deal_fail(err, DEAL_ERR_FORMAT,
+                         "swa_begin, swa_period: expected 0 or more, got %d, %d",
+                         hp->swa_begin, hp->swa_period);
     DEAL_TRY(check_positive("norm_eps", hp->norm_eps, err));
     DEAL_TRY(check_positive("rope_base", hp->rope_base, err));
     if (hp->rope_scaling != DEAL_ROPE_SCALING_NONE)
@@ -62,6 +68,13 @@ deal_hparams_check(const deal_hparams *hp, deal_error *err)
                 (double)hp->rope_low_freq_factor, (double)hp->rope_high_freq_factor);
     }
     return DEAL_OK;
+}
+
+bool
+deal_hparams_is_local(const deal_hparams *hp, int32_t i_layer)
+{
+    return hp->n_swa > 0 && i_layer >= hp->swa_begin &&
+           (hp->swa_period == 0 || (i_layer + 1) % hp->swa_period != 0);
 }
 
 // Low frequencies are divided by the factor, high ones kept, those between blended.

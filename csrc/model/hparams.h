@@ -29,6 +29,13 @@ typedef struct deal_hparams {
     int32_t n_ctx_train; // longest context the model was trained for
     float norm_eps;      // of RMSNorm
     bool is_tied;        // the head is the embedding
+    bool has_qk_norm;    // RMSNorm of each head's query and key, before RoPE
+
+    // Sliding window: layers that deal_hparams_is_local() tells see the last n_swa
+    // positions, their own included.
+    int32_t n_swa;      // 0: no layer has a window
+    int32_t swa_begin;  // first layer with one
+    int32_t swa_period; // every swa_period-th layer has none; 0: all have one
 
     int32_t rope_dim; // rotated dimensions of a head: even, <= head_dim
     float rope_base;
@@ -43,6 +50,9 @@ typedef struct deal_hparams {
 // Refuses values that no model has or that later arithmetic could not hold, with FORMAT
 // and the field's name. Sizes are bounded so that products fit in int64_t.
 deal_status deal_hparams_check(const deal_hparams *hparams, deal_error *err);
+
+// Whether a layer has a sliding window.
+bool deal_hparams_is_local(const deal_hparams *hparams, int32_t i_layer);
 
 // inv_freq (rope_dim / 2,): base^(-2i / rope_dim), after scaling.
 // LLAMA3: as in transformers' `_compute_llama3_parameters`.

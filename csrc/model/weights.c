@@ -188,6 +188,31 @@ load_matrix(loader *l, const char *name, int64_t n_out, int64_t n_in, deal_matri
 }
 
 static deal_status
+load_norms(loader *l, int32_t i_layer)
+{
+    const deal_hparams *hp = l->hp;
+    deal_layer_weights *w = &l->weights->layer[i_layer];
+    const struct {
+        const char *name;
+        float **norm;
+        int32_t n;
+        bool is_there;
+    } part[] = {
+        {"attn_norm", &w->attn_norm, hp->n_embd, true},
+        {"ffn_norm", &w->ffn_norm, hp->n_embd, true},
+        {"attn_q_norm", &w->q_norm, hp->head_dim, hp->has_qk_norm},
+        {"attn_k_norm", &w->k_norm, hp->head_dim, hp->has_qk_norm},
+    };
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
+        char name[DEAL_TENSOR_NAME_SIZE];
+        snprintf(name, sizeof name, "blk.%d.%s.weight", i_layer, part[i].name);
+        if (part[i].is_there)
+            DEAL_TRY(load_vector(l, name, part[i].n, part[i].norm));
+    }
+    return DEAL_OK;
+}
+
+static deal_status
 load_layer(loader *l, int32_t i_layer)
 {
     const deal_hparams *hp = l->hp;
@@ -209,10 +234,7 @@ load_layer(loader *l, int32_t i_layer)
         {"ffn_down", &w->down, &w->down_bias, hp->n_embd, hp->n_ff},
     };
     char name[DEAL_TENSOR_NAME_SIZE];
-    snprintf(name, sizeof name, "blk.%d.attn_norm.weight", i_layer);
-    DEAL_TRY(load_vector(l, name, hp->n_embd, &w->attn_norm));
-    snprintf(name, sizeof name, "blk.%d.ffn_norm.weight", i_layer);
-    DEAL_TRY(load_vector(l, name, hp->n_embd, &w->ffn_norm));
+    DEAL_TRY(load_norms(l, i_layer));
     for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
         snprintf(name, sizeof name, "blk.%d.%s.weight", i_layer, part[i].name);
         DEAL_TRY(load_matrix(l, name, part[i].n_out, part[i].n_in, part[i].matrix));
@@ -306,8 +328,9 @@ static void
 free_layer(deal_layer_weights *w)
 {
     deal_matrix *matrix[] = {&w->q, &w->k, &w->v, &w->o, &w->gate, &w->up, &w->down};
-    float *vector[] = {w->attn_norm, w->ffn_norm,  w->q_bias,  w->k_bias,   w->v_bias,
-                       w->o_bias,    w->gate_bias, w->up_bias, w->down_bias};
+    float *vector[] = {w->attn_norm, w->ffn_norm, w->q_norm,   w->k_norm,
+                       w->q_bias,    w->k_bias,   w->v_bias,   w->o_bias,
+                       w->gate_bias, w->up_bias,  w->down_bias};
     for (size_t i = 0; i < sizeof matrix / sizeof *matrix; i++)
         deal_free(matrix[i]->owned);
     for (size_t i = 0; i < sizeof vector / sizeof *vector; i++)

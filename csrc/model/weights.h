@@ -27,6 +27,7 @@ typedef struct deal_matrix {
 typedef struct deal_layer_weights {
     float *attn_norm;           // (n_embd,)
     float *ffn_norm;            // (n_embd,)
+    float *q_norm, *k_norm;     // (head_dim,) where has_qk_norm, else NULL
     deal_matrix q, k, v, o;     // (n_head * head_dim, n_embd), (n_head_kv * head_dim,
                                 // n_embd), same, (n_embd, n_head * head_dim)
     deal_matrix gate, up, down; // (n_ff, n_embd), same, (n_embd, n_ff)

@@ -1,10 +1,13 @@
-"""A readable Llama forward pass in float64 NumPy: the reference that needs no torch.
+"""A readable forward pass in float64 NumPy: the reference that needs no torch.
 
     x = embedding[token]
     each layer:  h = rms_norm(x);  q, k, v = Wq h, Wk h, Wv h;  rope(q), rope(k)
                  x += Wo attention(q, k, v)
                  h = rms_norm(x);  x += Wdown (silu(Wgate h) * (Wup h))
     logits = Whead rms_norm(x)
+
+Qwen3 also norms the heads of q and k before RoPE; a layer with a sliding window attends
+to the last `n_swa` positions.
 
 Weights have Hugging Face's names and row order. `tools/make_goldens.py` checks this
 file against transformers.
@@ -44,11 +47,19 @@ def rope(x: np.ndarray, rate: np.ndarray) -> np.ndarray:
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Causal attention; q (n_head, n_token, head_dim), k and v with as many heads."""
+def attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, n_window: int = 0
+) -> np.ndarray:
+    """Causal attention; q (n_head, n_token, head_dim), k and v with as many heads.
+
+    Of `n_window` positions, a token's own included; 0 is of all.
+    """
     n_token = q.shape[1]
     score = q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1])
-    score[:, ~np.tri(n_token, dtype=bool)] = -np.inf
+    is_seen = np.tri(n_token, dtype=bool)
+    if n_window:
+        is_seen &= ~np.tri(n_token, k=-n_window, dtype=bool)
+    score[:, ~is_seen] = -np.inf
     p = np.exp(score - score.max(-1, keepdims=True))
     return p / p.sum(-1, keepdims=True) @ v
 
@@ -86,10 +97,14 @@ def forward(
     for i in range(c.n_layer):
         p = f"model.layers.{i}."
         h = norm(x, p + "input_layernorm")
-        q = rope(heads(linear(h, p + "self_attn.q_proj"), c.n_head), rate)
-        k = rope(heads(linear(h, p + "self_attn.k_proj"), c.n_head_kv), rate)
+        q = heads(linear(h, p + "self_attn.q_proj"), c.n_head)
+        k = heads(linear(h, p + "self_attn.k_proj"), c.n_head_kv)
         v = heads(linear(h, p + "self_attn.v_proj"), c.n_head_kv)
-        a = attention(q, k.repeat(n_share, 0), v.repeat(n_share, 0))
+        if c.has_qk_norm:
+            q = norm(q, p + "self_attn.q_norm")
+            k = norm(k, p + "self_attn.k_norm")
+        k, v = rope(k, rate).repeat(n_share, 0), v.repeat(n_share, 0)
+        a = attention(rope(q, rate), k, v, c.n_swa if c.is_local(i) else 0)
         x = x + linear(a.swapaxes(0, 1).reshape(len(x), -1), p + "self_attn.o_proj")
         h = norm(x, p + "post_attention_layernorm")
         gate = linear(h, p + "mlp.gate_proj")

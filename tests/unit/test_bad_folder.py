@@ -138,6 +138,110 @@ def test_config(
         deal.load(folder, threads=1)
 
 
+LATE = {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}
+FULL, LOCAL = "full_attention", "sliding_attention"
+
+
+@pytest.mark.parametrize(
+    ("arch", "changes", "error", "match"),
+    [
+        ("qwen2", {"model_type": "qwen2_moe"}, NotImplementedError, "qwen2_moe"),
+        ("qwen2", {"model_type": ["qwen2"]}, NotImplementedError, "model_type"),
+        ("qwen3", {"model_type": "qwen2"}, NotImplementedError, "Qwen3ForCausalLM"),
+        (
+            "qwen3",
+            {"architectures": ["Qwen3ForSequenceClassification"]},
+            NotImplementedError,
+            "Qwen3ForSequenceClassification",
+        ),
+        (
+            "qwen3",
+            {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+            NotImplementedError,
+            "yarn",
+        ),
+        (
+            "qwen3",
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            NotImplementedError,
+            "partial_rotary_factor",
+        ),
+        ("qwen2", LATE | {"sliding_window": -20}, deal.ModelFormatError, "sliding_w"),
+        ("qwen2", LATE | {"sliding_window": "all"}, deal.ModelFormatError, "sliding_w"),
+        ("qwen2", LATE | {"max_window_layers": -1}, deal.ModelFormatError, "max_w"),
+        (
+            "qwen2",
+            LATE | {"layer_types": [LOCAL]},
+            deal.ModelFormatError,
+            "layer_types",
+        ),
+        ("qwen2", LATE | {"layer_types": LOCAL}, deal.ModelFormatError, "layer_types"),
+        ("qwen2", {"layer_types": [LOCAL] * 5}, NotImplementedError, LOCAL),
+        (
+            "qwen2",
+            LATE | {"layer_types": ["chunked_attention"] * 5},
+            NotImplementedError,
+            "chunked_attention",
+        ),
+        (
+            "qwen2",
+            LATE | {"layer_types": [LOCAL, LOCAL, FULL, FULL, LOCAL]},
+            NotImplementedError,
+            "layer_types",
+        ),
+        ("mistral", {"sliding_window": 0}, deal.ModelFormatError, "sliding_window"),
+        ("mistral", {"layer_types": [FULL] * 5}, NotImplementedError, "layer_types"),
+    ],
+)
+def test_config_of_other_architectures(
+    arch: str,
+    changes: dict[str, Any],
+    error: type[Exception],
+    match: str,
+    tmp_path: Path,
+) -> None:
+    tiny = make_tiny(TinyConfig(arch=arch, n_layer=5, n_embd=32, n_ff=32))
+    tiny_model.write_hf_folder(tiny, tmp_path)
+    deal.load(tmp_path, threads=1)
+    edit_json(tmp_path / "config.json", **changes)
+    (tmp_path / "model.safetensors").unlink()  # refused before any weight is read
+    with pytest.raises(error, match=match):
+        deal.load(tmp_path, threads=1)
+
+
+def test_norms_of_heads(tmp_path: Path) -> None:
+    tiny = make_tiny(TinyConfig(arch="qwen3", n_layer=1))
+    name = "model.layers.0.self_attn.k_norm.weight"
+    tiny.weights[name] = tiny.weights[name][:8]
+    tiny_model.write_hf_folder(tiny, tmp_path)
+    with pytest.raises(deal.ModelFormatError, match="attn_k_norm"):
+        deal.load(tmp_path, threads=1)
+    del tiny.weights[name]
+    tiny_model.write_hf_folder(tiny, tmp_path)
+    with pytest.raises(deal.ModelFormatError, match="attn_k_norm"):
+        deal.load(tmp_path, threads=1)
+    edit_json(
+        tmp_path / "config.json", model_type="llama", architectures=["LlamaForCausalLM"]
+    )
+    with pytest.raises(NotImplementedError, match="attn_q_norm"):
+        deal.load(tmp_path, threads=1)
+
+
+@pytest.mark.parametrize(
+    "layer_types", [[FULL, LOCAL, LOCAL], [LOCAL, FULL, LOCAL], [FULL] * 3, [LOCAL] * 3]
+)
+def test_layer_types(layer_types: list[str], tmp_path: Path) -> None:
+    tiny = make_tiny(TinyConfig(arch="qwen2", n_layer=3, n_embd=32, n_ff=32))
+    tiny_model.write_hf_folder(tiny, tmp_path)
+    edit_json(tmp_path / "config.json", **LATE, layer_types=layer_types)
+    h = deal.load(tmp_path, threads=1).hparams
+    assert h.n_swa == (20 if LOCAL in layer_types else 0)
+    for i, kind in enumerate(layer_types):
+        is_local = h.n_swa > 0 and i >= h.swa_begin
+        is_local = is_local and not (h.swa_period and (i + 1) % h.swa_period == 0)
+        assert is_local == (kind == LOCAL)
+
+
 @pytest.mark.parametrize(
     ("file", "match"),
     [

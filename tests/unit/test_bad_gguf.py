@@ -305,6 +305,73 @@ def test_lying_metadata(name: str, tmp_path: Path) -> None:
         load_bytes(raw, tmp_path)
 
 
+QWEN3 = make_tiny(TinyConfig(arch="qwen3", n_layer=1))
+OTHER_ARCHITECTURES: dict[str, tuple[Metadata, type[Exception], str]] = {
+    "mixture": (
+        {"general.architecture": ("str", "qwen3moe")},
+        NotImplementedError,
+        "qwen3moe",
+    ),
+    "experts": ({"qwen3.expert_count": ("u32", 4)}, NotImplementedError, "expert"),
+    "scaling": (
+        {"qwen3.rope.scaling.type": ("str", "yarn")},
+        NotImplementedError,
+        "yarn",
+    ),
+    "window": (
+        {"qwen3.attention.sliding_window": ("u32", 20)},
+        NotImplementedError,
+        "sliding_window",
+    ),
+    "keys of another": (
+        {"general.architecture": ("str", "llama")},
+        deal.ModelFormatError,
+        "llama.block_count",
+    ),
+    "value length": (
+        {"qwen3.attention.value_length": ("u32", 8)},
+        NotImplementedError,
+        "value_length",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_ARCHITECTURES)
+def test_other_architectures(name: str, tmp_path: Path) -> None:
+    changes, error, match = OTHER_ARCHITECTURES[name]
+    metadata = tiny_model.gguf_metadata(QWEN3) | changes
+    tensors, _ = tiny_model.gguf_tensors(QWEN3, "F32")
+    with pytest.raises(error, match=match):
+        load_bytes(tiny_model.gguf_bytes(metadata, tensors), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["attn_q_norm", "attn_k_norm"])
+def test_norms_of_heads(name: str, tmp_path: Path) -> None:
+    metadata = tiny_model.gguf_metadata(QWEN3)
+    tensors, _ = tiny_model.gguf_tensors(QWEN3, "F32")
+    load_bytes(tiny_model.gguf_bytes(metadata, tensors), tmp_path)
+    key = f"blk.0.{name}.weight"
+    norm = tensors.pop(key)
+    for bad in (
+        None,
+        GgufTensor(0, (8,), norm.data[:32]),
+        GgufTensor(0, norm.shape, struct.pack("<f", math.inf) * 16),
+    ):
+        edited = tensors | ({key: bad} if bad else {})
+        with pytest.raises(deal.ModelFormatError, match=name):
+            load_bytes(tiny_model.gguf_bytes(metadata, edited), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "value", [("i32", -1), ("str", "20"), ("f32", 20.0), ("u64", 2**40)]
+)
+def test_sliding_window(value: tuple[str, Any], tmp_path: Path) -> None:
+    metadata, tensors = parts()
+    metadata["llama.attention.sliding_window"] = value
+    with pytest.raises(deal.ModelFormatError, match="sliding_window"):
+        load_bytes(tiny_model.gguf_bytes(metadata, tensors), tmp_path)
+
+
 @pytest.mark.parametrize(
     "key",
     [
