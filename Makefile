@@ -3,8 +3,9 @@
 #   make            build in place              make test       C tests, then pytest
 #   make demo       a real model, steered       make test-c     C tests alone
 #   make asan       the whole suite under ASan  make tsan       threads under TSan
-#   make fuzz       mutated GGUF files          make lint       layers, headers, style
-#   make bench      result files, README table  make clean
+#   make test-neon  Arm kernels under qemu      make lint       layers, headers, style
+#   make fuzz       mutated GGUF files          make clean
+#   make bench      result files, README table
 
 ifdef VIRTUAL_ENV
 PYTHON := $(VIRTUAL_ENV)/bin/python
@@ -21,16 +22,21 @@ CORE_SRC := $(filter-out csrc/python/%,$(wildcard csrc/*/*.c))
 CORE_HDR := $(wildcard csrc/*/*.h) $(wildcard tests/c/*.h)
 C_TESTS := $(patsubst tests/c/%.c,$(BUILD)/%,$(wildcard tests/c/test_*.c))
 BLAS = $(shell $(PYTHON) -c 'import scipy_openblas32 as b; print(b.get_$(1)_dir())')
-ifeq ($(shell uname -m),x86_64)
+BLAS_CFLAGS = -DDEAL_SCIPY_OPENBLAS -I$(call BLAS,include)
+BLAS_LIBS = -L$(call BLAS,lib) -lscipy_openblas -Wl,-rpath,$(call BLAS,lib)
+MACHINE := $(shell uname -m)
+ifeq ($(MACHINE),x86_64)
 ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avxvnni := $(ISA_avx2) -mavxvnni
 ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni \
     -mprefer-vector-width=512
+else ifneq ($(filter aarch64 arm64,$(MACHINE)),)
+ISA_neon := -march=armv8.2-a+dotprod -fno-schedule-insns -fno-trapping-math
 endif
 SHARED_ASAN = $(shell $(CC) -print-file-name=libasan.so)
 
 .SECONDARY:  # objects are kept between runs
-.PHONY: all test test-c test-py demo model lint asan tsan fuzz bench clean
+.PHONY: all test test-c test-neon test-py demo model lint asan tsan fuzz bench clean
 
 all: build/.installed
 
@@ -50,12 +56,12 @@ $(BUILD)/core/kernels/kernels_%.o: csrc/kernels/kernels_%.c $(CORE_HDR)
 
 $(BUILD)/core/%.o: csrc/%.c $(CORE_HDR)
 	@mkdir -p $(@D)
-	$(CC) $(C_FLAGS) $(SANITIZE) -DDEAL_SCIPY_OPENBLAS -I$(call BLAS,include) -c $< -o $@
+	$(CC) $(C_FLAGS) $(SANITIZE) $(BLAS_CFLAGS) -c $< -o $@
 
 CORE_OBJ = $(patsubst csrc/%.c,$(BUILD)/core/%.o,$(CORE_SRC))
 TEST_SRC = tests/c/table_lm.c tests/c/toy_reward.c
 LINK_TEST = $(CC) $(C_FLAGS) $(SANITIZE) $< $(TEST_SRC) $(CORE_OBJ) -o $@ \
-	    -L$(call BLAS,lib) -lscipy_openblas -Wl,-rpath,$(call BLAS,lib) -lm -pthread
+	    $(BLAS_LIBS) -lm -pthread
 
 $(BUILD)/test_%: tests/c/test_%.c $(CORE_OBJ) $(TEST_SRC) $(CORE_HDR)
 	$(LINK_TEST)
@@ -70,6 +76,26 @@ test-c: build/.installed $(C_TESTS) $(BUILD)/search_table
 	    DEAL_ISA=$$isa $(BUILD)/test_session || exit 1; done
 	@for core in Nehalem Sandybridge Haswell Zen; do \
 	    OPENBLAS_CORETYPE=$$core $(BUILD)/test_gemm || exit 1; done
+
+# The kernels for Arm, built on another machine and run in emulation; without OpenBLAS.
+NEON_CC ?= aarch64-linux-gnu-gcc
+QEMU ?= qemu-aarch64
+NEON_TESTS := $(addprefix build/neon/test_,kernels panels quant session parallel rng)
+
+test-neon:
+	@echo 'int main(void) { return 0; }' | $(NEON_CC) -static -xc - -o /dev/null && \
+	    $(QEMU) --version >/dev/null || { \
+	    echo 'test-neon: needs $(NEON_CC) and $(QEMU); on Debian: apt-get install' \
+	        'gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user'; exit 1; }
+	@$(MAKE) --no-print-directory $(NEON_TESTS) BUILD=build/neon CC=$(NEON_CC) MACHINE=aarch64 \
+	    BLAS_CFLAGS= BLAS_LIBS=-static TEST_SRC='$(TEST_SRC) tests/c/gemm_stub.c' \
+	    CORE_SRC='$(filter-out csrc/kernels/gemm_cblas.c,$(CORE_SRC))'
+	@for t in $(NEON_TESTS); do $(QEMU) $$t || exit 1; done
+	@$(QEMU) build/neon/test_kernels | grep -q '^kernels: neon'
+	@echo 'with DEAL_ISA=plain, then on a processor without the dot product:'
+	@for t in $(NEON_TESTS); do DEAL_ISA=plain $(QEMU) $$t || exit 1; done
+	@for t in kernels session; do \
+	    $(QEMU) -cpu cortex-a53 build/neon/test_$$t || exit 1; done
 
 # --- Python --------------------------------------------------------------------------
 

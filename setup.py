@@ -25,6 +25,14 @@ X86_FLAGS = {
         "-mprefer-vector-width=512",
     ],
 }  # fmt: skip
+ARM_FLAGS = {"kernels_neon.c": ["-march=armv8.2-a+dotprod"]}
+if platform.system() != "Darwin":
+    # GCC would move loads ahead until the product's sums leave the registers, and keep
+    # exp() scalar for the sake of exception flags, which nobody reads.
+    ARM_FLAGS["kernels_neon.c"] += ["-fno-schedule-insns", "-fno-trapping-math"]
+MACHINE_FLAGS = {
+    "x86_64": X86_FLAGS, "AMD64": X86_FLAGS, "aarch64": ARM_FLAGS, "arm64": ARM_FLAGS,
+}  # fmt: skip
 # Products and sums may fuse there: a row's result stays the same on one processor.
 KERNEL_FLAGS = ["-ffp-contract=fast"]
 
@@ -53,6 +61,8 @@ class BuildExt(build_ext):
         import numpy
 
         ext.include_dirs += [str(ROOT / "csrc"), numpy.get_include()]
+        version = self.distribution.get_version()
+        ext.define_macros.append(("DEAL_VERSION", f'"{version}"'))
         self.add_blas(ext)
         compile_one = self.compiler._compile
 
@@ -60,8 +70,8 @@ class BuildExt(build_ext):
             name = os.path.basename(src)
             if name.startswith("kernels_"):
                 extra = [*extra, *KERNEL_FLAGS]
-            if platform.machine() in ("x86_64", "AMD64"):
-                extra = [*extra, *X86_FLAGS.get(name, [])]
+            flags = MACHINE_FLAGS.get(platform.machine(), {})
+            extra = [*extra, *flags.get(name, [])]
             compile_one(obj, src, ext_name, cc_args, extra, pp_opts)
 
         self.compiler._compile = compile_with_flags

@@ -19,21 +19,32 @@ _ROPE_SCALINGS = {"default": 0, "linear": 1, "llama3": 2}  # deal_rope_scaling
 
 @dataclass(frozen=True)
 class _Family:
-    """What a model_type says beyond its keys, defaults of transformers included."""
+    """What a model_type says beyond its keys."""
 
     class_name: str
-    n_ctx: int
-    head_dim: int = 0  # 0: n_embd / n_head
+    defaults: dict[str, Any]  # transformers', where config.json does not say
     has_qk_norm: bool = False
-    window: str = "none"  # or "all" layers, or "late" ones where it is switched on
-    n_window: int | None = 4096
+    window: str = "none"  # or in "all" layers, or the "late" ones if it is switched on
 
 
+_DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
+_MISTRAL_DEFAULTS = _DEFAULTS | {
+    "max_position_embeddings": 131072,
+    "num_key_value_heads": 8,
+    "sliding_window": 4096,
+}
+_QWEN2_DEFAULTS = _DEFAULTS | {
+    "max_position_embeddings": 32768,
+    "num_key_value_heads": 32,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}
+_QWEN3_DEFAULTS = _QWEN2_DEFAULTS | {"head_dim": 128}
 _FAMILIES = {
-    "llama": _Family("LlamaForCausalLM", 2048),
-    "mistral": _Family("MistralForCausalLM", 131072, window="all"),
-    "qwen2": _Family("Qwen2ForCausalLM", 32768, window="late"),
-    "qwen3": _Family("Qwen3ForCausalLM", 32768, 128, True, window="late"),
+    "llama": _Family("LlamaForCausalLM", _DEFAULTS),
+    "mistral": _Family("MistralForCausalLM", _MISTRAL_DEFAULTS, window="all"),
+    "qwen2": _Family("Qwen2ForCausalLM", _QWEN2_DEFAULTS, window="late"),
+    "qwen3": _Family("Qwen3ForCausalLM", _QWEN3_DEFAULTS, True, window="late"),
 }
 
 _GLOBAL_NAMES = {
@@ -186,9 +197,24 @@ def _number(config: Mapping[str, Any], key: str, default: float | None = None) -
         value = default
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ModelFormatError(f"config.json: {key}: expected a number, got {value!r}")
+    try:
+        value = float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        value = math.inf
     if not math.isfinite(value) or value <= 0:
-        raise ModelFormatError(f"config.json: {key}: expected above 0, got {value!r}")
-    return float(value)
+        raise ModelFormatError(
+            f"config.json: {key}: expected a finite number above 0, got {value!r}"
+        )
+    return value
+
+
+def _flag(config: Mapping[str, Any], key: str) -> bool:
+    value = config.get(key, False)
+    if not isinstance(value, bool):
+        raise ModelFormatError(
+            f"config.json: {key}: expected true or false, got {value!r}"
+        )
+    return value
 
 
 def _expect(config: Mapping[str, Any], key: str, wanted: tuple[Any, ...]) -> None:
@@ -201,13 +227,29 @@ def _expect(config: Mapping[str, Any], key: str, wanted: tuple[Any, ...]) -> Non
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
-    kind = config.get("model_type", "llama")
-    _expect(config, "model_type", ("llama", *(k for k in _FAMILIES if k != "llama")))
-    _expect(config, "architectures", (None, [], [_FAMILIES[kind].class_name]))
-    return kind
+    """The model_type, or the one that the class in `architectures` belongs to."""
+    kind, classes = config.get("model_type"), config.get("architectures") or []
+    names = ", ".join(_FAMILIES)
+    if kind is None and not classes:
+        raise NotImplementedError(
+            f"config.json: expected a model_type of {names}, got neither a model_type "
+            f"nor architectures"
+        )
+    found = [
+        name
+        for name, family in _FAMILIES.items()
+        if kind in (None, name) and classes in ([], [family.class_name])
+    ]
+    if not found:
+        raise NotImplementedError(
+            f"config.json: expected a model_type of {names}, and its class for text "
+            f"alone in architectures, got {kind!r} and {classes!r}"
+        )
+    return found[0]
 
 
 def _hparams(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:
+    config = {**family.defaults, **config}
     _expect(config, "hidden_act", ("silu", "swish"))
     _expect(config, "quantization_config", (None,))
     _expect(config, "partial_rotary_factor", (None, 1.0))
@@ -215,8 +257,7 @@ def _hparams(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:
         _count(config, "hidden_size"),
         _count(config, "num_attention_heads"),
     )
-    head_dim = family.head_dim or max(1, n_embd // n_head)
-    head_dim = _count(config, "head_dim", head_dim)
+    head_dim = _count(config, "head_dim", max(1, n_embd // n_head))
     return {
         "n_vocab": _count(config, "vocab_size"),
         "n_embd": n_embd,
@@ -225,9 +266,9 @@ def _hparams(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:
         "n_head_kv": _count(config, "num_key_value_heads", n_head),
         "head_dim": head_dim,
         "n_ff": _count(config, "intermediate_size"),
-        "n_ctx_train": _count(config, "max_position_embeddings", family.n_ctx),
+        "n_ctx_train": _count(config, "max_position_embeddings"),
         "norm_eps": _number(config, "rms_norm_eps"),
-        "is_tied": bool(config.get("tie_word_embeddings", False)),
+        "is_tied": _flag(config, "tie_word_embeddings"),
         "has_qk_norm": family.has_qk_norm,
         "rope_dim": head_dim,
         "rope_pairing": _ROPE_HALVES,
@@ -238,8 +279,8 @@ def _hparams(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:
 
 def _window(config: Mapping[str, Any], family: _Family) -> dict[str, int]:
     """The sliding window: its length, and which layers have it."""
-    length = config.get("sliding_window", family.n_window)
-    if family.window == "late" and not config.get("use_sliding_window", False):
+    length = config.get("sliding_window")
+    if family.window == "late" and not _flag(config, "use_sliding_window"):
         length = None
     is_local = _local_layers(config, family, length is not None)
     if not any(is_local):
@@ -270,7 +311,7 @@ def _local_layers(
         _expect(config, "layer_types", (None, ["sliding_attention"] * n_layer))
         return [has_window] * n_layer
     if layer_types is None:
-        begin = _count(config, "max_window_layers", 28, low=0)
+        begin = _count(config, "max_window_layers", low=0)
         return [has_window and i >= begin for i in range(n_layer)]
     if not isinstance(layer_types, list) or len(layer_types) != n_layer:
         raise ModelFormatError(
@@ -293,7 +334,7 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ModelFormatError(f"config.json: rope_scaling: got {settings!r}")
     _expect(settings, "partial_rotary_factor", (None, 1.0))
     kind = settings.get("rope_type", settings.get("type", "default"))
-    if kind not in _ROPE_SCALINGS:
+    if not isinstance(kind, str) or kind not in _ROPE_SCALINGS:
         names = ", ".join(_ROPE_SCALINGS)
         raise NotImplementedError(
             f"config.json: rope_scaling: expected one of {names}, got {kind!r}"

@@ -51,7 +51,7 @@ def make_options(
     params["n_return"] = _n_return(given["num_return_sequences"], params)
     if given["eos_token_id"] is not None:
         ends = given["eos_token_id"]
-        ends = [ends] if isinstance(ends, int) else ends
+        ends = [ends] if hasattr(ends, "__index__") else ends
     ends = [check_int("eos_token_id", token, 0, n_vocab - 1) for token in ends]
     return Options(params, reward, ends, _stops(given["stop"]))
 
@@ -104,7 +104,8 @@ def is_batch(prompt: Any) -> bool:
     ):
         return False
     if isinstance(prompt, np.ndarray):
-        return prompt.ndim > 1
+        is_text = prompt.dtype.kind in "OUT" and prompt.size > 0
+        return prompt.ndim > 1 or (is_text and isinstance(prompt[0], str))
     return len(prompt) > 0 and isinstance(prompt[0], (str, Sequence, np.ndarray))
 
 
@@ -139,6 +140,8 @@ def _stops(stop: Any) -> tuple[bytes, ...]:
     for text in texts:
         if not isinstance(text, str) or not text or "\0" in text:
             raise ValueError(f"stop: expected non-empty strings, got {text!r}")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"stop: expected valid Unicode, got {text!r}")
     return tuple(text.encode() for text in texts)
 
 

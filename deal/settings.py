@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _MODES = {"naive": 2}  # deal_search_mode
+_INT_MAX = 2**31 - 1
 
 
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
@@ -146,7 +147,7 @@ def sample_params(sampling: Sampling | None) -> dict[str, Any]:
         return dict(_DEFAULTS)
     return _DEFAULTS | {
         "temperature": float(sampling.temperature),
-        "top_k": min(int(sampling.top_k), 2**31 - 1),
+        "top_k": min(int(sampling.top_k), _INT_MAX),
         "top_p": float(sampling.top_p),
         "min_p": float(sampling.min_p),
         "repetition_penalty": float(sampling.repetition_penalty),
@@ -158,7 +159,7 @@ def beam_params(num_beams: int, length_penalty: float) -> dict[str, Any]:
     """C parameters of plain beam search."""
     return _DEFAULTS | {
         "mode": 1,
-        "beam_size": check_int("num_beams", num_beams, 1, 2**31 - 1),
+        "beam_size": check_int("num_beams", num_beams, 1, _INT_MAX),
         "length_penalty": check_float(
             "length_penalty", length_penalty, "a finite number", lambda x: True
         ),
@@ -170,8 +171,8 @@ def search_params(search: Search) -> dict[str, Any]:
     return _DEFAULTS | {
         "mode": _MODES[search.mode],
         "top_k": int(search.top_k),
-        "lookahead_len": int(search.lookahead),
+        "lookahead_len": min(int(search.lookahead), _INT_MAX - 1),
         "reward_weight": float(search.reward_weight),
-        "beam_size": int(search.num_beams),
-        "commit": int(search.commit),
+        "beam_size": check_int("num_beams", search.num_beams, 1, _INT_MAX),
+        "commit": min(int(search.commit), _INT_MAX),
     }

@@ -117,7 +117,63 @@ def fidelity_section(result: dict[str, Any], source: str) -> list[str]:
     return lines
 
 
-SECTIONS = {"commongen": commongen_section, "fidelity": fidelity_section}
+def engine_section(result: dict[str, Any], source: str) -> list[str]:
+    """Speed of the engine and its peers, with fidelity and the machine's limits."""
+    settings, limits = result["settings"], result["limits"]
+    table: dict[str, dict[str, Any]] = {}
+    for row in result["rows"]:
+        table.setdefault(row["engine"], {})[row.get("what")] = row
+    whats = [w for w in limits["tok_s"]]
+    lines = [
+        f"**Engine**, {settings['model']} (`{settings['model_file']}`), "
+        f"{settings['threads']} threads: tokens per second, median of "
+        f"{settings['rounds']} rounds. `prefill512`: one prompt of 512. `decodeB`: B "
+        "branches that share a prefix of 64, 32 greedy steps.",
+        "",
+        "| engine | mean KL | " + " | ".join(whats) + " | peak memory |",
+        "| --- | ---: |" + " ---: |" * (len(whats) + 1),
+    ]
+    for engine, cells in table.items():
+        if None in cells:
+            lines.append(f"| {engine} | {cells[None]['missing']} |")
+            continue
+        any_row = cells[whats[0]]
+        mark = "" if any_row["is_equal"] else " \\*"
+        rates = " | ".join(f"{cells[w]['tok_s']:,.0f}" for w in whats)
+        peak = any_row.get("peak_memory")
+        memory = f"{peak / 1e6:,.0f} MB" if peak else ""
+        lines.append(f"| {engine} | {any_row['kl']:.4f}{mark} | {rates} | {memory} |")
+    ours = table["deal int8"]
+    share = " | ".join(f"{ours[w]['tok_s'] / limits['tok_s'][w]:.0%}" for w in whats)
+    lines.append(f"| deal int8, of the limit | | {share} | |")
+    peers = [c for e, c in table.items() if not e.startswith("deal") and None not in c]
+    equal = [c for c in peers if c[whats[0]]["is_equal"]]
+    if equal:
+        ratio = " | ".join(
+            f"{ours[w]['tok_s'] / max(c[w]['tok_s'] for c in equal):.1f}" for w in whats
+        )
+        lines.append(
+            f"| deal int8, times the best peer of equal fidelity | | {ratio} | |"
+        )
+    notes = (
+        f"\\* above {settings['kl_equal']} nats a token from f32: another model. The "
+        f"limit is what the machine was measured to do in the same run: "
+        f"{limits['read_bytes_s'] / 1e9:.0f} GB/s read and "
+        f"{limits['multiply_adds_s'] / 1e9:,.0f} G int8 multiply-adds per second."
+    )
+    lines += ["", notes, "", f"{machine_line(result['environment'])} (`{source}`)."]
+    versions = sorted(
+        {(c[whats[0]]["version"], e) for e, c in table.items() if None not in c}
+    )
+    lines[-1] += " " + "; ".join(f"{e}: {v}" for v, e in versions) + "."
+    return lines
+
+
+SECTIONS = {
+    "commongen": commongen_section,
+    "engine": engine_section,
+    "fidelity": fidelity_section,
+}
 
 
 def results_text(folder: Path) -> str:

@@ -1,19 +1,28 @@
-#define _POSIX_C_SOURCE 200112L // posix_memalign
+#define _DEFAULT_SOURCE // posix_memalign, madvise
 
 #include "common/alloc.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+#define HUGE_PAGE_SIZE ((size_t)2 << 20)
 
 static atomic_size_t n_calls;
 static atomic_size_t fail_at; // value of n_calls at which to fail; 0: never
 
+// Counts a call; false where it is the one that must fail.
+static int
+may_allocate(void)
+{
+    return atomic_fetch_add(&n_calls, 1) + 1 != atomic_load(&fail_at);
+}
+
 void *
 deal_alloc(size_t n, size_t size)
 {
-    size_t i_call = atomic_fetch_add(&n_calls, 1) + 1;
-    if (i_call == atomic_load(&fail_at))
+    if (!may_allocate())
         return NULL;
     if (size != 0 && n > (SIZE_MAX - DEAL_ALIGNMENT) / size)
         return NULL;
@@ -30,6 +39,18 @@ deal_alloc_zero(size_t n, size_t size)
     void *block = deal_alloc(n, size);
     if (block)
         memset(block, 0, n * size);
+    return block;
+}
+
+void *
+deal_alloc_huge(size_t size)
+{
+    void *block = NULL;
+    if (!may_allocate() || posix_memalign(&block, HUGE_PAGE_SIZE, size) != 0)
+        return NULL;
+#ifdef MADV_HUGEPAGE
+    madvise(block, size, MADV_HUGEPAGE); // advice only
+#endif
     return block;
 }
 

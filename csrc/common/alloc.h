@@ -16,6 +16,10 @@ void *deal_alloc(size_t n, size_t size);
 // The same, filled with zeros.
 void *deal_alloc_zero(size_t n, size_t size);
 
+// `size` bytes, uninitialised, at the start of a huge page and, where the system has
+// them, in huge pages. Caller frees with deal_free().
+void *deal_alloc_huge(size_t size);
+
 // Grows `old` (NULL allowed), of `n_old` elements, to `n` elements; the old block stays
 // valid on failure. Caller frees with deal_free().
 void *deal_realloc(void *old, size_t n_old, size_t n, size_t size);

@@ -25,6 +25,16 @@
 #    define DEAL_UNROLL(n) DEAL_PRAGMA(unroll)
 #endif
 
+// A hint that what lies at `pointer`, which need not be valid, is read soon.
+#define DEAL_PREFETCH(pointer) __builtin_prefetch(pointer, 0, 2)
+
+// Makes the compiler forget what it knows of a vector's value.
+#if defined(__x86_64__)
+#    define DEAL_FORGET(vector) __asm__ volatile("" : "+x"(vector))
+#elif defined(__aarch64__)
+#    define DEAL_FORGET(vector) __asm__ volatile("" : "+w"(vector))
+#endif
+
 // A hint to the processor that this is a spin loop.
 #if defined(__x86_64__) || defined(__i386__)
 #    define DEAL_PAUSE() __builtin_ia32_pause()

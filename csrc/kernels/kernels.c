@@ -3,6 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__aarch64__) && defined(__linux__)
+#    include <sys/auxv.h>
+#endif
+
 extern const deal_kernels deal_kernels_plain;
 #if defined(__x86_64__)
 extern const deal_kernels deal_kernels_avx2;
@@ -33,6 +37,19 @@ has_avxvnni(void)
 {
     return has_avx2() && __builtin_cpu_supports("avxvnni");
 }
+#elif defined(__aarch64__)
+// Every 64-bit Arm processor has NEON, but the int8 product wants its dot product too.
+static bool
+has_dot_product(void)
+{
+#    if defined(__APPLE__)
+    return true; // every Mac's
+#    elif defined(__linux__)
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#    else
+    return false;
+#    endif
+}
 #endif
 
 // The sets of this build, the fastest first.
@@ -45,7 +62,7 @@ static const struct {
     {&deal_kernels_avxvnni, has_avxvnni},
     {&deal_kernels_avx2, has_avx2},
 #elif defined(__aarch64__)
-    {&deal_kernels_neon, NULL},
+    {&deal_kernels_neon, has_dot_product},
 #endif
     {&deal_kernels_plain, NULL},
 };

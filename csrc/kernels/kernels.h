@@ -43,7 +43,9 @@ typedef struct deal_kernels {
     void (*rope)(int32_t rope_dim, int has_halves, const float *cosine,
                  const float *sine, float *x);
 
-    // kt[d][j] = cell[j][k_offset + d]; kt (head_dim, DEAL_BLOCK_LEN), 0 from n_key on.
+    // kt[d][j] = cell[j][k_offset + d] for j < n_key; kt (DEAL_HEAD_PAD(head_dim),
+    // DEAL_BLOCK_LEN). Rows of a cell are padded to DEAL_HEAD_PAD(head_dim); columns up
+    // to the next multiple of 16 become 0, those beyond are left alone.
     void (*transpose_keys)(int32_t n_key, int32_t head_dim, const float *const *cell,
                            size_t k_offset, float *kt);
 
@@ -76,6 +78,11 @@ typedef struct deal_kernels {
 
     // Largest of x (n,), n >= 1; of no use where x holds a NaN.
     float (*max)(int32_t n, const float *x);
+
+    // For probe.h: sum of the 64-bit words of data (size,), a multiple of 64 bytes; and
+    // `n_quad` times the step that multiplies a quad of inputs of 16 outputs.
+    uint64_t (*probe_read)(size_t size, const uint8_t *data);
+    uint64_t (*probe_multiply)(int64_t n_quad);
 } deal_kernels;
 
 // The fastest set that the processor runs; the environment variable DEAL_ISA ("plain",

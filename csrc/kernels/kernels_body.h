@@ -1,16 +1,23 @@
 /* The kernels in C: included once for each instruction set by kernels_<isa>.c, which
- * defines DEAL_KERNELS_SET, _NAME and _UNSIGNED, N_VEC (floats of a vector, 4 to 16)
- * and a function multiply(). Loops over lanes are written so that the compiler turns
- * them into vectors of any width; attention is written in vectors.
+ * defines DEAL_KERNELS_SET, _NAME and _UNSIGNED, N_VEC (floats of a vector, 4 to 16),
+ * N_QUERY (queries that attend together, up to 3) and functions multiply() and
+ * probe_multiply(). Loops over lanes are written so that the compiler turns them into
+ * vectors of any width; attention is written in vectors.
  */
 #include <math.h>
 #include <string.h>
 
 #include "common/compiler.h"
 #include "kernels/kernels.h"
+#include "kernels/quantize_store.h"
 
 #define N_LANE 16
 #define N_BLOCK_VEC (DEAL_BLOCK_LEN / N_VEC)
+#define N_KEY_VEC (N_BLOCK_VEC < 8 ? N_BLOCK_VEC : 8) // sums of one query in registers
+
+#ifndef LARGER // of two floats; of no use for a NaN
+#    define LARGER(a, b) ((a) > (b) ? (a) : (b))
+#endif
 
 typedef DEAL_VECTOR(float, N_VEC) vec;
 
@@ -37,6 +44,17 @@ sum_lanes(const float lane[N_LANE])
     for (int i = 0; i < 4; i++)
         s4[i] = s8[i] + s8[i + 4];
     return (s4[0] + s4[2]) + (s4[1] + s4[3]);
+}
+
+static inline float
+max_lanes(const float lane[N_LANE])
+{
+    float m8[8], m4[4];
+    for (int i = 0; i < 8; i++)
+        m8[i] = LARGER(lane[i], lane[i + 8]);
+    for (int i = 0; i < 4; i++)
+        m4[i] = LARGER(m8[i], m8[i + 4]);
+    return LARGER(LARGER(m4[0], m4[2]), LARGER(m4[1], m4[3]));
 }
 
 // e^x for x <= 88, relative error below 2e-7; below -87 it is 0. e^x = 2^m e^r with
@@ -137,69 +155,102 @@ max_of(int32_t n, const float *x)
         lane[l] = x[0];
     for (; i + N_LANE <= n; i += N_LANE)
         for (int l = 0; l < N_LANE; l++)
-            lane[l] = x[i + l] > lane[l] ? x[i + l] : lane[l];
+            lane[l] = LARGER(x[i + l], lane[l]);
     for (; i < n; i++)
-        lane[0] = x[i] > lane[0] ? x[i] : lane[0];
-    for (int l = 1; l < N_LANE; l++)
-        lane[0] = lane[l] > lane[0] ? lane[l] : lane[0];
-    return lane[0];
+        lane[0] = LARGER(x[i], lane[0]);
+    return max_lanes(lane);
 }
 
 // --- attention -----------------------------------------------------------------------
 
+#ifndef DEAL_HAS_TRANSPOSE_16
+// to[d][j] = from[j][d] for 16 rows of 16, `stride` floats from one `to` to the next
+static inline void
+transpose_16(const float *const *from, size_t offset, float *restrict to, size_t stride)
+{
+    for (size_t j0 = 0; j0 < N_LANE; j0 += 4) { // squares of four stay in registers
+        const float *a = from[j0] + offset, *b = from[j0 + 1] + offset;
+        const float *c = from[j0 + 2] + offset, *d = from[j0 + 3] + offset;
+        for (size_t i = 0; i < N_LANE; i++) {
+            float row[4] = {a[i], b[i], c[i], d[i]};
+            memcpy(to + i * stride + j0, row, sizeof row);
+        }
+    }
+}
+#endif
+
+// Sixteen keys by sixteen dimensions at a time; rows are padded to whole vectors, and
+// what is padding in kt is not read.
 static void
 transpose_keys(int32_t n_key, int32_t head_dim, const float *const *cell,
                size_t k_offset, float *restrict kt)
 {
-    for (int32_t j0 = 0; j0 < DEAL_BLOCK_LEN; j0 += N_LANE) {
-        if (j0 >= n_key) { // whole vectors of zeros
-            for (int32_t d = 0; d < head_dim; d++)
-                memset(kt + d * DEAL_BLOCK_LEN + j0, 0, N_LANE * sizeof *kt);
-            continue;
-        }
-        static const float zeros[N_LANE];
-        for (int32_t d0 = 0; d0 < head_dim; d0 += N_LANE) {
-            float from[N_LANE][N_LANE];
-            int32_t n_d = head_dim - d0 < N_LANE ? head_dim - d0 : N_LANE;
-            for (int32_t j = 0; j < N_LANE; j++) // rows are padded to whole vectors
-                memcpy(from[j], j0 + j < n_key ? cell[j0 + j] + k_offset + d0 : zeros,
-                       sizeof from[j]);
-            for (int32_t d = 0; d < n_d; d++) {
-                float *to = kt + (d0 + d) * DEAL_BLOCK_LEN + j0;
-                for (int j = 0; j < N_LANE; j++)
-                    to[j] = from[j][d];
-            }
-        }
+    static const float zeros[DEAL_HEAD_DIM_MAX];
+    for (int32_t j0 = 0; j0 < n_key; j0 += N_LANE) {
+        const float *from[N_LANE];
+        for (int32_t j = 0; j < N_LANE; j++)
+            from[j] = j0 + j < n_key ? cell[j0 + j] + k_offset : zeros;
+        for (int32_t d = 0; d < head_dim; d += N_LANE)
+            transpose_16(from, (size_t)d, kt + (size_t)d * DEAL_BLOCK_LEN + j0,
+                         DEAL_BLOCK_LEN);
     }
 }
 
-// s[h][j] = q[h] . kt[:, j] for `n_q` <= 3 queries, a constant where this is inlined.
+// s[h][j] = q[h] . kt[:, j] for `n_q` <= 3 queries and `n_part` sixteens of keys from
+// j0 on, constants where this is inlined.
 static DEAL_INLINE void
-score_queries(const int n_q, int32_t head_dim, const float *q, const float *kt,
-              float (*s)[DEAL_BLOCK_LEN])
+score_queries(const int n_q, const int n_part, int32_t head_dim, const float *q,
+              const float *kt, int j0, float (*s)[DEAL_BLOCK_LEN])
 {
-    vec acc[3][N_BLOCK_VEC];
+    const int n_vec = n_part * N_LANE / N_VEC;
+    vec acc[3][N_KEY_VEC];
     DEAL_UNROLL(3)
     for (int h = 0; h < n_q; h++)
-        DEAL_UNROLL(16)
-    for (int i = 0; i < N_BLOCK_VEC; i++)
+        DEAL_UNROLL(8)
+    for (int i = 0; i < n_vec; i++)
         acc[h][i] = (vec){0};
     for (int32_t d = 0; d < head_dim; d++, kt += DEAL_BLOCK_LEN) {
-        vec k[N_BLOCK_VEC];
-        DEAL_UNROLL(16)
-        for (int i = 0; i < N_BLOCK_VEC; i++)
-            k[i] = load(kt + i * N_VEC);
+        vec k[N_KEY_VEC];
+        DEAL_UNROLL(8)
+        for (int i = 0; i < n_vec; i++)
+            k[i] = load(kt + j0 + i * N_VEC);
         DEAL_UNROLL(3)
         for (int h = 0; h < n_q; h++)
-            DEAL_UNROLL(16)
-        for (int i = 0; i < N_BLOCK_VEC; i++)
+            DEAL_UNROLL(8)
+        for (int i = 0; i < n_vec; i++)
             acc[h][i] += q[h * head_dim + d] * k[i];
     }
     DEAL_UNROLL(3)
     for (int h = 0; h < n_q; h++)
-        DEAL_UNROLL(16)
-    for (int i = 0; i < N_BLOCK_VEC; i++)
-        store(s[h] + i * N_VEC, acc[h][i]);
+        DEAL_UNROLL(8)
+    for (int i = 0; i < n_vec; i++)
+        store(s[h] + j0 + i * N_VEC, acc[h][i]);
+}
+
+// The same for as many of `n_part` sixteens as sums fit into the registers.
+static DEAL_INLINE void
+score_some(const int n_q, int n_part, int32_t head_dim, const float *q, const float *kt,
+           int j0, float (*s)[DEAL_BLOCK_LEN])
+{
+    enum { N_PART_MAX = N_KEY_VEC * N_VEC / N_LANE };
+    switch (n_part < N_PART_MAX ? n_part : N_PART_MAX) {
+    case 1:
+        score_queries(n_q, 1, head_dim, q, kt, j0, s);
+        break;
+#if N_KEY_VEC * N_VEC >= 32
+    case 2:
+        score_queries(n_q, 2, head_dim, q, kt, j0, s);
+        break;
+#endif
+#if N_KEY_VEC * N_VEC >= 64
+    case 3:
+        score_queries(n_q, 3, head_dim, q, kt, j0, s);
+        break;
+    case 4:
+        score_queries(n_q, 4, head_dim, q, kt, j0, s);
+        break;
+#endif
+    }
 }
 
 // y[h] = sum_j p[h][j] v[j] over `n_vec` vectors of dimensions from `d` on.
@@ -252,13 +303,15 @@ attend_queries(const int n_q, int32_t i_first, int32_t n_key, int32_t head_dim,
     enum { STEP = 4 };
     float s[3][DEAL_BLOCK_LEN], max[3], total[3], y[3][DEAL_HEAD_DIM_MAX];
     int32_t n_pad = DEAL_HEAD_PAD(head_dim);
-    score_queries(n_q, head_dim, q, kt, s);
+    const int32_t n_score = (n_key + N_LANE - 1) / N_LANE * N_LANE;
+    for (int j0 = 0; j0 < n_score; j0 += N_KEY_VEC * N_VEC)
+        score_some(n_q, (n_score - j0) / N_LANE, head_dim, q, kt, j0, s);
     for (int h = 0; h < n_q; h++) {
-        for (int j = 0; j < DEAL_BLOCK_LEN; j++)
+        for (int j = 0; j < n_score; j++)
             s[h][j] = j >= i_first && j < n_key ? s[h][j] * scale : -INFINITY;
-        max[h] = max_of(DEAL_BLOCK_LEN, s[h]);
+        max[h] = max_of(n_score, s[h]);
         float lane[N_LANE] = {0};
-        for (int j = 0; j < DEAL_BLOCK_LEN; j += N_LANE)
+        for (int j = 0; j < n_score; j += N_LANE)
             for (int l = 0; l < N_LANE; l++) {
                 s[h][j + l] = exp_approx(s[h][j + l] - max[h]);
                 lane[l] += s[h][j + l];
@@ -293,34 +346,27 @@ attend(int32_t i_first, int32_t n_key, int32_t n_q, int32_t head_dim, float scal
 
 // --- quantised rows ------------------------------------------------------------------
 
+#ifndef DEAL_HAS_QUANTIZE_GROUP
 static inline void
 quantize_group(const float *restrict x, int32_t n_row, int32_t *restrict to)
 {
     float lane[N_LANE];
-    for (int l = 0; l < N_LANE; l++) {
-        float a = fabsf(x[l]), b = fabsf(x[l + N_LANE]);
-        lane[l] = a > b ? a : b;
-    }
-    float max = 0.0f;
     for (int l = 0; l < N_LANE; l++)
-        max = lane[l] > max ? lane[l] : max;
-    float step = max / 127.0f;
+        lane[l] = LARGER(fabsf(x[l]), fabsf(x[l + N_LANE]));
+    float step = max_lanes(lane) / 127.0f;
     float inverse = step > 0.0f ? 1.0f / step : 0.0f;
     int8_t q[DEAL_QUANT_GROUP];
-    int32_t sum = 0;
+    int32_t quad[8], sum = 0;
     for (int i = 0; i < DEAL_QUANT_GROUP; i++) {
         // 1.5 * 2^23 rounds to an integer, ties to even
         int32_t rounded = (int32_t)((x[i] * inverse + 12582912.0f) - 12582912.0f);
         q[i] = (int8_t)rounded;
         sum += rounded;
     }
-    for (int k = 0; k < 8; k++)
-        memcpy(to + (size_t)k * (size_t)n_row, q + 4 * k, 4);
-    float total = step * (float)sum;
-    memcpy(to + 8 * (size_t)n_row, &step, 4);
-    memcpy(to + 9 * (size_t)n_row, &total, 4);
-    to[10 * (size_t)n_row] = -128 * sum;
+    memcpy(quad, q, sizeof quad);
+    quantize_store(quad, step, sum, n_row, to);
 }
+#endif
 
 static void
 quantize(int32_t n, const float *x, int32_t n_row, int32_t *to)
@@ -336,6 +382,25 @@ quantize(int32_t n, const float *x, int32_t n_row, int32_t *to)
     }
 }
 
+static uint64_t
+probe_read(size_t size, const uint8_t *data)
+{
+    typedef DEAL_VECTOR(uint64_t, N_VEC / 2) words;
+    words sum[4] = {{0}};
+    for (; size >= sizeof sum; size -= sizeof sum)
+        DEAL_UNROLL(4)
+    for (int i = 0; i < 4; i++, data += sizeof *sum) {
+        words w;
+        memcpy(&w, data, sizeof w);
+        sum[i] += w;
+    }
+    uint64_t total = 0;
+    for (int i = 0; i < 4; i++)
+        for (int l = 0; l < N_VEC / 2; l++)
+            total += sum[i][l];
+    return total;
+}
+
 const deal_kernels DEAL_KERNELS_SET = {
     .name = DEAL_KERNELS_NAME,
     .is_unsigned = DEAL_KERNELS_UNSIGNED,
@@ -349,4 +414,6 @@ const deal_kernels DEAL_KERNELS_SET = {
     .multiply = multiply,
     .sum_exp = sum_exp,
     .max = max_of,
+    .probe_read = probe_read,
+    .probe_multiply = probe_multiply,
 };

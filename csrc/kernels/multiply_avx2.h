@@ -106,8 +106,9 @@ multiply_part(const int n_part, const panel_kind kind, const deal_panels *w,
 
 static DEAL_INLINE void
 multiply_tile(const int n_row, const panel_kind kind, const deal_panels *w,
-              const uint8_t *panel, const int32_t *x, float *y)
+              const uint8_t *panel, const int32_t *x, bool is_first, float *y)
 {
+    (void)is_first; // the part's sums, not the weights, hold this one up
     DEAL_UNROLL(3)
     for (int r = 0; r + N_PART <= n_row; r += N_PART)
         multiply_part(N_PART, kind, w, panel, n_row, x + r, y + r * DEAL_PANEL_LEN);
@@ -118,5 +119,22 @@ multiply_tile(const int n_row, const panel_kind kind, const deal_panels *w,
 }
 
 #include "kernels/multiply_body.h"
+
+static uint64_t
+probe_multiply(int64_t n_quad)
+{
+    __m256i sum[8], u = _mm256_set1_epi8(3), q = _mm256_set1_epi8(2);
+    for (int i = 0; i < 8; i++)
+        sum[i] = _mm256_setzero_si256();
+    for (; n_quad >= 4; n_quad -= 4) // 16 outputs lie in two registers
+        DEAL_UNROLL(8)
+    for (int i = 0; i < 8; i++) {
+        DEAL_FORGET(q);
+        sum[i] = add_products(PANEL_4BIT, sum[i], u, q);
+    }
+    for (int i = 1; i < 8; i++)
+        sum[0] = _mm256_add_epi32(sum[0], sum[i]);
+    return (uint64_t)_mm256_extract_epi64(sum[0], 0);
+}
 
 #endif

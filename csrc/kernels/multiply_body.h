@@ -3,9 +3,11 @@
  *
  * Included after a definition of
  *     static DEAL_INLINE void multiply_tile(int n_row, panel_kind kind,
- *         const deal_panels *w, const uint8_t *panel, const int32_t *x, float *y)
- * which computes one panel by one tile of `n_row` rows into y (n_row, 16). Both are
- * constants where it is inlined, so that sums stay in registers.
+ *         const deal_panels *w, const uint8_t *panel, const int32_t *x, bool is_first,
+ *         float *y)
+ * which computes one panel by one tile of `n_row` rows into y (n_row, 16). `n_row` and
+ * `kind` are constants where it is inlined, so that sums stay in registers; `is_first`
+ * says that the panel has not been read for another tile just before.
  */
 #ifndef DEAL_KERNELS_MULTIPLY_BODY_H
 #define DEAL_KERNELS_MULTIPLY_BODY_H
@@ -13,7 +15,7 @@
 // One function for each kind of panel, with a case for every number of rows.
 #define DEFINE_MULTIPLY_KIND(name, kind)                                               \
     static void name(int32_t n_row, const deal_panels *w, const uint8_t *panel,        \
-                     const int32_t *x, float *y)                                       \
+                     const int32_t *x, bool is_first, float *y)                        \
     {                                                                                  \
         switch (n_row) {                                                               \
             CASE_ROWS(1, kind)                                                         \
@@ -32,18 +34,30 @@
     }
 #define CASE_ROWS(n, kind)                                                             \
 case n:                                                                                \
-    multiply_tile(n, kind, w, panel, x, y);                                            \
+    multiply_tile(n, kind, w, panel, x, is_first, y);                                  \
     break;
 
 DEFINE_MULTIPLY_KIND(multiply_4bit, PANEL_4BIT)
 DEFINE_MULTIPLY_KIND(multiply_8bit, PANEL_8BIT)
 DEFINE_MULTIPLY_KIND(multiply_8bit_min, PANEL_8BIT_MIN)
 
+// y (n_row, y_stride) from dot (n_row, 16), `n_o` outputs of a row.
+static DEAL_INLINE void
+store_tile(int32_t n_row, const int32_t n_o, const float *dot, const float *bias,
+           bool adds, float *y, size_t y_stride)
+{
+    for (int32_t r = 0; r < n_row; r++, dot += DEAL_PANEL_LEN, y += y_stride)
+        for (int32_t o = 0; o < n_o; o++) {
+            float value = bias ? dot[o] + bias[o] : dot[o];
+            y[o] = adds ? y[o] + value : value;
+        }
+}
+
 static void
 multiply(const deal_panels *w, int32_t i_panel, int32_t n_panel, const deal_tiles *x,
          const float *bias, bool adds, float *y, size_t y_stride)
 {
-    void (*run)(int32_t, const deal_panels *, const uint8_t *, const int32_t *,
+    void (*run)(int32_t, const deal_panels *, const uint8_t *, const int32_t *, bool,
                 float *) = w->n_bit == 4 ? multiply_4bit
                            : w->has_min  ? multiply_8bit_min
                                          : multiply_8bit;
@@ -56,15 +70,13 @@ multiply(const deal_panels *w, int32_t i_panel, int32_t n_panel, const deal_tile
         for (int32_t t = 0; t < x->n_tile; t++) {
             int32_t first = deal_tiles_first(x, t);
             int32_t n_row = deal_tiles_first(x, t + 1) - first;
-            run(n_row, w, panel, deal_tiles_data(x, t), dot);
-            for (int32_t r = 0; r < n_row; r++) {
-                const float *from = dot + r * DEAL_PANEL_LEN;
-                float *to = y + (size_t)(first + r) * y_stride + o0;
-                for (int32_t o = 0; o < n_o; o++) {
-                    float value = from[o] + (bias ? bias[o0 + o] : 0.0f);
-                    to[o] = adds ? to[o] + value : value;
-                }
-            }
+            run(n_row, w, panel, deal_tiles_data(x, t), t == 0, dot);
+            float *to = y + (size_t)first * y_stride + o0;
+            const float *b = bias ? bias + o0 : NULL;
+            if (n_o == DEAL_PANEL_LEN)
+                store_tile(n_row, DEAL_PANEL_LEN, dot, b, adds, to, y_stride);
+            else
+                store_tile(n_row, n_o, dot, b, adds, to, y_stride);
         }
     }
 }

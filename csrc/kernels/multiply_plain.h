@@ -95,4 +95,17 @@ multiply(const deal_panels *w, int32_t i_panel, int32_t n_panel, const deal_tile
     }
 }
 
+static uint64_t
+probe_multiply(int64_t n_quad)
+{
+    int32_t sum[DEAL_PANEL_LEN] = {0};
+    for (int64_t k = 0; k < n_quad; k++)
+        for (int32_t o = 0; o < DEAL_PANEL_LEN; o++)
+            for (int32_t i = 0; i < 4; i++)
+                sum[o] += (int8_t)k * (int8_t)(o + i);
+    for (int32_t o = 1; o < DEAL_PANEL_LEN; o++)
+        sum[0] += sum[o];
+    return (uint64_t)sum[0];
+}
+
 #endif

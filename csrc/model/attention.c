@@ -14,7 +14,7 @@ deal_attention_init(deal_attention *a, const deal_hparams *hp, deal_trie *trie,
     *a = (deal_attention){
         .hparams = hp, .kernels = deal_kernels_get(), .pool = pool, .trie = trie};
     a->scratch_len =
-        (size_t)hp->head_dim * DEAL_BLOCK_LEN +
+        (size_t)DEAL_HEAD_PAD(hp->head_dim) * DEAL_BLOCK_LEN +
         DEAL_ATTENTION_ROWS * n_q * (size_t)DEAL_ATTENTION_LEN(hp->head_dim);
     a->scratch = deal_alloc(n_thread, a->scratch_len * sizeof *a->scratch);
     a->row_begin = deal_alloc((size_t)n_row_max + 1, sizeof *a->row_begin);
@@ -201,7 +201,7 @@ attend_chunks(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
     size_t len = (size_t)DEAL_ATTENTION_LEN(head_dim);
     size_t n_pad = (size_t)DEAL_HEAD_PAD(head_dim);
     float *kt = a->scratch + (size_t)i_thread * a->scratch_len;
-    float *states = kt + (size_t)head_dim * DEAL_BLOCK_LEN;
+    float *states = kt + n_pad * DEAL_BLOCK_LEN;
     for (int32_t i = i_begin; i < i_end; i++) {
         int32_t i_head_kv = i % hp->n_head_kv;
         int32_t r_begin = i / hp->n_head_kv * a->n_chunk_row;

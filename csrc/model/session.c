@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/alloc.h"
+#include "common/clock.h"
 #include "model/forward.h"
 #include "model/head.h"
 
@@ -17,7 +18,12 @@ struct deal_session {
     deal_head head;
     deal_node *fresh; // (fresh_cap,) nodes to evaluate in this call
     size_t fresh_cap;
+    deal_session_poll poll;
+    void *poll_user;
+    double next_poll; // seconds of deal_clock_seconds()
 };
+
+#define POLL_SECONDS 0.1
 
 static deal_session *
 session_of(const deal_lm *lm)
@@ -83,6 +89,18 @@ place_item(deal_session *s, deal_lm_item *items, int32_t i_item, int32_t *n_fres
 }
 
 static deal_status
+ask_poll(deal_session *s, deal_error *err)
+{
+    if (!s->poll)
+        return DEAL_OK;
+    double now = deal_clock_seconds();
+    if (now < s->next_poll)
+        return DEAL_OK;
+    s->next_poll = now + POLL_SECONDS;
+    return s->poll(s->poll_user, err);
+}
+
+static deal_status
 answer(deal_session *s, deal_lm_item *items, int32_t n_items, deal_error *err)
 {
     deal_lm_item *item[DEAL_HEAD_ROWS];
@@ -97,6 +115,7 @@ answer(deal_session *s, deal_lm_item *items, int32_t n_items, deal_error *err)
             hidden[n_row++] = state;
         }
         if (n_row > 0 && (n_row == DEAL_HEAD_ROWS || i == n_items - 1)) {
+            DEAL_TRY(ask_poll(s, err));
             DEAL_TRY(deal_head_run(&s->head, item, hidden, n_row, err));
             n_row = 0;
         }
@@ -122,6 +141,7 @@ lm_extend(deal_lm *lm, deal_lm_item *items, int32_t n_items, deal_error *err)
         DEAL_TRY_GOTO(place_item(s, items, n_placed, &n_fresh, err), undo);
     for (int32_t i = 0; i < n_fresh; i += DEAL_FORWARD_ROWS) {
         int32_t n = n_fresh - i < DEAL_FORWARD_ROWS ? n_fresh - i : DEAL_FORWARD_ROWS;
+        DEAL_TRY_GOTO(ask_poll(s, err), undo);
         DEAL_TRY_GOTO(deal_forward_run(&s->forward, s->fresh + i, n, err), undo);
         lm->n_forward_passes++;
     }
@@ -223,6 +243,13 @@ deal_lm *
 deal_session_lm(deal_session *s)
 {
     return &s->lm;
+}
+
+void
+deal_session_set_poll(deal_session *s, deal_session_poll poll, void *user)
+{
+    s->poll = poll;
+    s->poll_user = user;
 }
 
 size_t

@@ -19,6 +19,11 @@ void deal_session_free(deal_session *session);
 // The seam; borrowed from `session`.
 deal_lm *deal_session_lm(deal_session *session);
 
+// Asked during long calls, about ten times a second and on the thread of the call; a
+// status other than DEAL_OK ends the call with it. NULL, the default, asks nobody.
+typedef deal_status (*deal_session_poll)(void *user, deal_error *err);
+void deal_session_set_poll(deal_session *session, deal_session_poll poll, void *user);
+
 // Bytes of KV cells and scratch, and the number of live trie nodes.
 size_t deal_session_size(const deal_session *session);
 int32_t deal_session_n_live(const deal_session *session);

@@ -132,9 +132,9 @@ make_panels(loader *l, const deal_tensor *tensor, deal_matrix *m)
     float *scratch = deal_alloc(DEAL_PACK_SCRATCH(n_group), sizeof *scratch);
     float *x = deal_alloc_zero(n_group, DEAL_QUANT_GROUP * sizeof *x);
     uint8_t *block = deal_alloc(n_group, DEAL_PANEL_LEN * 34);
-    m->owned = deal_alloc(n_panel, m->panels.panel_size);
-    m->panels.data = m->owned;
-    bool has_all = scratch && x && block && m->owned;
+    m->panels.data =
+        deal_arena_alloc(&l->weights->arena, n_panel, m->panels.panel_size);
+    bool has_all = scratch && x && block && m->panels.data;
     for (size_t p = 0; has_all && p < n_panel; p++) {
         int32_t i_row = (int32_t)p * DEAL_PANEL_LEN, n_row = m->n_out - i_row;
         n_row = n_row < DEAL_PANEL_LEN ? n_row : DEAL_PANEL_LEN;
@@ -158,14 +158,14 @@ make_f32(loader *l, const deal_tensor *tensor, deal_matrix *m)
     if (tensor->type == DEAL_TYPE_F32 && (uintptr_t)tensor->data % sizeof(float) == 0)
         return DEAL_OK;
     size_t n_out = (size_t)m->n_out, n_in = (size_t)m->n_in;
-    float *x = deal_alloc(n_out, n_in * sizeof *x);
+    float *x = deal_arena_alloc(&l->weights->arena, n_out, n_in * sizeof *x);
     if (!x)
         return deal_fail_memory(l->err, tensor->name);
     size_t row_size = deal_type_row_size(tensor->type, m->n_in);
     for (size_t r = 0; r < n_out; r++)
         deal_type_dequantize(tensor->type, (const uint8_t *)tensor->data + r * row_size,
                              m->n_in, x + r * n_in);
-    m->data = m->owned = x;
+    m->data = x;
     l->weights->owned_size += n_out * n_in * sizeof *x;
     return DEAL_OK;
 }
@@ -327,12 +327,9 @@ done:
 static void
 free_layer(deal_layer_weights *w)
 {
-    deal_matrix *matrix[] = {&w->q, &w->k, &w->v, &w->o, &w->gate, &w->up, &w->down};
     float *vector[] = {w->attn_norm, w->ffn_norm, w->q_norm,   w->k_norm,
                        w->q_bias,    w->k_bias,   w->v_bias,   w->o_bias,
                        w->gate_bias, w->up_bias,  w->down_bias};
-    for (size_t i = 0; i < sizeof matrix / sizeof *matrix; i++)
-        deal_free(matrix[i]->owned);
     for (size_t i = 0; i < sizeof vector / sizeof *vector; i++)
         deal_free(vector[i]);
 }
@@ -343,7 +340,7 @@ deal_weights_free(deal_weights *weights, int32_t n_layer)
     for (int32_t i = 0; weights->layer && i < n_layer; i++)
         free_layer(&weights->layer[i]);
     deal_free(weights->layer);
-    deal_free(weights->head.owned);
+    deal_arena_free(&weights->arena);
     deal_free(weights->output_norm);
     deal_free(weights->inv_freq);
     *weights = (deal_weights){0};

@@ -4,6 +4,7 @@
 #ifndef DEAL_MODEL_WEIGHTS_H
 #define DEAL_MODEL_WEIGHTS_H
 
+#include "common/arena.h"
 #include "kernels/panels.h"
 #include "model/hparams.h"
 #include "model/tensor.h"
@@ -19,7 +20,6 @@ typedef enum deal_compute {
 //         other types are quantised to Q8_0 first.
 typedef struct deal_matrix {
     const float *data; // (n_out, n_in)
-    void *owned;       // what `data` or `panels` is in, NULL where it is borrowed
     deal_panels panels;
     int32_t n_out, n_in;
 } deal_matrix;
@@ -41,6 +41,7 @@ typedef struct deal_weights {
     deal_tensor embedding;     // (n_vocab, n_embd) as in the file; rows read one by one
     deal_matrix head;          // (n_vocab, n_embd)
     float *inv_freq;           // (rope_dim / 2,) with rope_freqs.weight applied
+    deal_arena arena;          // what matrices are in that are not in the file
     size_t owned_size;         // bytes held besides the mapped file
 } deal_weights;
 

@@ -1,9 +1,10 @@
-/* deal._core.branches: greedy branches of one prefix, for benchmarks and tests. */
+/* deal._core.branches and .probe: what benchmarks measure. */
 #include "python/py_array.h"
 #include "python/py_model.h"
 #include "python/py_status.h"
 
 #include "common/alloc.h"
+#include "kernels/probe.h"
 #include "search/branches.h"
 
 static PyObject *
@@ -80,8 +81,36 @@ done:
     return result;
 }
 
+PyDoc_STRVAR(probe_doc,
+             "probe(threads)\n--\n\n"
+             "Bytes read from memory and int8 multiply-adds per second that `threads`\n"
+             "threads reach at most.");
+
+static PyObject *
+probe(PyObject *module, PyObject *arg)
+{
+    long n_thread = PyLong_AsLong(arg);
+    if (n_thread == -1 && PyErr_Occurred())
+        return NULL;
+    deal_pool *pool = NULL;
+    deal_probe found;
+    deal_error err;
+    deal_status status =
+        deal_pool_new(n_thread > 1024 ? 1025 : (int32_t)n_thread, &pool, &err);
+    if (status == DEAL_OK) {
+        Py_BEGIN_ALLOW_THREADS
+        status = deal_probe_run(pool, &found, &err);
+        deal_pool_free(pool);
+        Py_END_ALLOW_THREADS
+    }
+    if (status != DEAL_OK)
+        return deal_py_raise(module, &err);
+    return Py_BuildValue("(dd)", found.read_rate, found.multiply_rate);
+}
+
 static PyMethodDef branches_methods[] = {
     {"branches", branches, METH_VARARGS, branches_doc},
+    {"probe", probe, METH_O, probe_doc},
     {NULL, NULL, 0, NULL},
 };
 

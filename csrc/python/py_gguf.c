@@ -102,8 +102,9 @@ fill_tensors(PyObject *list, const deal_gguf *gguf)
             return -1;
         for (int32_t d = 0; d < tensor->n_dim; d++)
             PyTuple_SET_ITEM(shape, d, PyLong_FromLongLong(tensor->dim[d]));
-        PyObject *row =
-            Py_BuildValue("ssN", tensor->name, deal_type_name(tensor->type), shape);
+        PyObject *name = PyUnicode_DecodeUTF8(
+            tensor->name, (Py_ssize_t)strlen(tensor->name), "surrogateescape");
+        PyObject *row = Py_BuildValue("NsN", name, deal_type_name(tensor->type), shape);
         int failed = !row || PyList_Append(list, row) < 0;
         Py_XDECREF(row);
         if (failed)

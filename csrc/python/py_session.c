@@ -23,6 +23,17 @@ deal_py_session_leave(PySession *self)
     self->is_in_use = 0;
 }
 
+// Long calls run without the GIL and ask here, so that Ctrl-C ends a long prompt too.
+static deal_status
+check_signals(void *unused, deal_error *err)
+{
+    (void)unused;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    int failed = PyErr_CheckSignals() < 0;
+    PyGILState_Release(gil);
+    return failed ? deal_fail(err, DEAL_ERR_INTERRUPTED, "interrupted") : DEAL_OK;
+}
+
 static PyObject *
 session_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -43,6 +54,7 @@ session_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         Py_DECREF(self);
         return deal_py_raise(module, &err);
     }
+    deal_session_set_poll(self->session, check_signals, NULL);
     return (PyObject *)self;
 }
 

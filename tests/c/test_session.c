@@ -3,6 +3,7 @@
 
 #include "check.h"
 #include "common/alloc.h"
+#include "common/clock.h"
 #include "model/session.h"
 #include "tiny_weights.h"
 
@@ -266,6 +267,43 @@ test_out_of_memory(const deal_model *model)
     }
 }
 
+static deal_status
+stop_at_third(void *user, deal_error *err)
+{
+    int *n_asked = user;
+    return ++*n_asked < 3 ? DEAL_OK
+                          : deal_fail(err, DEAL_ERR_INTERRUPTED, "interrupted");
+}
+
+// A long batch asks now and then; what it is told ends it and leaves no node.
+static void
+test_poll(const deal_model *model)
+{
+    deal_error err;
+    deal_session *session;
+    CHECK(deal_session_new(model, 600, 1, &session, &err) == DEAL_OK);
+    deal_lm *lm = deal_session_lm(session);
+    int n_asked = 0;
+    deal_session_set_poll(session, stop_at_third, &n_asked);
+    deal_status status = DEAL_OK;
+    deal_node root;
+    double start = deal_clock_seconds();
+    while (status == DEAL_OK && deal_clock_seconds() - start < 20.0) {
+        deal_lm_item item = {.i_parent = -1, .token = 1};
+        CHECK(lm->ops->root(lm, &root, &err) == DEAL_OK);
+        item.parent = root;
+        status = lm->ops->extend(lm, &item, 1, &err);
+        if (status == DEAL_OK)
+            lm->ops->release(lm, item.node);
+        lm->ops->release(lm, root);
+    }
+    CHECK_EQ_INT(status, DEAL_ERR_INTERRUPTED);
+    CHECK_EQ_INT(n_asked, 3);
+    CHECK_EQ_INT(deal_session_n_live(session), 0);
+    deal_session_set_poll(session, NULL, NULL);
+    deal_session_free(session);
+}
+
 // After a first run over the same shape, extending allocates nothing.
 static void
 test_steady_state(const deal_model *model)
@@ -313,6 +351,7 @@ test_models(int32_t n_swa)
         test_answers(model);
         test_errors(model);
         test_out_of_memory(model);
+        test_poll(model);
         test_steady_state(model);
         deal_model_free(model);
     }

@@ -103,6 +103,22 @@ def test_greedy_covers_enough() -> None:
     assert len(GOLDEN["greedy"]) == 20 and n_sure >= 800, n_sure
 
 
+def test_every_sure_choice(f32: deal.Model) -> None:
+    """Past an unsure decision the texts may part; along the golden one they agree."""
+    n_checked = 0
+    for row in GOLDEN["greedy"]:
+        tokens, n_prompt = row["tokens"], len(row["prompt_ids"])
+        n_sure = sure_length(row)
+        if n_sure == len(tokens):
+            continue  # test_greedy has compared all of it
+        chosen = f32.logits(row["prompt_ids"] + tokens[:-1]).argmax(-1)[n_prompt - 1 :]
+        for i in range(n_sure, len(tokens)):
+            if row["margin"][i] > SURE_MARGIN:
+                assert chosen[i] == tokens[i], (row["prompt"], i)
+                n_checked += 1
+    assert n_checked >= 100
+
+
 def test_end_token_of_the_file(f32: deal.Model) -> None:
     row = next(
         r for r in GOLDEN["greedy"] if r["tokens"][-1] == 2 and sure_length(r) > 10

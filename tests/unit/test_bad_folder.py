@@ -121,6 +121,9 @@ def edit_json(path: Path, **changes: Any) -> None:
             "factor",
         ),
         ({"rope_scaling": {"rope_type": "llama3"}}, deal.ModelFormatError, "factor"),
+        ({"rope_scaling": {"type": ["linear"]}}, NotImplementedError, "linear"),
+        ({"rope_theta": 10**400}, deal.ModelFormatError, "rope_theta"),
+        ({"tie_word_embeddings": "false"}, deal.ModelFormatError, "tie_word"),
         ({"hidden_act": "gelu"}, NotImplementedError, "gelu"),
         ({"rms_norm_eps": None}, deal.ModelFormatError, "rms_norm_eps"),
         (
@@ -240,6 +243,32 @@ def test_layer_types(layer_types: list[str], tmp_path: Path) -> None:
         is_local = h.n_swa > 0 and i >= h.swa_begin
         is_local = is_local and not (h.swa_period and (i + 1) % h.swa_period == 0)
         assert is_local == (kind == LOCAL)
+
+
+def drop_keys(path: Path, *keys: str, **changes: Any) -> None:
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in config.items() if k not in keys}))
+
+
+def test_config_without_an_architecture(folder: Path) -> None:
+    drop_keys(folder / "config.json", "model_type", "architectures")
+    with pytest.raises(NotImplementedError, match="model_type"):
+        deal.load(folder, threads=1)
+
+
+def test_config_defaults(folder: Path) -> None:
+    """Keys that are missing have the defaults of transformers' configurations."""
+    keys = ("max_position_embeddings", "rms_norm_eps")
+    drop_keys(folder / "config.json", *keys)
+    hparams = deal.load(folder, threads=1).hparams
+    assert hparams.n_ctx_train == 2048
+    assert hparams.norm_eps == pytest.approx(1e-6)
+    mistral = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+    drop_keys(folder / "config.json", "sliding_window", **mistral)
+    assert deal.load(folder, threads=1).hparams.n_swa == 4096
+    drop_keys(folder / "config.json", "model_type", sliding_window=None)
+    assert deal.load(folder, threads=1).hparams.n_swa == 0
+    assert deal.load(folder, threads=1).hparams.n_ctx_train == 131072
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,14 @@ def test_tensor_that_would_be_ignored(tmp_path: Path) -> None:
         load_bytes(tiny_model.gguf_bytes(metadata, tensors), tmp_path)
 
 
+def test_tensor_name_that_is_no_utf8(tmp_path: Path) -> None:
+    metadata, tensors = parts()
+    raw = tiny_model.gguf_bytes(metadata, tensors)
+    bad = raw.replace(b"blk.0.attn_v.weight", b"blk.0.attn_\xff.weight")
+    with pytest.raises((deal.ModelFormatError, NotImplementedError), match="attn_"):
+        load_bytes(bad, tmp_path)
+
+
 def test_nan_weights(tmp_path: Path) -> None:
     """NaN in a norm is refused at load, elsewhere where it reaches the logits."""
     metadata, tensors = parts()

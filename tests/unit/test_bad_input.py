@@ -173,6 +173,8 @@ def test_context_of_logits(lm: deal.Model) -> None:
         ({"stop": ""}, ValueError, "stop"),
         ({"stop": ["a", ""]}, ValueError, "stop"),
         ({"stop": [3]}, ValueError, "stop"),
+        ({"stop": "half \ud800"}, ValueError, "stop.*Unicode"),
+        ({"search": deal.Search(num_beams=2**40)}, ValueError, "num_beams"),
         ({"search": "deal"}, TypeError, "search"),
         ({"sampling": {"temperature": 1}}, TypeError, "sampling"),
         ({"search": deal.Search(top_k=421)}, ValueError, "top_k.*420.*421"),
@@ -195,6 +197,32 @@ def test_settings(
         lm.generate("the cat", **settings)
     with pytest.raises(error, match=match):
         list(lm.stream("the cat", **settings))
+
+
+def test_numpy_kinds(lm: deal.Model) -> None:
+    """A column of text is a list of prompts, and a NumPy integer is an integer."""
+    texts = ["the cat", "a dog"]
+    expected = [r.text for r in lm.generate(texts, max_new_tokens=3)]
+    for column in (np.array(texts), np.array(texts, object)):
+        assert [r.text for r in lm.generate(column, max_new_tokens=3)] == expected
+    end = lm.generate("the cat", max_new_tokens=3, eos_token_id=[]).token_ids[0]
+    r = lm.generate("the cat", max_new_tokens=3, eos_token_id=np.int64(end))
+    assert r.token_ids == (end,) and r.finish_reason == "stop"
+
+
+def test_lookahead_past_the_end(lm: deal.Model) -> None:
+    """It is cut to what is left of the text, however large."""
+    rewards = deal.rewards.Keywords(["cat"])
+    texts = {
+        lm.generate(
+            "the cat",
+            max_new_tokens=5,
+            rewards=rewards,
+            search=deal.Search(top_k=2, lookahead=n, commit=n // 2 + 1),
+        ).text
+        for n in (20, 2**31 - 1, 2**31, 2**70)
+    }
+    assert len(texts) == 1
 
 
 def test_unknown_keyword(lm: deal.Model) -> None:

@@ -46,6 +46,7 @@ def test_public_names_exist() -> None:
     for name in deal.__all__:
         assert getattr(deal, name) is not None
     assert isinstance(deal.__version__, str)
+    assert deal._core.build_info()["version"] == deal.__version__
 
 
 def test_help_loads_no_model_code() -> None:

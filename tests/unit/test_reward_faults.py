@@ -6,7 +6,8 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,16 @@ def test_plain_function_as_reward(lm: deal.Model) -> None:
     assert r.token_ids == expected.token_ids and list(r.rewards) == ["plain"]
 
 
+@pytest.fixture()
+def ctrl_c() -> Iterator[None]:
+    """Python's own handler, which it leaves out where a shell's background job, or a
+    CI runner, starts it with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_from_a_reward(lm: deal.Model) -> None:
     n_calls = 0
@@ -187,6 +198,30 @@ def test_ctrl_c_from_a_reward(lm: deal.Model) -> None:
     assert still_works(lm)
 
 
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("call", ["generate", "logprob"])
+def test_ctrl_c_in_a_long_prompt(call: str, smollm2_path: Path) -> None:
+    """Nor does it wait for all of a prompt or of many completions."""
+    lm = deal.load(smollm2_path)
+    expected = lm.generate("A cat", max_new_tokens=4).text
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    start = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            if call == "generate":
+                lm.generate("cat " * 8000, max_new_tokens=1)
+            else:
+                lm.logprob("A cat", [" cat" * 100] * 400)
+        n_seconds = time.monotonic() - start
+    finally:
+        timer.cancel()
+    assert n_seconds < 10  # the whole of it takes a minute or more
+    assert lm.generate("A cat", max_new_tokens=4).text == expected
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_without_python_code(path: Path) -> None:
     """A signal stops a request that runs wholly in C, within a step."""

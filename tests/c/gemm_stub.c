@@ -1,0 +1,27 @@
+/* gemm_cblas.h in plain C, for builds without OpenBLAS: make test-neon. */
+#include "kernels/gemm_cblas.h"
+
+void
+deal_gemm_panel(int32_t n_out, int32_t n_in, const float *x, const float *w, float *y,
+                size_t y_stride)
+{
+    for (int32_t r = 0; r < DEAL_GEMM_PANEL; r++)
+        for (int32_t o = 0; o < n_out; o++) {
+            float sum = 0.0f;
+            for (int32_t i = 0; i < n_in; i++)
+                sum += x[(size_t)r * (size_t)n_in + (size_t)i] *
+                       w[(size_t)o * (size_t)n_in + (size_t)i];
+            y[(size_t)r * y_stride + (size_t)o] = sum;
+        }
+}
+
+void
+deal_gemm_init(void)
+{
+}
+
+const char *
+deal_gemm_config(void)
+{
+    return "no OpenBLAS";
+}
