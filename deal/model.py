@@ -50,11 +50,19 @@ class HParams:
     norm_eps: float
     is_tied: bool
     has_qk_norm: bool
+    has_post_norm: bool
+    norm_base: float
+    activation: int
+    embd_scale: float
+    attn_scale: float
+    attn_softcap: float
+    final_softcap: float
     n_swa: int
     swa_begin: int
     swa_period: int
     rope_dim: int
     rope_base: float
+    rope_base_local: float
     rope_pairing: int
     rope_scaling: int
     rope_factor: float

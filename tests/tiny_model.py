@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tiny_keys
 from tiny_vocab import Vocabulary, tokenizer_json, vocabulary
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
@@ -76,6 +77,10 @@ class TinyConfig:
     n_swa: int = 0  # sliding window; 0: none
     swa_begin: int = 0
     swa_period: int = 0
+    rope_base_local: float = 10000.0  # gemma3_text, and those that follow Gemma
+    query_scalar: int = 0  # query_pre_attn_scalar; 0: head_dim
+    attn_softcap: float = 0.0
+    final_softcap: float = 0.0
     vocab: str = "byte"  # byte: byte-level BPE; spm: SentencePiece-style BPE
     seed: int = 0
 
@@ -85,11 +90,16 @@ class TinyConfig:
 
     @property
     def has_qk_norm(self) -> bool:
-        return self.arch == "qwen3"
+        return self.arch in ("qwen3", "gemma3_text")
+
+    @property
+    def is_gemma(self) -> bool:
+        return self.arch.startswith("gemma")
 
     @property
     def gguf_arch(self) -> str:
-        return {"mistral": "llama"}.get(self.arch, self.arch)
+        names = {"mistral": "llama", "gemma3_text": "gemma3"}
+        return names.get(self.arch, self.arch)
 
     def has_bias(self, name: str) -> bool:
         """Whether the matrix of this Hugging Face name has a bias."""
@@ -127,6 +137,9 @@ def make_tiny(config: TinyConfig = TinyConfig()) -> TinyModel:
     def vector(n: int, centre: float, spread: float) -> np.ndarray:
         return (centre + spread * rng.standard_normal(n)).astype(np.float32)
 
+    def norm(n: int, centre: float = 1.0, spread: float = 0.1) -> np.ndarray:
+        return vector(n, centre - c.is_gemma, spread)  # Gemma's are one less
+
     head = matrix(c.n_vocab, c.n_embd, 3.0)
     head[-vocabulary(c.vocab).n_words :] *= 2.0  # the model writes words, mostly
     weights = {"model.embed_tokens.weight": head}
@@ -136,11 +149,14 @@ def make_tiny(config: TinyConfig = TinyConfig()) -> TinyModel:
     n_q, n_kv = c.n_head * c.head_dim, c.n_head_kv * c.head_dim
     for i in range(c.n_layer):
         p = f"model.layers.{i}."
-        weights[p + "input_layernorm.weight"] = vector(c.n_embd, 1.0, 0.1)
-        weights[p + "post_attention_layernorm.weight"] = vector(c.n_embd, 1.0, 0.1)
+        weights[p + "input_layernorm.weight"] = norm(c.n_embd)
+        weights[p + "post_attention_layernorm.weight"] = norm(c.n_embd)
+        if c.is_gemma:
+            weights[p + "pre_feedforward_layernorm.weight"] = norm(c.n_embd)
+            weights[p + "post_feedforward_layernorm.weight"] = norm(c.n_embd)
         if c.has_qk_norm:
-            weights[p + "self_attn.q_norm.weight"] = vector(c.head_dim, 1.5, 0.2)
-            weights[p + "self_attn.k_norm.weight"] = vector(c.head_dim, 1.5, 0.2)
+            weights[p + "self_attn.q_norm.weight"] = norm(c.head_dim, 1.5, 0.2)
+            weights[p + "self_attn.k_norm.weight"] = norm(c.head_dim, 1.5, 0.2)
         for name, n_out, n_in, gain in (
             ("self_attn.q_proj", n_q, c.n_embd, 1.5),
             ("self_attn.k_proj", n_kv, c.n_embd, 1.5),
@@ -153,7 +169,7 @@ def make_tiny(config: TinyConfig = TinyConfig()) -> TinyModel:
             weights[f"{p}{name}.weight"] = matrix(n_out, n_in, gain)
             if c.has_bias(name):
                 weights[f"{p}{name}.bias"] = vector(n_out, 0.0, 0.2)
-    weights["model.norm.weight"] = vector(c.n_embd, 1.0, 0.1)
+    weights["model.norm.weight"] = norm(c.n_embd)
     return TinyModel(config, weights)
 
 
@@ -255,9 +271,14 @@ _GGUF_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+_GEMMA_NAMES = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 
 
-def gguf_name(name: str) -> str:
+def gguf_name(name: str, is_gemma: bool = False) -> str:
     """GGUF's name of a tensor that has this Hugging Face name."""
     stem, suffix = name.rsplit(".", 1)
     whole = {"model.embed_tokens": "token_embd", "lm_head": "output"}
@@ -265,7 +286,8 @@ def gguf_name(name: str) -> str:
     if stem in whole:
         return f"{whole[stem]}.{suffix}"
     _, _, layer, rest = stem.split(".", 3)
-    return f"blk.{layer}.{_GGUF_NAMES[rest]}.{suffix}"
+    names = _GGUF_NAMES | (_GEMMA_NAMES if is_gemma else {})
+    return f"blk.{layer}.{names[rest]}.{suffix}"
 
 
 def permute_rows(rows: np.ndarray, n_head: int) -> np.ndarray:
@@ -312,8 +334,7 @@ def gguf_metadata(tiny: TinyModel) -> dict[str, tuple[str, Any]]:
     if c.head_dim * c.n_head != c.n_embd:
         meta[f"{arch}.attention.key_length"] = ("u32", c.head_dim)
         meta[f"{arch}.attention.value_length"] = ("u32", c.head_dim)
-    if c.n_swa and c.arch == "mistral":
-        meta[f"{arch}.attention.sliding_window"] = ("u32", c.n_swa)
+    meta |= tiny_keys.gguf_keys(c)
     if c.rope_scaling == "linear":
         meta[f"{arch}.rope.scaling.type"] = ("str", "linear")
         meta[f"{arch}.rope.scaling.factor"] = ("f32", c.rope_factor)
@@ -360,7 +381,9 @@ def gguf_tensors(
             rows = permute_rows(
                 per_row, c.n_head if ".q_proj." in name else c.n_head_kv
             )
-        tensors[gguf_name(name)] = GgufTensor(
+        if c.is_gemma and "norm" in name:
+            rows = tiny.weights[name] + np.float32(1)
+        tensors[gguf_name(name, c.is_gemma)] = GgufTensor(
             _GGML[kind][0], tiny.weights[name].shape, rows.tobytes()
         )
     if c.rope_scaling == "llama3":
@@ -424,33 +447,11 @@ def write_gguf(
 # --- Hugging Face folder -------------------------------------------------------------
 
 
-_CLASS_NAMES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
-
-
-def _window_config(config: TinyConfig) -> dict[str, Any]:
-    """The keys of config.json about sliding windows."""
-    c = config
-    if c.arch == "llama":
-        return {}
-    if c.arch == "mistral":
-        return {"sliding_window": c.n_swa or None}
-    return {
-        "use_sliding_window": c.n_swa > 0,
-        "sliding_window": c.n_swa or 4096,  # counts only where it is used
-        "max_window_layers": c.swa_begin,
-    }
-
-
 def hf_config(tiny: TinyModel) -> dict[str, Any]:
     """The config.json of a model, as transformers writes it."""
     c = tiny.config
     config: dict[str, Any] = {
-        "architectures": [_CLASS_NAMES[c.arch]],
+        "architectures": [tiny_keys.CLASS_NAMES[c.arch]],
         "model_type": c.arch,
         "vocab_size": len(tiny.vocabulary.pieces),
         "hidden_size": c.n_embd,
@@ -470,7 +471,7 @@ def hf_config(tiny: TinyModel) -> dict[str, Any]:
         "bos_token_id": 1,
         "eos_token_id": 2,
         "torch_dtype": "float32",
-        **_window_config(c),
+        **tiny_keys.config_keys(c),
     }
     if c.rope_scaling == "linear":
         config["rope_scaling"] = {"rope_type": "linear", "factor": c.rope_factor}

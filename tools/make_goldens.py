@@ -107,8 +107,7 @@ TINY_CONFIGS = {
         seed=6, head_dim=6, n_head=4, n_head_kv=1, norm_eps=1e-6
     ),
 }
-# Where transformers reads the GGUF file to the same model, "gguf": it takes qwen3's
-# head_dim to be 128 and no window from one.
+GEMMA: dict[str, Any] = {"n_head": 2, "n_head_kv": 1, "head_dim": 256, "is_tied": True}
 ARCHITECTURE_CONFIGS = {
     "qwen2": TinyConfig(seed=21, arch="qwen2", n_head=6, n_head_kv=2, n_embd=96),
     "qwen2_late_windows": TinyConfig(
@@ -126,8 +125,53 @@ ARCHITECTURE_CONFIGS = {
     "mistral": TinyConfig(seed=26, arch="mistral", n_swa=20),
     "mistral_long_window": TinyConfig(seed=27, arch="mistral", n_swa=70, head_dim=32),
     "mistral_no_window": TinyConfig(seed=28, arch="mistral"),
+    "gemma2": TinyConfig(
+        seed=31,
+        arch="gemma2",
+        **GEMMA,
+        n_swa=20,
+        swa_period=2,
+        attn_softcap=50.0,
+        final_softcap=30.0,
+    ),
+    "gemma2_narrow_caps": TinyConfig(
+        seed=32,
+        arch="gemma2",
+        is_tied=True,
+        n_layer=3,
+        n_swa=70,
+        swa_period=2,
+        query_scalar=24,
+        attn_softcap=2.0,
+        final_softcap=5.0,
+    ),
+    "gemma3": TinyConfig(
+        seed=33,
+        arch="gemma3_text",
+        **GEMMA,
+        n_layer=7,
+        n_swa=20,
+        swa_period=6,
+        rope_base=1000000.0,
+    ),
+    "gemma3_scaled": TinyConfig(
+        seed=34,
+        arch="gemma3_text",
+        is_tied=True,
+        n_layer=3,
+        n_swa=33,
+        swa_period=2,
+        query_scalar=24,
+        final_softcap=8.0,
+        rope_base=1000000.0,
+        rope_base_local=500.0,
+        rope_scaling="linear",
+        rope_factor=8.0,
+    ),
 }
-READ_AS_GGUF = ("qwen2", "qwen3", "mistral_no_window")
+# Those that transformers reads to the same model from GGUF; it takes qwen3's head_dim
+# from its defaults, as Gemma's scale and soft caps, and no window for a llama.
+READ_AS_GGUF = ("qwen2", "qwen3", "mistral_no_window", "gemma2", "gemma3")
 N_TINY_TOKENS = 96
 N_LONG_TOKENS = 160  # beyond the windows, and more than two blocks of attention
 N_GREEDY = 48
@@ -213,9 +257,11 @@ def make_tiny_goldens(file: str, configs: dict[str, TinyConfig], n_token: int) -
                 "greedy_margin": margin,
             }
             if name in READ_AS_GGUF:
-                tiny_model.write_gguf(tiny, Path(folder) / "model.gguf")
+                alone = Path(folder) / "gguf"
+                alone.mkdir()
+                tiny_model.write_gguf(tiny, alone / "model.gguf")
                 again = transformers_model(
-                    pretrained_model_name_or_path=folder, gguf_file="model.gguf"
+                    pretrained_model_name_or_path=alone, gguf_file="model.gguf"
                 )
                 error = np.abs(all_logits(again, tokens) - logits).max()
                 assert error < 1e-3, (name, error)

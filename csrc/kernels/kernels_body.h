@@ -114,6 +114,25 @@ silu_mul(int32_t n, const float *restrict up, float *restrict gate)
 }
 
 static void
+gelu_mul(int32_t n, const float *restrict up, float *restrict gate)
+{
+    const float twice =
+        1.59576912f; // 2 sqrt(2 / pi): (1 + tanh(u)) / 2 is 1 / (1 + e^-2u)
+    for (int32_t i = 0; i < n; i++) {
+        float a = gate[i];
+        gate[i] = a / (1.0f + exp_approx(-twice * (a + 0.044715f * a * a * a))) * up[i];
+    }
+}
+
+static void
+softcap(int32_t n, float cap, float *x)
+{
+    float twice = 2.0f / cap;
+    for (int32_t i = 0; i < n; i++)
+        x[i] = cap - 2.0f * cap / (exp_approx(x[i] * twice) + 1.0f);
+}
+
+static void
 rope(int32_t rope_dim, int has_halves, const float *restrict cosine,
      const float *restrict sine, float *restrict x)
 {
@@ -297,8 +316,8 @@ merge(int32_t n, const float *restrict y, float max, float total, float *restric
 
 static DEAL_INLINE void
 attend_queries(const int n_q, int32_t i_first, int32_t n_key, int32_t head_dim,
-               float scale, const float *q, const float *kt, const float *const *cell,
-               size_t v_offset, float *state)
+               float scale, float cap, const float *q, const float *kt,
+               const float *const *cell, size_t v_offset, float *state)
 {
     enum { STEP = 4 };
     float s[3][DEAL_BLOCK_LEN], max[3], total[3], y[3][DEAL_HEAD_DIM_MAX];
@@ -308,7 +327,11 @@ attend_queries(const int n_q, int32_t i_first, int32_t n_key, int32_t head_dim,
         score_some(n_q, (n_score - j0) / N_LANE, head_dim, q, kt, j0, s);
     for (int h = 0; h < n_q; h++) {
         for (int j = 0; j < n_score; j++)
-            s[h][j] = j >= i_first && j < n_key ? s[h][j] * scale : -INFINITY;
+            s[h][j] *= scale;
+        if (cap > 0.0f)
+            softcap(n_score, cap, s[h]);
+        for (int j = 0; j < n_score; j++)
+            s[h][j] = j >= i_first && j < n_key ? s[h][j] : -INFINITY;
         max[h] = max_of(n_score, s[h]);
         float lane[N_LANE] = {0};
         for (int j = 0; j < n_score; j += N_LANE)
@@ -331,17 +354,17 @@ attend_queries(const int n_q, int32_t i_first, int32_t n_key, int32_t head_dim,
 
 static void
 attend(int32_t i_first, int32_t n_key, int32_t n_q, int32_t head_dim, float scale,
-       const float *q, const float *kt, const float *const *cell, size_t v_offset,
-       float *state)
+       float cap, const float *q, const float *kt, const float *const *cell,
+       size_t v_offset, float *state)
 {
     size_t n_state = (size_t)DEAL_ATTENTION_LEN(head_dim);
     int32_t h = 0;
     for (; h + N_QUERY <= n_q; h += N_QUERY)
-        attend_queries(N_QUERY, i_first, n_key, head_dim, scale, q + h * head_dim, kt,
-                       cell, v_offset, state + (size_t)h * n_state);
+        attend_queries(N_QUERY, i_first, n_key, head_dim, scale, cap, q + h * head_dim,
+                       kt, cell, v_offset, state + (size_t)h * n_state);
     for (; h < n_q; h++)
-        attend_queries(1, i_first, n_key, head_dim, scale, q + h * head_dim, kt, cell,
-                       v_offset, state + (size_t)h * n_state);
+        attend_queries(1, i_first, n_key, head_dim, scale, cap, q + h * head_dim, kt,
+                       cell, v_offset, state + (size_t)h * n_state);
 }
 
 // --- quantised rows ------------------------------------------------------------------
@@ -407,6 +430,8 @@ const deal_kernels DEAL_KERNELS_SET = {
     .rms_norm = rms_norm,
     .add = add,
     .silu_mul = silu_mul,
+    .gelu_mul = gelu_mul,
+    .softcap = softcap,
     .rope = rope,
     .transpose_keys = transpose_keys,
     .attend = attend,

@@ -169,11 +169,12 @@ attend_block(const deal_attention *a, int32_t i_block, int32_t i_head_kv,
     size_t q_dim = (size_t)hp->n_head * (size_t)hp->head_dim;
     size_t k_offset = deal_trie_key_offset(a->trie, a->i_layer, i_head_kv);
     size_t v_offset = deal_trie_value_offset(a->trie, a->i_layer, i_head_kv);
-    float scale = 1.0f / sqrtf((float)hp->head_dim);
+    float scale =
+        hp->attn_scale > 0.0f ? hp->attn_scale : 1.0f / sqrtf((float)hp->head_dim);
     for (int32_t r = r_begin; r < r_end; r++) {
         // Keys [i_first, n_key) of the block are the row's, cut to the block below.
         int32_t n_key = a->trie->node[a->node[r]].depth - i_block * DEAL_BLOCK_LEN;
-        int32_t i_first = n_key - a->n_window;
+        int32_t i_first = n_key > 0 ? n_key - a->n_window : 0;
         if (n_key <= 0 || i_first >= DEAL_BLOCK_LEN)
             continue;
         int32_t i = a->row_block[a->row_begin[r] + (size_t)i_block];
@@ -185,7 +186,7 @@ attend_block(const deal_attention *a, int32_t i_block, int32_t i_head_kv,
         i_first = i_first > 0 ? i_first : 0;
         n_key = n_key < DEAL_BLOCK_LEN ? n_key : DEAL_BLOCK_LEN;
         a->kernels->attend(
-            i_first, n_key, n_q, hp->head_dim, scale,
+            i_first, n_key, n_q, hp->head_dim, scale, hp->attn_softcap,
             a->q + (size_t)r * q_dim + (size_t)(i_head_kv * n_q * hp->head_dim), kt,
             block->cell, v_offset, states + (size_t)(r - r_begin) * n_state);
     }

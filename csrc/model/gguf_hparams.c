@@ -1,6 +1,7 @@
 #include "model/gguf_hparams.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,14 +10,18 @@ typedef struct family {
     const char *name; // general.architecture, and the prefix of the keys
     deal_rope_pairing rope_pairing;
     bool has_qk_norm;
+    int32_t swa_period; // every so many layers have no window: Gemma
+    float rope_base;
 } family;
 
 static const family families[] = {
-    {"llama", DEAL_ROPE_ADJACENT, false},
-    {"qwen2", DEAL_ROPE_HALVES, false},
-    {"qwen3", DEAL_ROPE_HALVES, true},
+    {"llama", DEAL_ROPE_ADJACENT, false, 0, 1e4f},
+    {"qwen2", DEAL_ROPE_HALVES, false, 0, 1e4f},
+    {"qwen3", DEAL_ROPE_HALVES, true, 0, 1e4f},
+    {"gemma2", DEAL_ROPE_HALVES, false, 2, 1e4f},
+    {"gemma3", DEAL_ROPE_HALVES, true, 6, 1e6f},
 };
-#define FAMILY_NAMES "\"llama\", \"qwen2\" or \"qwen3\""
+#define FAMILY_NAMES "llama, qwen2, qwen3, gemma2 or gemma3"
 
 // What the reading functions share.
 typedef struct reader {
@@ -128,7 +133,7 @@ get_rope(reader *r)
     if (text && !is_linear && !is_text(text, size, "none"))
         return refuse(key, "\"none\" or \"linear\"", text, size, r->err);
     hp->rope_dim = hp->head_dim;
-    hp->rope_base = 10000.0f;
+    hp->rope_base = r->family->rope_base;
     DEAL_TRY(get_i32(r, "rope.dimension_count", false, &hp->rope_dim));
     DEAL_TRY(get_f32(r, "rope.freq_base", false, &hp->rope_base));
     if (is_linear) {
@@ -156,6 +161,12 @@ get_heads(reader *r)
     return DEAL_OK;
 }
 
+static bool
+is_family(const reader *r, const char *name)
+{
+    return strcmp(r->family->name, name) == 0;
+}
+
 // Mistral is a "llama" with a window in every layer. Which layers of a Qwen have one,
 // its files do not say.
 static deal_status
@@ -166,13 +177,55 @@ get_window(reader *r)
     DEAL_TRY(get_i32(r, "attention.sliding_window", false, &n));
     if (n == 0 || n >= hp->n_ctx_train)
         return DEAL_OK;
-    if (strcmp(r->family->name, "llama") != 0)
+    if (!is_family(r, "llama"))
         return deal_fail(r->err, DEAL_ERR_UNSUPPORTED,
                          "%s: a window of %d, shorter than the context of %d, is not "
                          "supported",
                          r->key, n, hp->n_ctx_train);
     hp->n_swa = n;
     return DEAL_OK;
+}
+
+// The scale of scores is that of the head's dimension, but of n_embd / n_head in the
+// models of 27B, which are known by their layers alone.
+static deal_status
+get_gemma_scores(reader *r)
+{
+    deal_hparams *hp = r->hp;
+    bool is_second = is_family(r, "gemma2");
+    if (hp->n_layer == (is_second ? 46 : 62) && hp->n_head > 0)
+        hp->attn_scale = 1.0f / sqrtf((float)hp->n_embd / (float)hp->n_head);
+    DEAL_TRY(get_f32(r, "attention.scale", false, &hp->attn_scale));
+    hp->attn_softcap = is_second ? 50.0f : 0.0f;
+    hp->final_softcap = is_second ? 30.0f : 0.0f;
+    DEAL_TRY(get_f32(r, "final_logit_softcapping", false, &hp->final_softcap));
+    DEAL_TRY(get_f32(r, "attn_logit_softcapping", false, &hp->attn_softcap));
+    if (!is_second && hp->attn_softcap != 0.0f)
+        return deal_fail(r->err, DEAL_ERR_UNSUPPORTED, "%s: a gemma3 has none, got %g",
+                         r->key, (double)hp->attn_softcap);
+    return DEAL_OK;
+}
+
+static deal_status
+get_gemma(reader *r)
+{
+    deal_hparams *hp = r->hp;
+    bool is_second = is_family(r, "gemma2");
+    hp->has_post_norm = true;
+    hp->activation = DEAL_ACTIVATION_GELU;
+    hp->embd_scale = sqrtf((float)hp->n_embd);
+    hp->n_swa = is_second ? 4096 : 0;
+    hp->swa_period = r->family->swa_period;
+    DEAL_TRY(get_i32(r, "attention.sliding_window", false, &hp->n_swa));
+    DEAL_TRY(get_i32(r, "attention.sliding_window_pattern", false, &hp->swa_period));
+    if (hp->swa_period == 0)
+        return deal_fail(r->err, DEAL_ERR_FORMAT, "key %s: expected 1 or more, got 0",
+                         r->key);
+    if (!is_second) {
+        hp->rope_base_local = 10000.0f;
+        DEAL_TRY(get_f32(r, "rope.freq_base_swa", false, &hp->rope_base_local));
+    }
+    return get_gemma_scores(r);
 }
 
 // The vocabulary's size is said up to three times; all must agree.
@@ -223,7 +276,7 @@ deal_gguf_hparams(const deal_gguf *gguf, deal_hparams *out, deal_error *err)
     DEAL_TRY(get_f32(&r, "attention.layer_norm_rms_epsilon", true, &hp.norm_eps));
     DEAL_TRY(get_heads(&r));
     DEAL_TRY(get_rope(&r));
-    DEAL_TRY(get_window(&r));
+    DEAL_TRY(r.family->swa_period ? get_gemma(&r) : get_window(&r));
     DEAL_TRY(get_vocab(&r));
     hp.is_tied = deal_tensor_find(&gguf->tensors, "output.weight") == NULL;
     DEAL_TRY(deal_hparams_check(&hp, err));

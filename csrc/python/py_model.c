@@ -6,7 +6,7 @@
 #include "common/alloc.h"
 #include "python/py_status.h"
 
-typedef enum field_type { COUNT, REAL, FLAG, PAIRING, SCALING } field_type;
+typedef enum field_type { COUNT, REAL, FLAG, PAIRING, SCALING, ACTIVATION } field_type;
 
 // The fields of deal_hparams, which are the keys of its dict.
 #define FIELD(name, type)                                                              \
@@ -29,11 +29,19 @@ static const struct {
     FIELD(norm_eps, REAL),
     FIELD(is_tied, FLAG),
     FIELD(has_qk_norm, FLAG),
+    FIELD(has_post_norm, FLAG),
+    FIELD(norm_base, REAL),
+    FIELD(activation, ACTIVATION),
+    FIELD(embd_scale, REAL),
+    FIELD(attn_scale, REAL),
+    FIELD(attn_softcap, REAL),
+    FIELD(final_softcap, REAL),
     FIELD(n_swa, COUNT),
     FIELD(swa_begin, COUNT),
     FIELD(swa_period, COUNT),
     FIELD(rope_dim, COUNT),
     FIELD(rope_base, REAL),
+    FIELD(rope_base_local, REAL),
     FIELD(rope_pairing, PAIRING),
     FIELD(rope_scaling, SCALING),
     FIELD(rope_factor, REAL),
@@ -56,8 +64,11 @@ read_real(PyObject *value, float *field)
 static int
 read_field(PyObject *value, size_t i_field, deal_hparams *hp)
 {
-    static const long max[] = {
-        [COUNT] = INT32_MAX, [FLAG] = 1, [PAIRING] = 1, [SCALING] = 2};
+    static const long max[] = {[COUNT] = INT32_MAX,
+                               [FLAG] = 1,
+                               [PAIRING] = 1,
+                               [SCALING] = 2,
+                               [ACTIVATION] = 1};
     field_type type = fields[i_field].type;
     void *field = (char *)hp + fields[i_field].offset;
     if (type == REAL)
@@ -74,6 +85,8 @@ read_field(PyObject *value, size_t i_field, deal_hparams *hp)
         *(bool *)field = number != 0;
     else if (type == PAIRING)
         *(deal_rope_pairing *)field = (deal_rope_pairing)number;
+    else if (type == ACTIVATION)
+        *(deal_activation *)field = (deal_activation)number;
     else if (type == SCALING)
         *(deal_rope_scaling *)field = (deal_rope_scaling)number;
     else
@@ -108,6 +121,8 @@ field_value(const deal_hparams *hp, size_t i_field)
         return PyBool_FromLong(*(const bool *)field);
     case PAIRING:
         return PyLong_FromLong((long)*(const deal_rope_pairing *)field);
+    case ACTIVATION:
+        return PyLong_FromLong((long)*(const deal_activation *)field);
     case SCALING:
         return PyLong_FromLong((long)*(const deal_rope_scaling *)field);
     default:

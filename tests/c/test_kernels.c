@@ -58,6 +58,35 @@ test_silu_mul(const deal_kernels *k)
 }
 
 static void
+test_gelu_mul(const deal_kernels *k)
+{
+    const double scale[] = {1.0, 30.0, 1e6};
+    for (int s = 0; s < 3; s++) {
+        fill(a, N_MAX, 3, scale[s]);
+        fill(b, N_MAX, 4, 1.0);
+        memcpy(c, a, sizeof a);
+        k->gelu_mul(N_MAX, b, c);
+        for (int i = 0; i < N_MAX; i++) {
+            double x = a[i], u = sqrt(2.0 / acos(-1.0)) * (x + 0.044715 * x * x * x);
+            CHECK_NEAR(c[i], x * (1.0 + tanh(u)) / 2.0 * b[i], 1e-6 * (1.0 + fabs(x)));
+        }
+    }
+}
+
+static void
+test_softcap(const deal_kernels *k)
+{
+    const double scale[] = {0.1, 3.0, 60.0, 1e6};
+    for (int s = 0; s < 4; s++) {
+        fill(a, N_MAX, 3, scale[s]);
+        memcpy(c, a, sizeof a);
+        k->softcap(N_MAX, 30.0f, c);
+        for (int i = 0; i < N_MAX; i++)
+            CHECK_NEAR(c[i], 30.0 * tanh(a[i] / 30.0), 30.0 * 5e-7);
+    }
+}
+
+static void
 test_rope(const deal_kernels *k)
 {
     enum { N = 20, N_PAIR = 7 }; // the last 6 dimensions are not rotated
@@ -103,7 +132,7 @@ test_transpose(const deal_kernels *k)
 
 // One block after another from key `i_begin` on, the last one cut short.
 static void
-test_attention(const deal_kernels *k, int head_dim, int n_q, int i_begin)
+test_attention(const deal_kernels *k, int head_dim, int n_q, int i_begin, float cap)
 {
     enum { N_KEY = 3 * DEAL_BLOCK_LEN, STRIDE = 100 };
     static float cell[N_KEY][STRIDE], q[5 * 40], state[5 * 64];
@@ -130,7 +159,7 @@ test_attention(const deal_kernels *k, int head_dim, int n_q, int i_begin)
             k->transpose_keys(n_listed, head_dim, base + j, 5, kt);
             k->attend(i_begin > j ? i_begin - j : 0,
                       n - j < DEAL_BLOCK_LEN ? n - j : DEAL_BLOCK_LEN, n_q, head_dim,
-                      0.3f, q, kt, base + j, 50, state);
+                      0.3f, cap, q, kt, base + j, 50, state);
         }
         for (int h = 0; h < n_q; h++) {
             double weight[N_KEY], total = 0.0;
@@ -138,7 +167,8 @@ test_attention(const deal_kernels *k, int head_dim, int n_q, int i_begin)
                 double dot = 0.0;
                 for (int i = 0; i < head_dim; i++)
                     dot += (double)q[h * head_dim + i] * (double)cell[j][5 + i];
-                weight[j] = exp(0.3 * dot);
+                double score = 0.3 * dot;
+                weight[j] = exp(cap > 0.0f ? cap * tanh(score / cap) : score);
                 total += weight[j];
             }
             for (int i = 0; i < head_dim; i++) {
@@ -211,14 +241,17 @@ test_set(const deal_kernels *k)
     printf("kernels: %s\n", k->name);
     test_rms_norm(k);
     test_silu_mul(k);
+    test_gelu_mul(k);
+    test_softcap(k);
     test_rope(k);
     test_transpose(k);
     const int i_begin[] = {0, 1, 63, 64, 100};
     for (int i = 0; i < 5; i++) {
-        test_attention(k, 20, 3, i_begin[i]);
-        test_attention(k, 6, 2, i_begin[i]);
-        test_attention(k, 32, 5, i_begin[i]);
-        test_attention(k, 40, 1, i_begin[i]);
+        test_attention(k, 20, 3, i_begin[i], 0.0f);
+        test_attention(k, 6, 2, i_begin[i], 0.0f);
+        test_attention(k, 32, 5, i_begin[i], 0.0f);
+        test_attention(k, 40, 1, i_begin[i], 0.0f);
+        test_attention(k, 32, 5, i_begin[i], 2.0f);
     }
     test_quantize(k);
     test_head(k);

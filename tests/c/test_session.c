@@ -220,7 +220,7 @@ test_window(deal_model *model)
         run_chain(model, token, N_NODE, n_batch[i], logits[1]);
         CHECK(memcmp(logits[0], logits[1], sizeof logits[0]) == 0);
     }
-    model->hparams.n_swa = 0; // the window begins to count where it is full
+    model->hparams.n_swa = N_NODE; // the window begins to count where it is full
     run_chain(model, token, N_NODE, N_NODE, logits[1]);
     CHECK(memcmp(logits[0], logits[1], sizeof logits[0][0] * (size_t)n_swa) == 0);
     CHECK(memcmp(logits[0][n_swa], logits[1][n_swa], sizeof logits[0][0]) != 0);

@@ -10,7 +10,7 @@
 #include "model/model.h"
 
 #define TINY_N_LAYER 2
-#define TINY_N_TENSOR (3 + 11 * TINY_N_LAYER) // at most
+#define TINY_N_TENSOR (3 + 13 * TINY_N_LAYER) // at most
 
 typedef struct tiny_weights {
     deal_hparams hparams;
@@ -42,7 +42,8 @@ tiny_add(tiny_weights *tiny, const char *name, int64_t n_row, int64_t n_column)
     snprintf(tensor->name, sizeof tensor->name, "%s", name);
 }
 
-// With `n_swa` > 0 the first layer has a sliding window, and heads are normed.
+// With `n_swa` > 0 the first layer has a sliding window, heads are normed, and so on:
+// all that architectures have beside Llama.
 static inline void
 tiny_weights_make(tiny_weights *tiny, int32_t n_swa)
 {
@@ -64,6 +65,12 @@ tiny_weights_make(tiny_weights *tiny, int32_t n_swa)
         tiny->hparams.n_swa = n_swa;
         tiny->hparams.swa_period = 2;
         tiny->hparams.has_qk_norm = true;
+        tiny->hparams.has_post_norm = true;
+        tiny->hparams.activation = DEAL_ACTIVATION_GELU;
+        tiny->hparams.embd_scale = 8.0f;
+        tiny->hparams.attn_softcap = 5.0f;
+        tiny->hparams.final_softcap = 3.0f;
+        tiny->hparams.rope_base_local = 100.0f;
     }
     const deal_hparams *hp = &tiny->hparams;
     int64_t q_dim = hp->n_head * hp->head_dim, kv_dim = hp->n_head_kv * hp->head_dim;
@@ -82,9 +89,10 @@ tiny_weights_make(tiny_weights *tiny, int32_t n_swa)
             {"attn_v", kv_dim, hp->n_embd},     {"attn_output", hp->n_embd, q_dim},
             {"ffn_gate", hp->n_ff, hp->n_embd}, {"ffn_up", hp->n_ff, hp->n_embd},
             {"ffn_down", hp->n_embd, hp->n_ff}, {"attn_q_norm", 0, hp->head_dim},
-            {"attn_k_norm", 0, hp->head_dim},
+            {"attn_k_norm", 0, hp->head_dim},   {"post_attention_norm", 0, hp->n_embd},
+            {"post_ffw_norm", 0, hp->n_embd},
         };
-        size_t n_part = sizeof part / sizeof *part - (hp->has_qk_norm ? 0 : 2);
+        size_t n_part = sizeof part / sizeof *part - (n_swa > 0 ? 0 : 4);
         for (size_t p = 0; p < n_part; p++) {
             char name[64];
             snprintf(name, sizeof name, "blk.%d.%s.weight", i, part[p].name);

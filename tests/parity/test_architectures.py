@@ -37,6 +37,17 @@ FORMS = [
 WINDOWS = {
     "mistral": TinyConfig(arch="mistral", n_ctx=1024, n_swa=100),
     "qwen3": TinyConfig(arch="qwen3", n_ctx=1024, n_swa=70, swa_begin=1),
+    "gemma2": TinyConfig(
+        arch="gemma2",
+        n_ctx=1024,
+        n_swa=70,
+        swa_period=2,
+        is_tied=True,
+        attn_softcap=2.0,
+    ),
+    "gemma3": TinyConfig(
+        arch="gemma3_text", n_ctx=1024, n_swa=100, swa_period=2, is_tied=True
+    ),
 }
 
 
@@ -130,17 +141,22 @@ def test_a_prefix_has_the_same_logits(name: str, compute: str, tmp_path: Path) -
         ("mistral", "gguf", "llama"),
         ("qwen2", "folder", "qwen2"),
         ("qwen3", "gguf", "qwen3"),
+        ("gemma2", "gguf", "gemma2"),
+        ("gemma3_text", "folder", "gemma3_text"),
+        ("gemma3_text", "gguf", "gemma3"),
     ],
 )
 def test_info(arch: str, form: str, shown: str, tmp_path: Path) -> None:
-    n_swa = 20 if arch == "mistral" else 0
-    lm = load(TinyConfig(arch=arch, n_swa=n_swa), tmp_path, form)
+    n_swa = 0 if arch.startswith("qwen") else 20
+    is_gemma = arch.startswith("gemma")
+    config = TinyConfig(arch=arch, n_swa=n_swa, swa_period=2 * is_gemma)
+    lm = load(replace(config, is_tied=is_gemma), tmp_path, form)
     assert lm.architecture == shown
     result = CliRunner().invoke(cli.app, ["info", str(lm.path), "--json"])
     assert result.exit_code == 0, result.output
     facts = json.loads(result.output)
     assert facts["architecture"] == shown
     assert facts["hparams"]["n_swa"] == n_swa
-    assert facts["hparams"]["has_qk_norm"] == (arch == "qwen3")
+    assert facts["hparams"]["has_qk_norm"] == (arch in ("qwen3", "gemma3_text"))
     result = CliRunner().invoke(cli.app, ["info", str(lm.path)])
     assert f"architecture {shown}" in " ".join(result.output.split())

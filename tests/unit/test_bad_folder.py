@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,7 @@ def edit_json(path: Path, **changes: Any) -> None:
         ({"hidden_size": "wide"}, deal.ModelFormatError, "hidden_size"),
         ({"num_hidden_layers": 2}, deal.ModelFormatError, r"layers\.1|blk\.1"),
         ({"num_hidden_layers": -1}, deal.ModelFormatError, "layer"),
+        ({"num_hidden_layers": 2**31 - 1}, deal.ModelFormatError, "layer"),
         ({"num_attention_heads": 0}, deal.ModelFormatError, "head"),
         ({"vocab_size": 10}, deal.ModelFormatError, "10"),
         (
@@ -192,6 +195,64 @@ FULL, LOCAL = "full_attention", "sliding_attention"
             NotImplementedError,
             "layer_types",
         ),
+        ("gemma2", {"model_type": "gemma"}, NotImplementedError, "gemma"),
+        ("gemma3_text", {"model_type": "gemma3"}, NotImplementedError, "gemma3"),
+        (
+            "gemma3_text",
+            {"architectures": ["Gemma3ForConditionalGeneration"]},
+            NotImplementedError,
+            "Gemma3ForConditionalGeneration",
+        ),
+        ("gemma2", {"hidden_activation": "gelu"}, NotImplementedError, "hidden_act"),
+        (
+            "gemma2",
+            {"use_bidirectional_attention": True},
+            NotImplementedError,
+            "use_bidirectional_attention",
+        ),
+        (
+            "gemma2",
+            {"query_pre_attn_scalar": 0},
+            deal.ModelFormatError,
+            "query_pre_attn_scalar",
+        ),
+        (
+            "gemma2",
+            {"final_logit_softcapping": "none"},
+            deal.ModelFormatError,
+            "final_logit_softcapping",
+        ),
+        ("gemma2", {"sliding_window": 0}, deal.ModelFormatError, "sliding_window"),
+        (
+            "gemma3_text",
+            {"attn_logit_softcapping": 50.0},
+            NotImplementedError,
+            "attn_logit_softcapping",
+        ),
+        (
+            "gemma3_text",
+            {"layer_types": None, "sliding_window_pattern": 0},
+            deal.ModelFormatError,
+            "sliding_window_pattern",
+        ),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}},
+            deal.ModelFormatError,
+            "full_attention and sliding_attention",
+        ),
+        (
+            "gemma3_text",
+            {"rope_parameters": {FULL: {}, LOCAL: {"rope_type": "linear"}}},
+            NotImplementedError,
+            "linear",
+        ),
+        (
+            "gemma3_text",
+            {"rope_local_base_freq": -1.0},
+            deal.ModelFormatError,
+            "rope_local_base_freq",
+        ),
         ("mistral", {"sliding_window": 0}, deal.ModelFormatError, "sliding_window"),
         ("mistral", {"layer_types": [FULL] * 5}, NotImplementedError, "layer_types"),
     ],
@@ -203,8 +264,10 @@ def test_config_of_other_architectures(
     match: str,
     tmp_path: Path,
 ) -> None:
-    tiny = make_tiny(TinyConfig(arch=arch, n_layer=5, n_embd=32, n_ff=32))
-    tiny_model.write_hf_folder(tiny, tmp_path)
+    config = TinyConfig(arch=arch, n_layer=5, n_embd=32, n_ff=32)
+    if arch.startswith("gemma"):
+        config = replace(config, n_swa=20, swa_period=2, is_tied=True)
+    tiny_model.write_hf_folder(make_tiny(config), tmp_path)
     deal.load(tmp_path, threads=1)
     edit_json(tmp_path / "config.json", **changes)
     (tmp_path / "model.safetensors").unlink()  # refused before any weight is read
@@ -228,6 +291,43 @@ def test_norms_of_heads(tmp_path: Path) -> None:
     )
     with pytest.raises(NotImplementedError, match="attn_q_norm"):
         deal.load(tmp_path, threads=1)
+
+
+def test_gemma_defaults(tmp_path: Path) -> None:
+    """Keys as in older releases, and as transformers 5 writes them."""
+    shape = {"n_layer": 7, "n_embd": 32, "n_ff": 32, "n_head": 1, "n_head_kv": 1}
+    config = TinyConfig(arch="gemma3_text", head_dim=256, is_tied=True, **shape)
+    tiny_model.write_hf_folder(make_tiny(config), tmp_path)
+    keys = ("layer_types", "sliding_window", "rope_theta", "rope_local_base_freq")
+    keys += ("query_pre_attn_scalar", "head_dim", "tie_word_embeddings")
+    keys += ("final_logit_softcapping", "hidden_activation", "rope_scaling")
+    drop_keys(tmp_path / "config.json", *keys)
+    h = deal.load(tmp_path, threads=1).hparams
+    assert (h.n_swa, h.swa_begin, h.swa_period) == (4096, 0, 6)
+    assert (h.rope_base, h.rope_base_local) == (1e6, 1e4)
+    assert (h.attn_scale, h.attn_softcap, h.final_softcap) == (1 / 16, 0, 0)
+    assert (h.norm_base, h.head_dim, h.is_tied) == (1, 256, True)
+    assert h.embd_scale == pytest.approx(math.sqrt(32))
+    ropes = {
+        FULL: {"rope_theta": 5e5, "rope_type": "linear", "factor": 8.0},
+        LOCAL: {"rope_theta": 3e3, "rope_type": "default"},
+    }
+    edit_json(tmp_path / "config.json", rope_parameters=ropes)
+    h = deal.load(tmp_path, threads=1).hparams
+    assert (h.rope_base, h.rope_base_local, h.rope_factor) == (5e5, 3e3, 8)
+    edit_json(
+        tmp_path / "config.json",
+        model_type="gemma2",
+        architectures=["Gemma2ForCausalLM"],
+        rope_parameters=None,
+    )
+    with pytest.raises(NotImplementedError, match="norm"):  # of the heads
+        deal.load(tmp_path, threads=1)
+    tiny_model.write_hf_folder(make_tiny(replace(config, arch="gemma2")), tmp_path)
+    drop_keys(tmp_path / "config.json", *keys, "attn_logit_softcapping")
+    h = deal.load(tmp_path, threads=1).hparams
+    assert (h.n_swa, h.swa_period, h.rope_base_local) == (4096, 2, 0)
+    assert (h.attn_softcap, h.final_softcap, h.rope_base) == (50, 30, 1e4)
 
 
 @pytest.mark.parametrize(
