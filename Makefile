@@ -129,8 +129,8 @@ tsan:
 fuzz: build/.installed
 	@mkdir -p build/fuzz
 	$(CC) $(C_FLAGS) -fsanitize=address,undefined -fno-sanitize-recover=undefined \
-	    -DDEAL_FUZZ_MAIN tests/fuzz/fuzz_gguf.c csrc/model/gguf.c csrc/model/hparams.c \
-	    csrc/model/tensor.c csrc/model/mapped_file.c csrc/kernels/quant.c csrc/common/*.c \
+	    -DDEAL_FUZZ_MAIN tests/fuzz/fuzz_gguf.c csrc/model/gguf.c csrc/model/gguf_hparams.c \
+	    csrc/model/hparams.c csrc/model/tensor.c csrc/model/mapped_file.c csrc/kernels/quant.c csrc/common/*.c \
 	    -o build/fuzz/fuzz_gguf -lm -pthread
 	build/fuzz/fuzz_gguf
 

@@ -268,7 +268,7 @@ def info(
     table = Table(show_header=False, box=None)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for key in ("path", "size", "compute", "memory", "parameters"):
+    for key in ("path", "architecture", "size", "compute", "memory", "parameters"):
         value = facts[key]
         shown = f"{value / 1e6:.1f} MB" if key in ("size", "memory") else str(value)
         table.add_row(key, f"{value:,}" if key == "parameters" else shown)
@@ -478,6 +478,7 @@ def _model_facts(path: Path, compute: Compute) -> dict[str, Any]:
     library = type(tokenizer._backend).__name__.removesuffix("Backend").lower()
     return {
         "path": str(path),
+        "architecture": lm.architecture,
         "size": sum(row["size"] for row in types.values()),
         "compute": lm.compute,
         "memory": lm._core.owned_size,

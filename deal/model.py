@@ -49,8 +49,20 @@ class HParams:
     n_ctx_train: int
     norm_eps: float
     is_tied: bool
+    has_qk_norm: bool
+    has_post_norm: bool
+    norm_base: float
+    activation: int
+    embd_scale: float
+    attn_scale: float
+    attn_softcap: float
+    final_softcap: float
+    n_swa: int
+    swa_begin: int
+    swa_period: int
     rope_dim: int
     rope_base: float
+    rope_base_local: float
     rope_pairing: int
     rope_scaling: int
     rope_factor: float
@@ -108,15 +120,17 @@ def load(
     check_int("threads", threads, 1, 1024)
     path = _hub.resolve(os.fspath(model))
     if path.is_dir():
-        core, types, tokenizer = _load_folder(path, compute)
+        core, types, tokenizer, architecture = _load_folder(path, compute)
     else:
-        core, types, tokenizer = _load_gguf(path, compute)
+        core, types, tokenizer, architecture = _load_gguf(path, compute)
     hparams = HParams(**core.hparams)
     if max_length is None:
         max_length = hparams.n_ctx_train
     check_int("max_length", max_length, 1, hparams.n_ctx_train)
     compute = _pick_compute(compute, types)
-    return Model(core, tokenizer, hparams, path, compute, threads, max_length)
+    return Model(
+        core, tokenizer, hparams, path, compute, threads, max_length, architecture
+    )
 
 
 def _pick_compute(compute: str, types: Sequence[str]) -> str:
@@ -125,7 +139,7 @@ def _pick_compute(compute: str, types: Sequence[str]) -> str:
     return "f32" if all(name in _FLOAT_TYPES for name in types) else "int8"
 
 
-def _load_gguf(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer]:
+def _load_gguf(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer, str]:
     gguf = _core.Gguf(path)
     types = [row[1] for row in gguf.tensors]
     core = _core.Model.from_gguf(path, _COMPUTE[_pick_compute(compute, types)])
@@ -135,10 +149,10 @@ def _load_gguf(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer]:
             f"{path.name}: tokenizer.ggml.tokens: expected {core.hparams['n_vocab']} "
             f"tokens (rows of the embedding), got {tokenizer.vocab_size}"
         )
-    return core, types, tokenizer
+    return core, types, tokenizer, gguf.metadata["general.architecture"]
 
 
-def _load_folder(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer]:
+def _load_folder(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer, str]:
     checkpoint = _checkpoint.read_folder(path)
     files: list[str] = []
     tensors = []
@@ -152,7 +166,7 @@ def _load_folder(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer]:
     code = _COMPUTE[_pick_compute(compute, types)]
     core = _core.Model.from_tensors(dict(checkpoint.hparams), tensors, files, code)
     tokenizer = Tokenizer.from_pretrained(path, n_vocab=core.hparams["n_vocab"])
-    return core, types, tokenizer
+    return core, types, tokenizer, checkpoint.architecture
 
 
 class Model:
@@ -165,6 +179,8 @@ class Model:
     ----------
     tokenizer : Tokenizer
     hparams : HParams
+    architecture : str
+        As the checkpoint calls it, such as "llama" or "qwen3".
     path : Path
     compute : {"int8", "f32"}
     threads : int
@@ -181,6 +197,7 @@ class Model:
         compute: str,
         threads: int,
         max_length: int,
+        architecture: str,
     ) -> None:
         self._core = core
         self.tokenizer = tokenizer
@@ -189,6 +206,7 @@ class Model:
         self.compute = compute
         self.threads = threads
         self.max_length = max_length
+        self.architecture = architecture
         self._idle: list[Any] = []  # sessions that no request holds
         self._lock = threading.Lock()
 

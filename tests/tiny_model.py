@@ -1,4 +1,4 @@
-"""Seeded tiny random Llama models, written as GGUF files or Hugging Face folders.
+"""Seeded tiny random models, written as GGUF files or Hugging Face folders.
 
 A model is made from a `TinyConfig`. Every writer returns the *effective* weights: the
 numbers a reader gets from the file after rounding to its weight type, under Hugging
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tiny_keys
 from tiny_vocab import Vocabulary, tokenizer_json, vocabulary
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
@@ -55,6 +56,7 @@ CHAT_TEMPLATE = (
 class TinyConfig:
     """Shape, options and seed of a tiny model; names as in csrc/model/hparams.h."""
 
+    arch: str = "llama"  # Hugging Face's model_type
     n_embd: int = 64
     n_layer: int = 2
     n_head: int = 4
@@ -72,12 +74,43 @@ class TinyConfig:
     rope_low_freq_factor: float = 1.0
     rope_high_freq_factor: float = 4.0
     rope_n_ctx_orig: int = 64
+    n_swa: int = 0  # sliding window; 0: none
+    swa_begin: int = 0
+    swa_period: int = 0
+    rope_base_local: float = 10000.0  # gemma3_text, and those that follow Gemma
+    query_scalar: int = 0  # query_pre_attn_scalar; 0: head_dim
+    attn_softcap: float = 0.0
+    final_softcap: float = 0.0
     vocab: str = "byte"  # byte: byte-level BPE; spm: SentencePiece-style BPE
     seed: int = 0
 
     @property
     def n_vocab(self) -> int:
         return len(vocabulary(self.vocab).pieces)
+
+    @property
+    def has_qk_norm(self) -> bool:
+        return self.arch in ("qwen3", "gemma3_text")
+
+    @property
+    def is_gemma(self) -> bool:
+        return self.arch.startswith("gemma")
+
+    @property
+    def gguf_arch(self) -> str:
+        names = {"mistral": "llama", "gemma3_text": "gemma3"}
+        return names.get(self.arch, self.arch)
+
+    def has_bias(self, name: str) -> bool:
+        """Whether the matrix of this Hugging Face name has a bias."""
+        if name.startswith("mlp"):
+            return self.has_mlp_bias
+        return self.has_attn_bias or (self.arch == "qwen2" and "o_proj" not in name)
+
+    def is_local(self, i_layer: int) -> bool:
+        """Whether a layer has a sliding window."""
+        is_period = self.swa_period and (i_layer + 1) % self.swa_period == 0
+        return self.n_swa > 0 and i_layer >= self.swa_begin and not is_period
 
 
 @dataclass
@@ -104,6 +137,9 @@ def make_tiny(config: TinyConfig = TinyConfig()) -> TinyModel:
     def vector(n: int, centre: float, spread: float) -> np.ndarray:
         return (centre + spread * rng.standard_normal(n)).astype(np.float32)
 
+    def norm(n: int, centre: float = 1.0, spread: float = 0.1) -> np.ndarray:
+        return vector(n, centre - c.is_gemma, spread)  # Gemma's are one less
+
     head = matrix(c.n_vocab, c.n_embd, 3.0)
     head[-vocabulary(c.vocab).n_words :] *= 2.0  # the model writes words, mostly
     weights = {"model.embed_tokens.weight": head}
@@ -113,8 +149,14 @@ def make_tiny(config: TinyConfig = TinyConfig()) -> TinyModel:
     n_q, n_kv = c.n_head * c.head_dim, c.n_head_kv * c.head_dim
     for i in range(c.n_layer):
         p = f"model.layers.{i}."
-        weights[p + "input_layernorm.weight"] = vector(c.n_embd, 1.0, 0.1)
-        weights[p + "post_attention_layernorm.weight"] = vector(c.n_embd, 1.0, 0.1)
+        weights[p + "input_layernorm.weight"] = norm(c.n_embd)
+        weights[p + "post_attention_layernorm.weight"] = norm(c.n_embd)
+        if c.is_gemma:
+            weights[p + "pre_feedforward_layernorm.weight"] = norm(c.n_embd)
+            weights[p + "post_feedforward_layernorm.weight"] = norm(c.n_embd)
+        if c.has_qk_norm:
+            weights[p + "self_attn.q_norm.weight"] = norm(c.head_dim, 1.5, 0.2)
+            weights[p + "self_attn.k_norm.weight"] = norm(c.head_dim, 1.5, 0.2)
         for name, n_out, n_in, gain in (
             ("self_attn.q_proj", n_q, c.n_embd, 1.5),
             ("self_attn.k_proj", n_kv, c.n_embd, 1.5),
@@ -125,10 +167,9 @@ def make_tiny(config: TinyConfig = TinyConfig()) -> TinyModel:
             ("mlp.down_proj", c.n_embd, c.n_ff, 1.0),
         ):
             weights[f"{p}{name}.weight"] = matrix(n_out, n_in, gain)
-            is_attn = name.startswith("self_attn")
-            if c.has_attn_bias if is_attn else c.has_mlp_bias:
+            if c.has_bias(name):
                 weights[f"{p}{name}.bias"] = vector(n_out, 0.0, 0.2)
-    weights["model.norm.weight"] = vector(c.n_embd, 1.0, 0.1)
+    weights["model.norm.weight"] = norm(c.n_embd)
     return TinyModel(config, weights)
 
 
@@ -224,13 +265,20 @@ _GGUF_NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+_GEMMA_NAMES = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 
 
-def gguf_name(name: str) -> str:
+def gguf_name(name: str, is_gemma: bool = False) -> str:
     """GGUF's name of a tensor that has this Hugging Face name."""
     stem, suffix = name.rsplit(".", 1)
     whole = {"model.embed_tokens": "token_embd", "lm_head": "output"}
@@ -238,7 +286,8 @@ def gguf_name(name: str) -> str:
     if stem in whole:
         return f"{whole[stem]}.{suffix}"
     _, _, layer, rest = stem.split(".", 3)
-    return f"blk.{layer}.{_GGUF_NAMES[rest]}.{suffix}"
+    names = _GGUF_NAMES | (_GEMMA_NAMES if is_gemma else {})
+    return f"blk.{layer}.{names[rest]}.{suffix}"
 
 
 def permute_rows(rows: np.ndarray, n_head: int) -> np.ndarray:
@@ -266,27 +315,29 @@ def llama3_factors(config: TinyConfig) -> np.ndarray:
 def gguf_metadata(tiny: TinyModel) -> dict[str, tuple[str, Any]]:
     """Metadata as key -> (type, value); arrays have types such as "[str]"."""
     c, v = tiny.config, tiny.vocabulary
+    arch = c.gguf_arch
     meta: dict[str, tuple[str, Any]] = {
-        "general.architecture": ("str", "llama"),
+        "general.architecture": ("str", arch),
         "general.name": ("str", "tiny"),
-        "llama.block_count": ("u32", c.n_layer),
-        "llama.context_length": ("u32", c.n_ctx),
-        "llama.embedding_length": ("u32", c.n_embd),
-        "llama.feed_forward_length": ("u32", c.n_ff),
-        "llama.attention.head_count": ("u32", c.n_head),
-        "llama.attention.head_count_kv": ("u32", c.n_head_kv),
-        "llama.attention.layer_norm_rms_epsilon": ("f32", c.norm_eps),
-        "llama.rope.freq_base": ("f32", c.rope_base),
-        "llama.rope.dimension_count": ("u32", c.head_dim),
-        "llama.vocab_size": ("u32", len(v.pieces)),
+        f"{arch}.block_count": ("u32", c.n_layer),
+        f"{arch}.context_length": ("u32", c.n_ctx),
+        f"{arch}.embedding_length": ("u32", c.n_embd),
+        f"{arch}.feed_forward_length": ("u32", c.n_ff),
+        f"{arch}.attention.head_count": ("u32", c.n_head),
+        f"{arch}.attention.head_count_kv": ("u32", c.n_head_kv),
+        f"{arch}.attention.layer_norm_rms_epsilon": ("f32", c.norm_eps),
+        f"{arch}.rope.freq_base": ("f32", c.rope_base),
+        f"{arch}.rope.dimension_count": ("u32", c.head_dim),
+        f"{arch}.vocab_size": ("u32", len(v.pieces)),
         "general.file_type": ("u32", 0),
     }
     if c.head_dim * c.n_head != c.n_embd:
-        meta["llama.attention.key_length"] = ("u32", c.head_dim)
-        meta["llama.attention.value_length"] = ("u32", c.head_dim)
+        meta[f"{arch}.attention.key_length"] = ("u32", c.head_dim)
+        meta[f"{arch}.attention.value_length"] = ("u32", c.head_dim)
+    meta |= tiny_keys.gguf_keys(c)
     if c.rope_scaling == "linear":
-        meta["llama.rope.scaling.type"] = ("str", "linear")
-        meta["llama.rope.scaling.factor"] = ("f32", c.rope_factor)
+        meta[f"{arch}.rope.scaling.type"] = ("str", "linear")
+        meta[f"{arch}.rope.scaling.factor"] = ("f32", c.rope_factor)
     meta["tokenizer.ggml.model"] = ("str", "gpt2" if v.kind == "byte" else "llama")
     meta["tokenizer.ggml.tokens"] = ("[str]", v.pieces)
     meta["tokenizer.ggml.token_type"] = ("[i32]", v.types)
@@ -324,12 +375,15 @@ def gguf_tensors(
     stored, effective = effective_weights(tiny, weight_type)
     tensors = {}
     for name, (kind, rows) in stored.items():
-        if ".q_proj." in name or ".k_proj." in name:
+        is_qk = ".q_proj." in name or ".k_proj." in name
+        if is_qk and c.gguf_arch == "llama":
             per_row = rows.reshape(tiny.weights[name].shape[0], -1)
             rows = permute_rows(
                 per_row, c.n_head if ".q_proj." in name else c.n_head_kv
             )
-        tensors[gguf_name(name)] = GgufTensor(
+        if c.is_gemma and "norm" in name:
+            rows = tiny.weights[name] + np.float32(1)
+        tensors[gguf_name(name, c.is_gemma)] = GgufTensor(
             _GGML[kind][0], tiny.weights[name].shape, rows.tobytes()
         )
     if c.rope_scaling == "llama3":
@@ -397,8 +451,8 @@ def hf_config(tiny: TinyModel) -> dict[str, Any]:
     """The config.json of a model, as transformers writes it."""
     c = tiny.config
     config: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [tiny_keys.CLASS_NAMES[c.arch]],
+        "model_type": c.arch,
         "vocab_size": len(tiny.vocabulary.pieces),
         "hidden_size": c.n_embd,
         "intermediate_size": c.n_ff,
@@ -417,6 +471,7 @@ def hf_config(tiny: TinyModel) -> dict[str, Any]:
         "bos_token_id": 1,
         "eos_token_id": 2,
         "torch_dtype": "float32",
+        **tiny_keys.config_keys(c),
     }
     if c.rope_scaling == "linear":
         config["rope_scaling"] = {"rope_type": "linear", "factor": c.rope_factor}

@@ -1,6 +1,7 @@
 """Golden values for tests/parity, made with torch and transformers.
 
     python tools/make_goldens.py tiny
+    python tools/make_goldens.py architectures
     python tools/make_goldens.py stories
     python tools/make_goldens.py chat
     python tools/make_goldens.py smollm2 --model SmolLM2-135M-Instruct.Q4_1.gguf
@@ -106,7 +107,75 @@ TINY_CONFIGS = {
         seed=6, head_dim=6, n_head=4, n_head_kv=1, norm_eps=1e-6
     ),
 }
+GEMMA: dict[str, Any] = {"n_head": 2, "n_head_kv": 1, "head_dim": 256, "is_tied": True}
+ARCHITECTURE_CONFIGS = {
+    "qwen2": TinyConfig(seed=21, arch="qwen2", n_head=6, n_head_kv=2, n_embd=96),
+    "qwen2_late_windows": TinyConfig(
+        seed=22, arch="qwen2", n_layer=3, n_swa=20, swa_begin=1, is_tied=True
+    ),
+    "qwen3": TinyConfig(
+        seed=23, arch="qwen3", n_head=2, n_head_kv=1, head_dim=128, norm_eps=1e-6
+    ),
+    "qwen3_tied": TinyConfig(
+        seed=24, arch="qwen3", head_dim=24, is_tied=True, rope_base=1000000.0
+    ),
+    "qwen3_late_windows": TinyConfig(
+        seed=25, arch="qwen3", n_layer=3, n_swa=33, swa_begin=2
+    ),
+    "mistral": TinyConfig(seed=26, arch="mistral", n_swa=20),
+    "mistral_long_window": TinyConfig(seed=27, arch="mistral", n_swa=70, head_dim=32),
+    "mistral_no_window": TinyConfig(seed=28, arch="mistral"),
+    "gemma2": TinyConfig(
+        seed=31,
+        arch="gemma2",
+        **GEMMA,
+        n_swa=20,
+        swa_period=2,
+        attn_softcap=50.0,
+        final_softcap=30.0,
+    ),
+    "gemma2_narrow_caps": TinyConfig(
+        seed=32,
+        arch="gemma2",
+        is_tied=True,
+        n_layer=3,
+        n_swa=70,
+        swa_period=2,
+        query_scalar=24,
+        attn_softcap=2.0,
+        final_softcap=5.0,
+    ),
+    "gemma3": TinyConfig(
+        seed=33,
+        arch="gemma3_text",
+        **GEMMA,
+        n_layer=7,
+        n_swa=20,
+        swa_period=6,
+        rope_base=1000000.0,
+    ),
+    "gemma3_scaled": TinyConfig(
+        seed=34,
+        arch="gemma3_text",
+        is_tied=True,
+        n_layer=3,
+        n_swa=33,
+        swa_period=2,
+        query_scalar=24,
+        final_softcap=8.0,
+        rope_base=1000000.0,
+        rope_base_local=500.0,
+        rope_scaling="linear",
+        rope_factor=8.0,
+    ),
+}
+# Those that transformers reads to the same model from GGUF; it takes qwen3's head_dim
+# from its defaults, as Gemma's scale and soft caps, and no window for a llama.
+READ_AS_GGUF = ("qwen2", "qwen3", "mistral_no_window", "gemma2", "gemma3")
 N_TINY_TOKENS = 96
+N_LONG_TOKENS = 160  # beyond the windows, and more than two blocks of attention
+N_GREEDY = 48
+CHOICES = ("tiny", "architectures", "stories", "chat", "smollm2")
 
 
 def write_json(name: str, value: Any) -> None:
@@ -131,41 +200,82 @@ def versions() -> dict[str, str]:
 # --- tiny models ---------------------------------------------------------------------
 
 
-def make_tiny_goldens() -> None:
-    """Logits of random models by transformers, and how far the NumPy reference is."""
+def transformers_model(**where: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    return AutoModelForCausalLM.from_pretrained(
+        **where, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+def all_logits(model: Any, tokens: np.ndarray) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor(tokens)[None]).logits[0].numpy()
+
+
+def greedy_tokens(model: Any, prompt: np.ndarray) -> tuple[list[int], float]:
+    """What transformers generates, and its least margin between the best two."""
+    import torch
+
+    ids = torch.tensor(prompt)[None]
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=N_GREEDY,
+        min_new_tokens=N_GREEDY,
+        eos_token_id=None,
+        pad_token_id=0,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    top = torch.stack([step[0].topk(2).values for step in out.logits])
+    margin = float((top[:, 0] - top[:, 1]).min())
+    return out.sequences[0, len(prompt) :].tolist(), margin
+
+
+def make_tiny_goldens(file: str, configs: dict[str, TinyConfig], n_token: int) -> None:
+    """Logits of random models by transformers, and how far the NumPy reference is."""
     arrays, rows = {}, {}
-    for name, config in TINY_CONFIGS.items():
+    for name, config in configs.items():
         tiny = tiny_model.make_tiny(config)
         rng = np.random.default_rng(config.seed)
-        tokens = rng.integers(0, config.n_vocab, N_TINY_TOKENS)
+        tokens = rng.integers(0, config.n_vocab, n_token)
         columns = np.sort(rng.choice(config.n_vocab, 48, replace=False))
         with tempfile.TemporaryDirectory() as folder:
             tiny_model.write_hf_folder(tiny, Path(folder))
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, attn_implementation="eager"
-            ).eval()
-        with torch.no_grad():
-            logits = model(torch.tensor(tokens)[None]).logits[0].numpy()
+            model = transformers_model(pretrained_model_name_or_path=folder)
+            logits = all_logits(model, tokens)
+            greedy, margin = greedy_tokens(model, tokens[:10])
+            row: dict[str, Any] = {
+                "config": asdict(config),
+                "weights_sha256": tiny_model.weights_sha256(tiny),
+                "greedy": greedy,
+                "greedy_margin": margin,
+            }
+            if name in READ_AS_GGUF:
+                alone = Path(folder) / "gguf"
+                alone.mkdir()
+                tiny_model.write_gguf(tiny, alone / "model.gguf")
+                again = transformers_model(
+                    pretrained_model_name_or_path=alone, gguf_file="model.gguf"
+                )
+                error = np.abs(all_logits(again, tokens) - logits).max()
+                assert error < 1e-3, (name, error)
+                row["gguf_max_error"] = float(error)
         ours = numpy_llama.forward(config, tiny.weights, tokens)
-        error = float(np.abs(ours - logits).max())
-        spread = float(logits.std())
-        print(
-            f"{name}: max |numpy - transformers| {error:.2e}, logits' std {spread:.2f}"
-        )
+        row["numpy_max_error"] = float(np.abs(ours - logits).max())
+        rows[name] = row
+        print(f"{name}: {row}, logits' std {logits.std():.2f}")
         arrays[f"{name}_tokens"] = tokens.astype(np.int32)
         arrays[f"{name}_columns"] = columns.astype(np.int32)
         arrays[f"{name}_logits"] = logits[::2, columns]
-        rows[name] = {
-            "config": asdict(config),
-            "weights_sha256": tiny_model.weights_sha256(tiny),
-            "numpy_max_error": error,
-        }
     OUT.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(OUT / "tiny.npz", **arrays)
-    write_json("tiny.json", {"versions": versions(), "models": rows})
+    np.savez_compressed(OUT / f"{file}.npz", **arrays)
+    write_json(f"{file}.json", {"versions": versions(), "models": rows})
 
 
 def make_stories_golden() -> None:
@@ -450,11 +560,13 @@ def make_chat_goldens() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("tiny", "stories", "chat", "smollm2"))
+    parser.add_argument("what", choices=CHOICES)
     parser.add_argument("--model", type=Path, help="the SmolLM2 GGUF file")
     args = parser.parse_args()
     if args.what == "tiny":
-        make_tiny_goldens()
+        make_tiny_goldens("tiny", TINY_CONFIGS, N_TINY_TOKENS)
+    elif args.what == "architectures":
+        make_tiny_goldens("architectures", ARCHITECTURE_CONFIGS, N_LONG_TOKENS)
     elif args.what == "stories":
         make_stories_golden()
     elif args.what == "chat":

@@ -29,7 +29,7 @@ typedef struct deal_kernels {
     const char *name;
     bool is_unsigned; // symmetric 8-bit weights are wanted with an offset of 128
 
-    // y[i] = x[i] w[i] / sqrt(mean(x^2) + eps);  x, w, y (n,)
+    // y[i] = x[i] w[i] / sqrt(mean(x^2) + eps);  x, w, y (n,); y may be x
     void (*rms_norm)(int32_t n, const float *x, const float *w, float eps, float *y);
 
     // x[i] += y[i];  x, y (n,)
@@ -37,6 +37,13 @@ typedef struct deal_kernels {
 
     // gate[i] = silu(gate[i]) up[i], silu(a) = a / (1 + exp(-a));  gate, up (n,)
     void (*silu_mul)(int32_t n, const float *up, float *gate);
+
+    // gate[i] = gelu(gate[i]) up[i], gelu(a) = a (1 + tanh(u)) / 2 with
+    // u = sqrt(2 / pi) (a + 0.044715 a^3);  gate, up (n,)
+    void (*gelu_mul)(int32_t n, const float *up, float *gate);
+
+    // x[i] = cap tanh(x[i] / cap);  x (n,)
+    void (*softcap)(int32_t n, float cap, float *x);
 
     // Rotates pairs of one head: x (head_dim,), cos and sin (rope_dim / 2,). Pair i is
     // (2i, 2i + 1), or (i, i + rope_dim / 2) where `has_halves`.
@@ -50,14 +57,15 @@ typedef struct deal_kernels {
                            size_t k_offset, float *kt);
 
     // Adds a block of keys and values to the running attention of `n_q` queries that
-    // share a key-value head:  softmax over all blocks of (scale q . k[j]), times v[j].
-    // q (n_q, head_dim); the first `n_key` columns of kt count; value j lies at
-    // cell[j] + v_offset, padded to DEAL_HEAD_PAD(head_dim);
+    // share a key-value head:  softmax over all blocks of (scale q . k[j]), times v[j];
+    // scores go through softcap() first where `cap` is not 0.
+    // q (n_q, head_dim); columns [i_first, n_key) of kt count, one at least; value j
+    // lies at cell[j] + v_offset, padded to DEAL_HEAD_PAD(head_dim);
     // state (n_q, DEAL_ATTENTION_LEN(head_dim)). A block's own sums are made first and
     // then merged, so that the result does not depend on how blocks are visited.
-    void (*attend)(int32_t n_key, int32_t n_q, int32_t head_dim, float scale,
-                   const float *q, const float *kt, const float *const *cell,
-                   size_t v_offset, float *state);
+    void (*attend)(int32_t i_first, int32_t n_key, int32_t n_q, int32_t head_dim,
+                   float scale, float cap, const float *q, const float *kt,
+                   const float *const *cell, size_t v_offset, float *state);
 
     // Quantises a row to 8 bits in groups of 32: x[i] ~ scale[g] q[i], q in [-127, 127]
     // to nearest, ties to even. x (n,); `to` is the row's first word in its tile of

@@ -85,8 +85,7 @@ exp_approx(float x)
 // --- rows ----------------------------------------------------------------------------
 
 static void
-rms_norm(int32_t n, const float *restrict x, const float *restrict w, float eps,
-         float *restrict y)
+rms_norm(int32_t n, const float *x, const float *restrict w, float eps, float *y)
 {
     float lane[N_LANE] = {0};
     int32_t i = 0;
@@ -112,6 +111,25 @@ silu_mul(int32_t n, const float *restrict up, float *restrict gate)
 {
     for (int32_t i = 0; i < n; i++)
         gate[i] = gate[i] / (1.0f + exp_approx(-gate[i])) * up[i];
+}
+
+static void
+gelu_mul(int32_t n, const float *restrict up, float *restrict gate)
+{
+    const float twice =
+        1.59576912f; // 2 sqrt(2 / pi): (1 + tanh(u)) / 2 is 1 / (1 + e^-2u)
+    for (int32_t i = 0; i < n; i++) {
+        float a = gate[i];
+        gate[i] = a / (1.0f + exp_approx(-twice * (a + 0.044715f * a * a * a))) * up[i];
+    }
+}
+
+static void
+softcap(int32_t n, float cap, float *x)
+{
+    float twice = 2.0f / cap;
+    for (int32_t i = 0; i < n; i++)
+        x[i] = cap - 2.0f * cap / (exp_approx(x[i] * twice) + 1.0f);
 }
 
 static void
@@ -256,8 +274,9 @@ score_some(const int n_q, int n_part, int32_t head_dim, const float *q, const fl
 
 // y[h] = sum_j p[h][j] v[j] over `n_vec` vectors of dimensions from `d` on.
 static DEAL_INLINE void
-weigh_values(const int n_q, const int n_vec, int32_t n_key, float (*p)[DEAL_BLOCK_LEN],
-             const float *const *cell, size_t at, float *y, size_t y_stride)
+weigh_values(const int n_q, const int n_vec, int32_t i_first, int32_t n_key,
+             float (*p)[DEAL_BLOCK_LEN], const float *const *cell, size_t at, float *y,
+             size_t y_stride)
 {
     vec acc[3][4];
     DEAL_UNROLL(3)
@@ -265,7 +284,7 @@ weigh_values(const int n_q, const int n_vec, int32_t n_key, float (*p)[DEAL_BLOC
         DEAL_UNROLL(4)
     for (int i = 0; i < n_vec; i++)
         acc[h][i] = (vec){0};
-    for (int32_t j = 0; j < n_key; j++) {
+    for (int32_t j = i_first; j < n_key; j++) {
         const float *v = cell[j] + at;
         DEAL_UNROLL(4)
         for (int i = 0; i < n_vec; i++) {
@@ -296,9 +315,9 @@ merge(int32_t n, const float *restrict y, float max, float total, float *restric
 }
 
 static DEAL_INLINE void
-attend_queries(const int n_q, int32_t n_key, int32_t head_dim, float scale,
-               const float *q, const float *kt, const float *const *cell,
-               size_t v_offset, float *state)
+attend_queries(const int n_q, int32_t i_first, int32_t n_key, int32_t head_dim,
+               float scale, float cap, const float *q, const float *kt,
+               const float *const *cell, size_t v_offset, float *state)
 {
     enum { STEP = 4 };
     float s[3][DEAL_BLOCK_LEN], max[3], total[3], y[3][DEAL_HEAD_DIM_MAX];
@@ -308,7 +327,11 @@ attend_queries(const int n_q, int32_t n_key, int32_t head_dim, float scale,
         score_some(n_q, (n_score - j0) / N_LANE, head_dim, q, kt, j0, s);
     for (int h = 0; h < n_q; h++) {
         for (int j = 0; j < n_score; j++)
-            s[h][j] = j < n_key ? s[h][j] * scale : -INFINITY;
+            s[h][j] *= scale;
+        if (cap > 0.0f)
+            softcap(n_score, cap, s[h]);
+        for (int j = 0; j < n_score; j++)
+            s[h][j] = j >= i_first && j < n_key ? s[h][j] : -INFINITY;
         max[h] = max_of(n_score, s[h]);
         float lane[N_LANE] = {0};
         for (int j = 0; j < n_score; j += N_LANE)
@@ -320,27 +343,28 @@ attend_queries(const int n_q, int32_t n_key, int32_t head_dim, float scale,
     }
     int32_t d = 0;
     for (; d + STEP * N_VEC <= n_pad; d += STEP * N_VEC)
-        weigh_values(n_q, STEP, n_key, s, cell, v_offset + (size_t)d, y[0] + d,
+        weigh_values(n_q, STEP, i_first, n_key, s, cell, v_offset + (size_t)d, y[0] + d,
                      DEAL_HEAD_DIM_MAX);
     for (; d < n_pad; d += N_VEC)
-        weigh_values(n_q, 1, n_key, s, cell, v_offset + (size_t)d, y[0] + d,
+        weigh_values(n_q, 1, i_first, n_key, s, cell, v_offset + (size_t)d, y[0] + d,
                      DEAL_HEAD_DIM_MAX);
     for (int h = 0; h < n_q; h++)
         merge(n_pad, y[h], max[h], total[h], state + h * DEAL_ATTENTION_LEN(head_dim));
 }
 
 static void
-attend(int32_t n_key, int32_t n_q, int32_t head_dim, float scale, const float *q,
-       const float *kt, const float *const *cell, size_t v_offset, float *state)
+attend(int32_t i_first, int32_t n_key, int32_t n_q, int32_t head_dim, float scale,
+       float cap, const float *q, const float *kt, const float *const *cell,
+       size_t v_offset, float *state)
 {
     size_t n_state = (size_t)DEAL_ATTENTION_LEN(head_dim);
     int32_t h = 0;
     for (; h + N_QUERY <= n_q; h += N_QUERY)
-        attend_queries(N_QUERY, n_key, head_dim, scale, q + h * head_dim, kt, cell,
-                       v_offset, state + (size_t)h * n_state);
+        attend_queries(N_QUERY, i_first, n_key, head_dim, scale, cap, q + h * head_dim,
+                       kt, cell, v_offset, state + (size_t)h * n_state);
     for (; h < n_q; h++)
-        attend_queries(1, n_key, head_dim, scale, q + h * head_dim, kt, cell, v_offset,
-                       state + (size_t)h * n_state);
+        attend_queries(1, i_first, n_key, head_dim, scale, cap, q + h * head_dim, kt,
+                       cell, v_offset, state + (size_t)h * n_state);
 }
 
 // --- quantised rows ------------------------------------------------------------------
@@ -406,6 +430,8 @@ const deal_kernels DEAL_KERNELS_SET = {
     .rms_norm = rms_norm,
     .add = add,
     .silu_mul = silu_mul,
+    .gelu_mul = gelu_mul,
+    .softcap = softcap,
     .rope = rope,
     .transpose_keys = transpose_keys,
     .attend = attend,

@@ -169,9 +169,13 @@ attend_block(const deal_attention *a, int32_t i_block, int32_t i_head_kv,
     size_t q_dim = (size_t)hp->n_head * (size_t)hp->head_dim;
     size_t k_offset = deal_trie_key_offset(a->trie, a->i_layer, i_head_kv);
     size_t v_offset = deal_trie_value_offset(a->trie, a->i_layer, i_head_kv);
-    float scale = 1.0f / sqrtf((float)hp->head_dim);
+    float scale =
+        hp->attn_scale > 0.0f ? hp->attn_scale : 1.0f / sqrtf((float)hp->head_dim);
     for (int32_t r = r_begin; r < r_end; r++) {
-        if (i_block >= n_block_of(a, r))
+        // Keys [i_first, n_key) of the block are the row's, cut to the block below.
+        int32_t n_key = a->trie->node[a->node[r]].depth - i_block * DEAL_BLOCK_LEN;
+        int32_t i_first = n_key > 0 ? n_key - a->n_window : 0;
+        if (n_key <= 0 || i_first >= DEAL_BLOCK_LEN)
             continue;
         int32_t i = a->row_block[a->row_begin[r] + (size_t)i_block];
         const deal_attention_block *block = &a->block[i];
@@ -179,10 +183,10 @@ attend_block(const deal_attention *a, int32_t i_block, int32_t i_head_kv,
             a->kernels->transpose_keys(block->n_key, hp->head_dim, block->cell,
                                        k_offset, kt);
         i_seen = i;
-        int32_t n_key = a->trie->node[a->node[r]].depth - i_block * DEAL_BLOCK_LEN;
+        i_first = i_first > 0 ? i_first : 0;
         n_key = n_key < DEAL_BLOCK_LEN ? n_key : DEAL_BLOCK_LEN;
         a->kernels->attend(
-            n_key, n_q, hp->head_dim, scale,
+            i_first, n_key, n_q, hp->head_dim, scale, hp->attn_softcap,
             a->q + (size_t)r * q_dim + (size_t)(i_head_kv * n_q * hp->head_dim), kt,
             block->cell, v_offset, states + (size_t)(r - r_begin) * n_state);
     }
@@ -228,6 +232,8 @@ deal_attention_run(deal_attention *a, int32_t i_layer, const float *q, float *ou
     int32_t n_head_kv = a->hparams->n_head_kv;
     int32_t n_run = 4 * deal_pool_n_thread(a->pool);
     a->i_layer = i_layer;
+    a->n_window =
+        deal_hparams_is_local(a->hparams, i_layer) ? a->hparams->n_swa : INT32_MAX;
     a->q = q;
     a->out = out;
     a->n_chunk_row = (a->n_row * n_head_kv + n_run - 1) / n_run;

@@ -3,7 +3,8 @@
  * A path is cut into blocks of DEAL_BLOCK_LEN positions, counted from the root. A block
  * that several rows share is listed once, its keys are transposed once, and all rows
  * that see it are served while it is in the cache. Every row adds up its blocks in
- * order, whatever the batch, so that its result depends on its path alone.
+ * order, whatever the batch, so that its result depends on its path alone. In a layer
+ * with a sliding window it sees the part of its path in the window.
  */
 #ifndef DEAL_MODEL_ATTENTION_H
 #define DEAL_MODEL_ATTENTION_H
@@ -36,9 +37,10 @@ typedef struct deal_attention {
 
     // the layer at hand
     int32_t i_layer, n_chunk_row;
-    const float *q; // (n_row, n_head * head_dim) after RoPE
-    float *out;     // (n_row, n_head * head_dim)
-    float *scratch; // (n_thread, transposed keys and the rows' running sums)
+    int32_t n_window; // positions that a row sees; INT32_MAX without a window
+    const float *q;   // (n_row, n_head * head_dim) after RoPE
+    float *out;       // (n_row, n_head * head_dim)
+    float *scratch;   // (n_thread, transposed keys and the rows' running sums)
     size_t scratch_len;
     size_t size; // bytes of all this
 } deal_attention;

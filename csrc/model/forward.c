@@ -35,8 +35,8 @@ deal_forward_init(deal_forward *f, const deal_model *model, deal_trie *trie,
     f->v = scratch(f, DEAL_FORWARD_ROWS, kv_dim);
     f->gate = scratch(f, DEAL_FORWARD_ROWS, hp->n_ff);
     f->up = scratch(f, DEAL_FORWARD_ROWS, hp->n_ff);
-    f->cosine = scratch(f, DEAL_FORWARD_ROWS, hp->rope_dim / 2);
-    f->sine = scratch(f, DEAL_FORWARD_ROWS, hp->rope_dim / 2);
+    f->cosine = scratch(f, DEAL_FORWARD_ROWS, deal_hparams_n_freq(hp));
+    f->sine = scratch(f, DEAL_FORWARD_ROWS, deal_hparams_n_freq(hp));
     if (f->x && f->h && f->q && f->attended && f->k && f->v && f->gate && f->up &&
         f->cosine && f->sine)
         return DEAL_OK;
@@ -63,17 +63,19 @@ begin_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
     deal_forward *f = context;
     const deal_hparams *hp = &f->model->hparams;
     const deal_weights *w = &f->model->weights;
-    size_t n_embd = (size_t)hp->n_embd, n_pair = (size_t)hp->rope_dim / 2;
+    size_t n_embd = (size_t)hp->n_embd, n_freq = (size_t)deal_hparams_n_freq(hp);
     size_t row_size = deal_type_row_size(w->embedding.type, hp->n_embd);
     for (size_t r = (size_t)i_begin; r < (size_t)i_end; r++) {
         const deal_trie_node *node = &f->trie->node[f->node[r]];
         const uint8_t *row = (const uint8_t *)w->embedding.data;
         deal_type_dequantize(w->embedding.type, row + (size_t)node->token * row_size,
                              hp->n_embd, f->x + r * n_embd);
-        for (size_t i = 0; i < n_pair; i++) {
+        for (size_t i = 0; hp->embd_scale > 0.0f && i < n_embd; i++)
+            f->x[r * n_embd + i] *= hp->embd_scale;
+        for (size_t i = 0; i < n_freq; i++) {
             float angle = (float)(node->depth - 1) * w->inv_freq[i];
-            f->cosine[r * n_pair + i] = (float)cos((double)angle);
-            f->sine[r * n_pair + i] = (float)sin((double)angle);
+            f->cosine[r * n_freq + i] = (float)cos((double)angle);
+            f->sine[r * n_freq + i] = (float)sin((double)angle);
         }
     }
 }
@@ -93,27 +95,38 @@ norm_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
     }
 }
 
-// Rotates queries and keys, and stores keys and values in the rows' cells.
+// Norms and rotates queries and keys, and stores keys and values in the rows' cells.
 static void
 store_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
 {
     (void)i_thread;
     deal_forward *f = context;
     const deal_hparams *hp = &f->model->hparams;
-    size_t head_dim = (size_t)hp->head_dim, n_pair = (size_t)hp->rope_dim / 2;
+    size_t head_dim = (size_t)hp->head_dim, n_freq = (size_t)deal_hparams_n_freq(hp);
     size_t q_dim = (size_t)hp->n_head * head_dim;
     size_t kv_dim = (size_t)hp->n_head_kv * head_dim;
+    const deal_layer_weights *w = &f->model->weights.layer[f->i_layer];
     int has_halves = hp->rope_pairing == DEAL_ROPE_HALVES;
     for (size_t r = (size_t)i_begin; r < (size_t)i_end; r++) {
-        const float *cosine = f->cosine + r * n_pair, *sine = f->sine + r * n_pair;
+        const float *cosine = f->cosine + r * n_freq, *sine = f->sine + r * n_freq;
+        if (hp->rope_base_local > 0.0f && deal_hparams_is_local(hp, f->i_layer)) {
+            cosine += hp->rope_dim / 2;
+            sine += hp->rope_dim / 2;
+        }
         float *cell = deal_trie_cell(f->trie, f->node[r]);
-        for (size_t d = 0; d < q_dim; d += head_dim)
-            f->kernels->rope(hp->rope_dim, has_halves, cosine, sine,
-                             f->q + r * q_dim + d);
+        for (size_t d = 0; d < q_dim; d += head_dim) {
+            float *q = f->q + r * q_dim + d;
+            if (hp->has_qk_norm)
+                f->kernels->rms_norm(hp->head_dim, q, w->q_norm, hp->norm_eps, q);
+            f->kernels->rope(hp->rope_dim, has_halves, cosine, sine, q);
+        }
         for (int32_t h = 0; h < hp->n_head_kv; h++) {
             size_t at = r * kv_dim + (size_t)h * head_dim;
-            f->kernels->rope(hp->rope_dim, has_halves, cosine, sine, f->k + at);
-            memcpy(cell + deal_trie_key_offset(f->trie, f->i_layer, h), f->k + at,
+            float *k = f->k + at;
+            if (hp->has_qk_norm)
+                f->kernels->rms_norm(hp->head_dim, k, w->k_norm, hp->norm_eps, k);
+            f->kernels->rope(hp->rope_dim, has_halves, cosine, sine, k);
+            memcpy(cell + deal_trie_key_offset(f->trie, f->i_layer, h), k,
                    head_dim * sizeof *cell);
             memcpy(cell + deal_trie_value_offset(f->trie, f->i_layer, h), f->v + at,
                    head_dim * sizeof *cell);
@@ -126,10 +139,13 @@ activate_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
 {
     (void)i_thread;
     deal_forward *f = context;
-    int32_t n_ff = f->model->hparams.n_ff;
+    const deal_hparams *hp = &f->model->hparams;
     for (int32_t r = i_begin; r < i_end; r++) {
-        size_t at = (size_t)r * (size_t)n_ff;
-        f->kernels->silu_mul(n_ff, f->up + at, f->gate + at);
+        size_t at = (size_t)r * (size_t)hp->n_ff;
+        if (hp->activation == DEAL_ACTIVATION_GELU)
+            f->kernels->gelu_mul(hp->n_ff, f->up + at, f->gate + at);
+        else
+            f->kernels->silu_mul(hp->n_ff, f->up + at, f->gate + at);
         deal_matmul_put_row(f->matmul, &f->inputs, r);
     }
 }
@@ -140,6 +156,32 @@ make_inputs(deal_forward *f, int32_t n_in, float *x, deal_loop_fn fn)
 {
     f->inputs = deal_matmul_begin(f->matmul, f->n_row, n_in, x);
     deal_parallel_for(f->pool, f->n_row, 0, fn, f);
+}
+
+// x += rms_norm(h)
+static void
+add_normed_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
+{
+    (void)i_thread;
+    deal_forward *f = context;
+    int32_t n_embd = f->model->hparams.n_embd;
+    for (int32_t r = i_begin; r < i_end; r++) {
+        float *h = f->h + (size_t)r * (size_t)n_embd;
+        f->kernels->rms_norm(n_embd, h, f->norm, f->model->hparams.norm_eps, h);
+        f->kernels->add(n_embd, h, f->x + (size_t)r * (size_t)n_embd);
+    }
+}
+
+// x += W inputs, or its norm where `post_norm` is given.
+static void
+add_product(deal_forward *f, const deal_matrix *w, const float *bias,
+            const float *post_norm)
+{
+    const deal_product product = {w, bias, post_norm ? f->h : f->x, !post_norm};
+    deal_matmul_run(f->matmul, &f->inputs, &product, 1);
+    f->norm = post_norm;
+    if (post_norm)
+        deal_parallel_for(f->pool, f->n_row, 0, add_normed_rows, f);
 }
 
 static void
@@ -159,8 +201,7 @@ run_layer(deal_forward *f)
     f->inputs =
         deal_matmul_begin(f->matmul, f->n_row, hp->n_head * hp->head_dim, f->attended);
     deal_matmul_put_rows(f->matmul, &f->inputs);
-    const deal_product o = {&w->o, w->o_bias, f->x, true};
-    deal_matmul_run(f->matmul, &f->inputs, &o, 1);
+    add_product(f, &w->o, w->o_bias, w->attn_post_norm);
 
     f->norm = w->ffn_norm;
     make_inputs(f, hp->n_embd, f->h, norm_rows);
@@ -168,8 +209,7 @@ run_layer(deal_forward *f)
                                     {&w->up, w->up_bias, f->up, false}};
     deal_matmul_run(f->matmul, &f->inputs, gate_up, 2);
     make_inputs(f, hp->n_ff, f->gate, activate_rows);
-    const deal_product down = {&w->down, w->down_bias, f->x, true};
-    deal_matmul_run(f->matmul, &f->inputs, &down, 1);
+    add_product(f, &w->down, w->down_bias, w->ffn_post_norm);
 }
 
 // The final norm of every row, into its cell.

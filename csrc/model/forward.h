@@ -1,13 +1,15 @@
-/* The transformer's forward pass over trie nodes (Llama architecture).
+/* The transformer's forward pass over trie nodes (Llama and its relatives).
  *
- *     x = embedding[token]
- *     each layer:  h = rms_norm(x);  q, k, v = Wq h, Wk h, Wv h;  rope(q), rope(k)
- *                  x += Wo attention(q, keys and values of the path)
- *                  h = rms_norm(x);  x += Wdown (silu(Wgate h) * (Wup h))
- *     hidden = rms_norm(x);  logits = Whead hidden
+ *     x = embd_scale embedding[token]
+ *     each layer:  h = rms_norm(x);  q, k, v = Wq h, Wk h, Wv h;
+ *                  q, k = rope(norm(q)), rope(norm(k))
+ *                  x += norm(Wo attention(q, keys and values of the path))
+ *                  h = rms_norm(x);  x += norm(Wdown (act(Wgate h) * (Wup h)))
+ *     hidden = rms_norm(x);  logits = softcap(Whead hidden)
  *
- * One row is one node. Rows of a batch share nothing but the time their weights are
- * read.
+ * norm is RMSNorm where the hyper-parameters have it, else nothing; act is SiLU or
+ * GELU. One row is one node. Rows of a batch share nothing but the time their weights
+ * are read.
  */
 #ifndef DEAL_MODEL_FORWARD_H
 #define DEAL_MODEL_FORWARD_H
@@ -36,7 +38,7 @@ typedef struct deal_forward {
     float *q, *attended;     // (DEAL_FORWARD_ROWS, n_head * head_dim)
     float *k, *v;            // (DEAL_FORWARD_ROWS, n_head_kv * head_dim)
     float *gate, *up;        // (DEAL_FORWARD_ROWS, n_ff)
-    float *cosine, *sine;    // (DEAL_FORWARD_ROWS, rope_dim / 2)
+    float *cosine, *sine;    // (DEAL_FORWARD_ROWS, deal_hparams_n_freq)
     size_t size;             // bytes of scratch
 } deal_forward;
 

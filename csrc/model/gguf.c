@@ -253,9 +253,9 @@ read_tensors(reader *r, uint64_t n_tensor, uint64_t alignment, deal_gguf *gguf)
     return deal_tensor_table_check(table, r->err);
 }
 
-static deal_status
-get_uint(const deal_gguf *gguf, const char *key, bool is_needed, uint64_t *value,
-         deal_error *err)
+deal_status
+deal_gguf_get_uint(const deal_gguf *gguf, const char *key, bool is_needed,
+                   uint64_t *value, deal_error *err)
 {
     const deal_gguf_entry *entry = deal_gguf_find(gguf, key);
     if (!entry && !is_needed)
@@ -307,7 +307,8 @@ deal_gguf_parse(const uint8_t *data, size_t size, deal_gguf *out, deal_error *er
     DEAL_TRY(take_u64(&r, "metadata count", &n_entry));
     deal_status status;
     DEAL_TRY_GOTO(read_entries(&r, n_entry, &gguf), fail);
-    DEAL_TRY_GOTO(get_uint(&gguf, "general.alignment", false, &alignment, err), fail);
+    DEAL_TRY_GOTO(
+        deal_gguf_get_uint(&gguf, "general.alignment", false, &alignment, err), fail);
     if (alignment < 1 || alignment > 65536 || (alignment & (alignment - 1)) != 0) {
         status = deal_fail(err, DEAL_ERR_FORMAT,
                            "key general.alignment: expected a power of 2 up to 65536, "
@@ -343,179 +344,4 @@ deal_gguf_close(deal_gguf *gguf)
     deal_free(gguf->tensors.tensor);
     deal_mapped_file_close(&gguf->file);
     *gguf = (deal_gguf){0};
-}
-
-static deal_status
-get_i32(const deal_gguf *gguf, const char *key, bool is_needed, int32_t *value,
-        deal_error *err)
-{
-    uint64_t wide = (uint64_t)(int64_t)*value;
-    DEAL_TRY(get_uint(gguf, key, is_needed, &wide, err));
-    if (wide > INT32_MAX)
-        return deal_fail(err, DEAL_ERR_FORMAT,
-                         "key %s: expected up to %d, got %" PRIu64, key, INT32_MAX,
-                         wide);
-    *value = (int32_t)wide;
-    return DEAL_OK;
-}
-
-static deal_status
-get_f32(const deal_gguf *gguf, const char *key, bool is_needed, float *value,
-        deal_error *err)
-{
-    const deal_gguf_entry *entry = deal_gguf_find(gguf, key);
-    if (!entry && !is_needed)
-        return DEAL_OK;
-    if (!entry)
-        return deal_fail(err, DEAL_ERR_FORMAT, "key %s is missing", key);
-    if (entry->is_array ||
-        (entry->type != DEAL_GGUF_FLOAT32 && entry->type != DEAL_GGUF_FLOAT64))
-        return deal_fail(err, DEAL_ERR_FORMAT, "key %s: expected a float, got type %d",
-                         key, (int)entry->type);
-    if (entry->type == DEAL_GGUF_FLOAT32) {
-        memcpy(value, entry->data, sizeof *value);
-    } else {
-        double wide;
-        memcpy(&wide, entry->data, sizeof wide);
-        *value = (float)wide;
-    }
-    return DEAL_OK;
-}
-
-// Whether string entry `key` reads `text`; where it is missing, `fallback`.
-static deal_status
-expect_string(const deal_gguf *gguf, const char *key, const char *text, bool fallback,
-              bool *is_equal, deal_error *err)
-{
-    const deal_gguf_entry *entry = deal_gguf_find(gguf, key);
-    if (!entry) {
-        *is_equal = fallback;
-        return DEAL_OK;
-    }
-    if (entry->is_array || entry->type != DEAL_GGUF_STRING)
-        return deal_fail(err, DEAL_ERR_FORMAT, "key %s: expected a string", key);
-    const uint8_t *cursor = entry->data;
-    const char *value;
-    size_t size;
-    deal_gguf_string_next(&cursor, &value, &size);
-    *is_equal = size == strlen(text) && memcmp(value, text, size) == 0;
-    return DEAL_OK;
-}
-
-static deal_status
-refuse(const deal_gguf *gguf, const char *key, const char *wanted, deal_error *err)
-{
-    const deal_gguf_entry *entry = deal_gguf_find(gguf, key);
-    const char *value = "";
-    size_t size = 0;
-    if (entry) {
-        const uint8_t *cursor = entry->data;
-        deal_gguf_string_next(&cursor, &value, &size);
-    }
-    return deal_fail(err, DEAL_ERR_UNSUPPORTED, "%s: expected %s, got \"%.*s\"", key,
-                     wanted, size < 64 ? (int)size : 64, value);
-}
-
-static deal_status
-get_rope(const deal_gguf *gguf, deal_hparams *hp, deal_error *err)
-{
-    bool is_none, is_linear;
-    const char *key = "llama.rope.scaling.type";
-    DEAL_TRY(expect_string(gguf, key, "none", true, &is_none, err));
-    DEAL_TRY(expect_string(gguf, key, "linear", false, &is_linear, err));
-    if (!is_none && !is_linear)
-        return refuse(gguf, key, "\"none\" or \"linear\"", err);
-    hp->rope_dim = hp->head_dim;
-    hp->rope_base = 10000.0f;
-    DEAL_TRY(get_i32(gguf, "llama.rope.dimension_count", false, &hp->rope_dim, err));
-    DEAL_TRY(get_f32(gguf, "llama.rope.freq_base", false, &hp->rope_base, err));
-    if (is_linear) {
-        hp->rope_scaling = DEAL_ROPE_SCALING_LINEAR;
-        DEAL_TRY(
-            get_f32(gguf, "llama.rope.scaling.factor", true, &hp->rope_factor, err));
-    }
-    return DEAL_OK;
-}
-
-static deal_status
-get_heads(const deal_gguf *gguf, deal_hparams *hp, deal_error *err)
-{
-    DEAL_TRY(get_i32(gguf, "llama.attention.head_count", true, &hp->n_head, err));
-    hp->n_head_kv = hp->n_head;
-    DEAL_TRY(
-        get_i32(gguf, "llama.attention.head_count_kv", false, &hp->n_head_kv, err));
-    hp->head_dim = hp->n_head > 0 ? hp->n_embd / hp->n_head : 0;
-    DEAL_TRY(get_i32(gguf, "llama.attention.key_length", false, &hp->head_dim, err));
-    int32_t value_dim = hp->head_dim;
-    DEAL_TRY(get_i32(gguf, "llama.attention.value_length", false, &value_dim, err));
-    if (value_dim != hp->head_dim)
-        return deal_fail(err, DEAL_ERR_UNSUPPORTED,
-                         "llama.attention.value_length: expected key_length %d, got %d",
-                         hp->head_dim, value_dim);
-    return DEAL_OK;
-}
-
-// The vocabulary's size is said up to three times; all must agree.
-static deal_status
-get_vocab(const deal_gguf *gguf, deal_hparams *hp, deal_error *err)
-{
-    const deal_tensor *embedding =
-        deal_tensor_find(&gguf->tensors, "token_embd.weight");
-    if (!embedding || embedding->n_dim != 2)
-        return deal_fail(err, DEAL_ERR_FORMAT,
-                         "tensor token_embd.weight: expected two dimensions, got %d",
-                         embedding ? embedding->n_dim : 0);
-    hp->n_vocab = (int32_t)embedding->dim[0];
-    int32_t n_said = hp->n_vocab;
-    DEAL_TRY(get_i32(gguf, "llama.vocab_size", false, &n_said, err));
-    if (n_said != hp->n_vocab)
-        return deal_fail(
-            err, DEAL_ERR_FORMAT,
-            "key llama.vocab_size: expected %d (rows of token_embd.weight), "
-            "got %d",
-            hp->n_vocab, n_said);
-    const deal_gguf_entry *tokens = deal_gguf_find(gguf, "tokenizer.ggml.tokens");
-    if (tokens && tokens->n_value != (uint64_t)hp->n_vocab)
-        return deal_fail(err, DEAL_ERR_FORMAT,
-                         "key tokenizer.ggml.tokens: expected %d tokens (rows of "
-                         "token_embd.weight), got %" PRIu64,
-                         hp->n_vocab, tokens->n_value);
-    return DEAL_OK;
-}
-
-deal_status
-deal_gguf_hparams(const deal_gguf *gguf, deal_hparams *out, deal_error *err)
-{
-    deal_hparams hp = {.rope_pairing = DEAL_ROPE_ADJACENT};
-    bool is_llama;
-    const char *architecture = "general.architecture";
-    DEAL_TRY(expect_string(gguf, architecture, "llama", false, &is_llama, err));
-    if (!is_llama)
-        return refuse(gguf, architecture, "\"llama\"", err);
-    int32_t n_expert = 0, window = 0;
-    DEAL_TRY(get_i32(gguf, "llama.expert_count", false, &n_expert, err));
-    if (n_expert > 0)
-        return deal_fail(err, DEAL_ERR_UNSUPPORTED,
-                         "llama.expert_count: mixtures of experts are not supported, "
-                         "got %d",
-                         n_expert);
-    DEAL_TRY(get_i32(gguf, "llama.block_count", true, &hp.n_layer, err));
-    DEAL_TRY(get_i32(gguf, "llama.context_length", true, &hp.n_ctx_train, err));
-    DEAL_TRY(get_i32(gguf, "llama.embedding_length", true, &hp.n_embd, err));
-    DEAL_TRY(get_i32(gguf, "llama.feed_forward_length", true, &hp.n_ff, err));
-    DEAL_TRY(get_f32(gguf, "llama.attention.layer_norm_rms_epsilon", true, &hp.norm_eps,
-                     err));
-    DEAL_TRY(get_i32(gguf, "llama.attention.sliding_window", false, &window, err));
-    if (window > 0 && window < hp.n_ctx_train)
-        return deal_fail(err, DEAL_ERR_UNSUPPORTED,
-                         "llama.attention.sliding_window: a window of %d, shorter than "
-                         "the context of %d, is not supported",
-                         window, hp.n_ctx_train);
-    DEAL_TRY(get_heads(gguf, &hp, err));
-    DEAL_TRY(get_rope(gguf, &hp, err));
-    DEAL_TRY(get_vocab(gguf, &hp, err));
-    hp.is_tied = deal_tensor_find(&gguf->tensors, "output.weight") == NULL;
-    DEAL_TRY(deal_hparams_check(&hp, err));
-    *out = hp;
-    return DEAL_OK;
 }

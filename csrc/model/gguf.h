@@ -8,7 +8,6 @@
 
 #include <stdbool.h>
 
-#include "model/hparams.h"
 #include "model/mapped_file.h"
 #include "model/tensor.h"
 
@@ -57,13 +56,12 @@ deal_status deal_gguf_parse(const uint8_t *data, size_t size, deal_gguf *gguf,
 void deal_gguf_close(deal_gguf *gguf);
 
 const deal_gguf_entry *deal_gguf_find(const deal_gguf *gguf, const char *key);
+// Reads an integer of any type; leaves `value` where the key is missing and not needed.
+// FORMAT for another type or a negative value, UNSUPPORTED for an array.
+deal_status deal_gguf_get_uint(const deal_gguf *gguf, const char *key, bool is_needed,
+                               uint64_t *value, deal_error *err);
 // Reads string `*cursor` of a string entry and moves the cursor (start with
 // entry->data).
 void deal_gguf_string_next(const uint8_t **cursor, const char **text, size_t *size);
-
-// Hyper-parameters from "llama.*" keys. UNSUPPORTED for another general.architecture,
-// rope scaling, or expert counts; before any weight is read.
-deal_status deal_gguf_hparams(const deal_gguf *gguf, deal_hparams *hparams,
-                              deal_error *err);
 
 #endif

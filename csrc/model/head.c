@@ -9,12 +9,12 @@ static const uint32_t wants_logits =
     DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z | DEAL_WANT_LOGITS | DEAL_WANT_TARGET;
 
 deal_status
-deal_head_init(deal_head *head, const deal_matrix *w, deal_matmul *matmul,
-               deal_error *err)
+deal_head_init(deal_head *head, const deal_matrix *w, float softcap,
+               deal_matmul *matmul, deal_error *err)
 {
     size_t n_thread = (size_t)deal_pool_n_thread(matmul->pool);
     size_t n_row = DEAL_HEAD_ROWS;
-    *head = (deal_head){.w = w, .matmul = matmul};
+    *head = (deal_head){.w = w, .softcap = softcap, .matmul = matmul};
     head->n_chunk = (w->n_out + DEAL_MATMUL_CHUNK - 1) / DEAL_MATMUL_CHUNK;
     size_t n_part = n_row * (size_t)head->n_chunk, n_x = n_row * (size_t)w->n_in;
     size_t n_logit = n_thread * n_row * DEAL_MATMUL_CHUNK;
@@ -152,9 +152,12 @@ run_chunks(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
         n_o = n_o < DEAL_MATMUL_CHUNK ? n_o : DEAL_MATMUL_CHUNK;
         deal_matmul_chunk(head->matmul, &head->inputs, head->w, o, n_o, NULL, false,
                           logits, DEAL_MATMUL_CHUNK, i_thread);
-        for (int32_t r = 0; r < head->inputs.n_row; r++)
-            reduce_row(head, r, i_thread, c, n_o,
-                       logits + (size_t)r * DEAL_MATMUL_CHUNK);
+        for (int32_t r = 0; r < head->inputs.n_row; r++) {
+            float *row = logits + (size_t)r * DEAL_MATMUL_CHUNK;
+            if (head->softcap > 0.0f)
+                head->matmul->kernels->softcap(n_o, head->softcap, row);
+            reduce_row(head, r, i_thread, c, n_o, row);
+        }
     }
 }
 

@@ -16,6 +16,7 @@
 
 typedef struct deal_head {
     const deal_matrix *w; // (n_vocab, n_embd)
+    float softcap;        // of logits; 0: none
     deal_matmul *matmul;  // borrowed
     int32_t n_chunk;
     deal_lm_item *const *item; // (n_row,) of the batch at hand
@@ -31,8 +32,8 @@ typedef struct deal_head {
     size_t size; // bytes of scratch
 } deal_head;
 
-deal_status deal_head_init(deal_head *head, const deal_matrix *w, deal_matmul *matmul,
-                           deal_error *err);
+deal_status deal_head_init(deal_head *head, const deal_matrix *w, float softcap,
+                           deal_matmul *matmul, deal_error *err);
 void deal_head_free(deal_head *head); // also of a zeroed one
 
 // Answers `n_row` <= DEAL_HEAD_ROWS items from their hidden states hidden[r] (n_embd,).

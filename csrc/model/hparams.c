@@ -26,6 +26,23 @@ check_positive(const char *name, float value, deal_error *err)
     return DEAL_OK;
 }
 
+static deal_status
+check_options(const deal_hparams *hp, deal_error *err)
+{
+    const struct {
+        const char *name;
+        float value;
+    } option[] = {
+        {"norm_base", hp->norm_base},         {"embd_scale", hp->embd_scale},
+        {"attn_scale", hp->attn_scale},       {"attn_softcap", hp->attn_softcap},
+        {"final_softcap", hp->final_softcap}, {"rope_base_local", hp->rope_base_local},
+    };
+    for (size_t i = 0; i < sizeof option / sizeof *option; i++)
+        if (option[i].value != 0.0f)
+            DEAL_TRY(check_positive(option[i].name, option[i].value, err));
+    return DEAL_OK;
+}
+
 deal_status
 deal_hparams_check(const deal_hparams *hp, deal_error *err)
 {
@@ -45,6 +62,13 @@ deal_hparams_check(const deal_hparams *hp, deal_error *err)
         return deal_fail(err, DEAL_ERR_FORMAT,
                          "rope_dim: expected an even number up to head_dim %d, got %d",
                          hp->head_dim, hp->rope_dim);
+    if (hp->n_swa != 0)
+        DEAL_TRY(check_count("n_swa", hp->n_swa, 64 * N_MAX, err));
+    if (hp->swa_begin < 0 || hp->swa_period < 0)
+        return deal_fail(err, DEAL_ERR_FORMAT,
+                         "swa_begin, swa_period: expected 0 or more, got %d, %d",
+                         hp->swa_begin, hp->swa_period);
+    DEAL_TRY(check_options(hp, err));
     DEAL_TRY(check_positive("norm_eps", hp->norm_eps, err));
     DEAL_TRY(check_positive("rope_base", hp->rope_base, err));
     if (hp->rope_scaling != DEAL_ROPE_SCALING_NONE)
@@ -64,6 +88,13 @@ deal_hparams_check(const deal_hparams *hp, deal_error *err)
     return DEAL_OK;
 }
 
+bool
+deal_hparams_is_local(const deal_hparams *hp, int32_t i_layer)
+{
+    return hp->n_swa > 0 && i_layer >= hp->swa_begin &&
+           (hp->swa_period == 0 || (i_layer + 1) % hp->swa_period != 0);
+}
+
 // Low frequencies are divided by the factor, high ones kept, those between blended.
 static double
 llama3_freq(const deal_hparams *hp, double freq)
@@ -80,6 +111,12 @@ llama3_freq(const deal_hparams *hp, double freq)
     return (1.0 - smooth) * freq / (double)hp->rope_factor + smooth * freq;
 }
 
+int32_t
+deal_hparams_n_freq(const deal_hparams *hp)
+{
+    return hp->rope_base_local > 0.0f ? hp->rope_dim : hp->rope_dim / 2;
+}
+
 void
 deal_hparams_inv_freq(const deal_hparams *hp, float *inv_freq)
 {
@@ -91,4 +128,6 @@ deal_hparams_inv_freq(const deal_hparams *hp, float *inv_freq)
             freq = llama3_freq(hp, freq);
         inv_freq[i] = (float)freq;
     }
+    for (int32_t i = hp->rope_dim / 2, j = 0; i < deal_hparams_n_freq(hp); i++, j++)
+        inv_freq[i] = (float)pow((double)hp->rope_base_local, -2.0 * j / hp->rope_dim);
 }

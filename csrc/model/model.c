@@ -2,6 +2,7 @@
 
 #include "common/alloc.h"
 #include "kernels/gemm_cblas.h"
+#include "model/gguf_hparams.h"
 
 deal_status
 deal_model_from_tensors(const deal_hparams *hparams, const deal_tensor_table *table,

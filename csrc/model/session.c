@@ -216,7 +216,8 @@ deal_session_new(const deal_model *model, int32_t n_ctx, int32_t n_thread,
                   fail);
     DEAL_TRY_GOTO(deal_forward_init(&s->forward, model, &s->trie, &s->matmul, err),
                   fail);
-    DEAL_TRY_GOTO(deal_head_init(&s->head, &model->weights.head, &s->matmul, err),
+    DEAL_TRY_GOTO(deal_head_init(&s->head, &model->weights.head, hp->final_softcap,
+                                 &s->matmul, err),
                   fail);
     *out = s;
     return DEAL_OK;

@@ -74,6 +74,15 @@ load_vector(loader *l, const char *name, int64_t n, float **out)
 }
 
 static deal_status
+load_norm(loader *l, const char *name, int64_t n, float **out)
+{
+    DEAL_TRY(load_vector(l, name, n, out));
+    for (int64_t i = 0; i < n; i++)
+        (*out)[i] += l->hp->norm_base;
+    return DEAL_OK;
+}
+
+static deal_status
 load_optional(loader *l, const char *name, int64_t n, float **out)
 {
     if (!deal_tensor_find(l->table, name))
@@ -188,6 +197,33 @@ load_matrix(loader *l, const char *name, int64_t n_out, int64_t n_in, deal_matri
 }
 
 static deal_status
+load_norms(loader *l, int32_t i_layer)
+{
+    const deal_hparams *hp = l->hp;
+    deal_layer_weights *w = &l->weights->layer[i_layer];
+    const struct {
+        const char *name;
+        float **norm;
+        int32_t n;
+        bool is_there;
+    } part[] = {
+        {"attn_norm", &w->attn_norm, hp->n_embd, true},
+        {"ffn_norm", &w->ffn_norm, hp->n_embd, true},
+        {"post_attention_norm", &w->attn_post_norm, hp->n_embd, hp->has_post_norm},
+        {"post_ffw_norm", &w->ffn_post_norm, hp->n_embd, hp->has_post_norm},
+        {"attn_q_norm", &w->q_norm, hp->head_dim, hp->has_qk_norm},
+        {"attn_k_norm", &w->k_norm, hp->head_dim, hp->has_qk_norm},
+    };
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
+        char name[DEAL_TENSOR_NAME_SIZE];
+        snprintf(name, sizeof name, "blk.%d.%s.weight", i_layer, part[i].name);
+        if (part[i].is_there)
+            DEAL_TRY(load_norm(l, name, part[i].n, part[i].norm));
+    }
+    return DEAL_OK;
+}
+
+static deal_status
 load_layer(loader *l, int32_t i_layer)
 {
     const deal_hparams *hp = l->hp;
@@ -209,10 +245,7 @@ load_layer(loader *l, int32_t i_layer)
         {"ffn_down", &w->down, &w->down_bias, hp->n_embd, hp->n_ff},
     };
     char name[DEAL_TENSOR_NAME_SIZE];
-    snprintf(name, sizeof name, "blk.%d.attn_norm.weight", i_layer);
-    DEAL_TRY(load_vector(l, name, hp->n_embd, &w->attn_norm));
-    snprintf(name, sizeof name, "blk.%d.ffn_norm.weight", i_layer);
-    DEAL_TRY(load_vector(l, name, hp->n_embd, &w->ffn_norm));
+    DEAL_TRY(load_norms(l, i_layer));
     for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
         snprintf(name, sizeof name, "blk.%d.%s.weight", i_layer, part[i].name);
         DEAL_TRY(load_matrix(l, name, part[i].n_out, part[i].n_in, part[i].matrix));
@@ -241,7 +274,8 @@ load_rope(loader *l)
 {
     int32_t n = l->hp->rope_dim / 2;
     float *divisor = NULL;
-    l->weights->inv_freq = deal_alloc((size_t)n, sizeof(float));
+    l->weights->inv_freq =
+        deal_alloc((size_t)deal_hparams_n_freq(l->hp), sizeof(float));
     if (!l->weights->inv_freq)
         return deal_fail_memory(l->err, "RoPE frequencies");
     deal_hparams_inv_freq(l->hp, l->weights->inv_freq);
@@ -288,8 +322,8 @@ deal_weights_load(const deal_hparams *hp, const deal_tensor_table *table,
         goto done;
     }
     DEAL_TRY_GOTO(load_head(&l), done);
-    DEAL_TRY_GOTO(
-        load_vector(&l, "output_norm.weight", hp->n_embd, &loaded.output_norm), done);
+    DEAL_TRY_GOTO(load_norm(&l, "output_norm.weight", hp->n_embd, &loaded.output_norm),
+                  done);
     DEAL_TRY_GOTO(load_rope(&l), done);
     for (int32_t i = 0; i < hp->n_layer; i++)
         DEAL_TRY_GOTO(load_layer(&l, i), done);
@@ -305,8 +339,10 @@ done:
 static void
 free_layer(deal_layer_weights *w)
 {
-    float *vector[] = {w->attn_norm, w->ffn_norm,  w->q_bias,  w->k_bias,   w->v_bias,
-                       w->o_bias,    w->gate_bias, w->up_bias, w->down_bias};
+    float *vector[] = {w->attn_norm, w->ffn_norm, w->attn_post_norm, w->ffn_post_norm,
+                       w->q_norm,    w->k_norm,   w->q_bias,         w->k_bias,
+                       w->v_bias,    w->o_bias,   w->gate_bias,      w->up_bias,
+                       w->down_bias};
     for (size_t i = 0; i < sizeof vector / sizeof *vector; i++)
         deal_free(vector[i]);
 }

@@ -27,6 +27,9 @@ typedef struct deal_matrix {
 typedef struct deal_layer_weights {
     float *attn_norm;           // (n_embd,)
     float *ffn_norm;            // (n_embd,)
+    float *attn_post_norm;      // (n_embd,) where has_post_norm, else NULL
+    float *ffn_post_norm;       // likewise
+    float *q_norm, *k_norm;     // (head_dim,) where has_qk_norm, else NULL
     deal_matrix q, k, v, o;     // (n_head * head_dim, n_embd), (n_head_kv * head_dim,
                                 // n_embd), same, (n_embd, n_head * head_dim)
     deal_matrix gate, up, down; // (n_ff, n_embd), same, (n_embd, n_ff)
@@ -39,7 +42,7 @@ typedef struct deal_weights {
     float *output_norm;        // (n_embd,)
     deal_tensor embedding;     // (n_vocab, n_embd) as in the file; rows read one by one
     deal_matrix head;          // (n_vocab, n_embd)
-    float *inv_freq;           // (rope_dim / 2,) with rope_freqs.weight applied
+    float *inv_freq;           // (deal_hparams_n_freq,) with rope_freqs.weight applied
     deal_arena arena;          // what matrices are in that are not in the file
     size_t owned_size;         // bytes held besides the mapped file
 } deal_weights;

@@ -1,105 +1,146 @@
 /* deal._core.Model: weights in memory. */
 #include "python/py_model.h"
 
-#include <limits.h>
+#include <stddef.h>
 
 #include "common/alloc.h"
 #include "python/py_status.h"
 
-static int
-get_long(PyObject *dict, const char *key, long min, long max, long *out)
-{
-    PyObject *value = PyDict_GetItemString(dict, key); // borrowed
-    if (!value) {
-        PyErr_Format(PyExc_ValueError, "hparams: %s is missing", key);
-        return -1;
+typedef enum field_type { COUNT, REAL, FLAG, PAIRING, SCALING, ACTIVATION } field_type;
+
+// The fields of deal_hparams, which are the keys of its dict.
+#define FIELD(name, type)                                                              \
+    {                                                                                  \
+#        name, type, offsetof(deal_hparams, name)                                      \
     }
-    long number = PyLong_AsLong(value);
-    if (number == -1 && PyErr_Occurred())
-        return -1;
-    if (number < min || number > max) {
-        PyErr_Format(PyExc_ValueError, "hparams: %s: expected %ld to %ld, got %ld", key,
-                     min, max, number);
-        return -1;
-    }
-    *out = number;
-    return 0;
-}
+static const struct {
+    const char *key;
+    field_type type;
+    size_t offset;
+} fields[] = {
+    FIELD(n_vocab, COUNT),
+    FIELD(n_embd, COUNT),
+    FIELD(n_layer, COUNT),
+    FIELD(n_head, COUNT),
+    FIELD(n_head_kv, COUNT),
+    FIELD(head_dim, COUNT),
+    FIELD(n_ff, COUNT),
+    FIELD(n_ctx_train, COUNT),
+    FIELD(norm_eps, REAL),
+    FIELD(is_tied, FLAG),
+    FIELD(has_qk_norm, FLAG),
+    FIELD(has_post_norm, FLAG),
+    FIELD(norm_base, REAL),
+    FIELD(activation, ACTIVATION),
+    FIELD(embd_scale, REAL),
+    FIELD(attn_scale, REAL),
+    FIELD(attn_softcap, REAL),
+    FIELD(final_softcap, REAL),
+    FIELD(n_swa, COUNT),
+    FIELD(swa_begin, COUNT),
+    FIELD(swa_period, COUNT),
+    FIELD(rope_dim, COUNT),
+    FIELD(rope_base, REAL),
+    FIELD(rope_base_local, REAL),
+    FIELD(rope_pairing, PAIRING),
+    FIELD(rope_scaling, SCALING),
+    FIELD(rope_factor, REAL),
+    FIELD(rope_low_freq_factor, REAL),
+    FIELD(rope_high_freq_factor, REAL),
+    FIELD(rope_n_ctx_orig, COUNT),
+};
+#define N_FIELD (sizeof fields / sizeof *fields)
 
 static int
-get_float(PyObject *dict, const char *key, float *out)
+read_real(PyObject *value, float *field)
 {
-    PyObject *value = PyDict_GetItemString(dict, key); // borrowed
-    if (!value) {
-        PyErr_Format(PyExc_ValueError, "hparams: %s is missing", key);
-        return -1;
-    }
     double number = PyFloat_AsDouble(value);
     if (number == -1.0 && PyErr_Occurred())
         return -1;
-    *out = (float)number;
+    *field = (float)number;
     return 0;
 }
 
-// deal_hparams from a dict whose keys are its fields.
+static int
+read_field(PyObject *value, size_t i_field, deal_hparams *hp)
+{
+    static const long max[] = {[COUNT] = INT32_MAX,
+                               [FLAG] = 1,
+                               [PAIRING] = 1,
+                               [SCALING] = 2,
+                               [ACTIVATION] = 1};
+    field_type type = fields[i_field].type;
+    void *field = (char *)hp + fields[i_field].offset;
+    if (type == REAL)
+        return read_real(value, field);
+    long number = PyLong_AsLong(value);
+    if (number == -1 && PyErr_Occurred())
+        return -1;
+    if (number < 0 || number > max[type]) {
+        PyErr_Format(PyExc_ValueError, "hparams: %s: expected 0 to %ld, got %ld",
+                     fields[i_field].key, max[type], number);
+        return -1;
+    }
+    if (type == FLAG)
+        *(bool *)field = number != 0;
+    else if (type == PAIRING)
+        *(deal_rope_pairing *)field = (deal_rope_pairing)number;
+    else if (type == ACTIVATION)
+        *(deal_activation *)field = (deal_activation)number;
+    else if (type == SCALING)
+        *(deal_rope_scaling *)field = (deal_rope_scaling)number;
+    else
+        *(int32_t *)field = (int32_t)number;
+    return 0;
+}
+
 static int
 hparams_from_dict(PyObject *dict, deal_hparams *hp)
 {
-    struct {
-        const char *key;
-        int32_t *field;
-    } count[] = {
-        {"n_vocab", &hp->n_vocab},     {"n_embd", &hp->n_embd},
-        {"n_layer", &hp->n_layer},     {"n_head", &hp->n_head},
-        {"n_head_kv", &hp->n_head_kv}, {"head_dim", &hp->head_dim},
-        {"n_ff", &hp->n_ff},           {"n_ctx_train", &hp->n_ctx_train},
-        {"rope_dim", &hp->rope_dim},   {"rope_n_ctx_orig", &hp->rope_n_ctx_orig},
-    };
-    struct {
-        const char *key;
-        float *field;
-    } real[] = {
-        {"norm_eps", &hp->norm_eps},
-        {"rope_base", &hp->rope_base},
-        {"rope_factor", &hp->rope_factor},
-        {"rope_low_freq_factor", &hp->rope_low_freq_factor},
-        {"rope_high_freq_factor", &hp->rope_high_freq_factor},
-    };
-    long number;
-    for (size_t i = 0; i < sizeof count / sizeof *count; i++) {
-        if (get_long(dict, count[i].key, 0, INT32_MAX, &number) < 0)
+    *hp = (deal_hparams){0};
+    for (size_t i = 0; i < N_FIELD; i++) {
+        PyObject *value = PyDict_GetItemString(dict, fields[i].key); // borrowed
+        if (!value) {
+            PyErr_Format(PyExc_ValueError, "hparams: %s is missing", fields[i].key);
             return -1;
-        *count[i].field = (int32_t)number;
+        }
+        if (read_field(value, i, hp) < 0)
+            return -1;
     }
-    for (size_t i = 0; i < sizeof real / sizeof *real; i++)
-        if (get_float(dict, real[i].key, real[i].field) < 0)
-            return -1;
-    if (get_long(dict, "is_tied", 0, 1, &number) < 0)
-        return -1;
-    hp->is_tied = number != 0;
-    if (get_long(dict, "rope_pairing", 0, 1, &number) < 0)
-        return -1;
-    hp->rope_pairing = (deal_rope_pairing)number;
-    if (get_long(dict, "rope_scaling", 0, 2, &number) < 0)
-        return -1;
-    hp->rope_scaling = (deal_rope_scaling)number;
     return 0;
+}
+
+static PyObject *
+field_value(const deal_hparams *hp, size_t i_field)
+{
+    const void *field = (const char *)hp + fields[i_field].offset;
+    switch (fields[i_field].type) {
+    case REAL:
+        return PyFloat_FromDouble((double)*(const float *)field);
+    case FLAG:
+        return PyBool_FromLong(*(const bool *)field);
+    case PAIRING:
+        return PyLong_FromLong((long)*(const deal_rope_pairing *)field);
+    case ACTIVATION:
+        return PyLong_FromLong((long)*(const deal_activation *)field);
+    case SCALING:
+        return PyLong_FromLong((long)*(const deal_rope_scaling *)field);
+    default:
+        return PyLong_FromLong(*(const int32_t *)field);
+    }
 }
 
 static PyObject *
 hparams_to_dict(const deal_hparams *hp)
 {
-    return Py_BuildValue(
-        "{s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:d,s:O,s:i,s:d,s:i,s:i,s:d,s:d,s:d,s:i}",
-        "n_vocab", hp->n_vocab, "n_embd", hp->n_embd, "n_layer", hp->n_layer, "n_head",
-        hp->n_head, "n_head_kv", hp->n_head_kv, "head_dim", hp->head_dim, "n_ff",
-        hp->n_ff, "n_ctx_train", hp->n_ctx_train, "norm_eps", (double)hp->norm_eps,
-        "is_tied", hp->is_tied ? Py_True : Py_False, "rope_dim", hp->rope_dim,
-        "rope_base", (double)hp->rope_base, "rope_pairing", (int)hp->rope_pairing,
-        "rope_scaling", (int)hp->rope_scaling, "rope_factor", (double)hp->rope_factor,
-        "rope_low_freq_factor", (double)hp->rope_low_freq_factor,
-        "rope_high_freq_factor", (double)hp->rope_high_freq_factor, "rope_n_ctx_orig",
-        hp->rope_n_ctx_orig);
+    PyObject *dict = PyDict_New();
+    for (size_t i = 0; dict && i < N_FIELD; i++) {
+        PyObject *value = field_value(hp, i);
+        if (!value || PyDict_SetItemString(dict, fields[i].key, value) < 0)
+            Py_CLEAR(dict);
+        Py_XDECREF(value);
+    }
+    return dict;
 }
 
 static PyObject *

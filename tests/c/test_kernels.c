@@ -37,6 +37,8 @@ test_rms_norm(const deal_kernels *k)
             sum += (double)a[i] * a[i];
         for (int i = 0; i < n; i++)
             CHECK_NEAR(c[i], a[i] * b[i] / sqrt(sum / n + 1e-5), TOLERANCE(3));
+        k->rms_norm(n, a, b, 1e-5f, a); // in place
+        CHECK(memcmp(a, c, (size_t)n * sizeof *a) == 0);
     }
 }
 
@@ -52,6 +54,35 @@ test_silu_mul(const deal_kernels *k)
         for (int i = 0; i < N_MAX; i++)
             CHECK_NEAR(c[i], a[i] / (1.0 + exp(-(double)a[i])) * b[i],
                        1e-6 * (1.0 + fabs((double)a[i])));
+    }
+}
+
+static void
+test_gelu_mul(const deal_kernels *k)
+{
+    const double scale[] = {1.0, 30.0, 1e6};
+    for (int s = 0; s < 3; s++) {
+        fill(a, N_MAX, 3, scale[s]);
+        fill(b, N_MAX, 4, 1.0);
+        memcpy(c, a, sizeof a);
+        k->gelu_mul(N_MAX, b, c);
+        for (int i = 0; i < N_MAX; i++) {
+            double x = a[i], u = sqrt(2.0 / acos(-1.0)) * (x + 0.044715 * x * x * x);
+            CHECK_NEAR(c[i], x * (1.0 + tanh(u)) / 2.0 * b[i], 1e-6 * (1.0 + fabs(x)));
+        }
+    }
+}
+
+static void
+test_softcap(const deal_kernels *k)
+{
+    const double scale[] = {0.1, 3.0, 60.0, 1e6};
+    for (int s = 0; s < 4; s++) {
+        fill(a, N_MAX, 3, scale[s]);
+        memcpy(c, a, sizeof a);
+        k->softcap(N_MAX, 30.0f, c);
+        for (int i = 0; i < N_MAX; i++)
+            CHECK_NEAR(c[i], 30.0 * tanh(a[i] / 30.0), 30.0 * 5e-7);
     }
 }
 
@@ -99,9 +130,9 @@ test_transpose(const deal_kernels *k)
     }
 }
 
-// One block after another, the last one cut short.
+// One block after another from key `i_begin` on, the last one cut short.
 static void
-test_attention(const deal_kernels *k, int head_dim, int n_q)
+test_attention(const deal_kernels *k, int head_dim, int n_q, int i_begin, float cap)
 {
     enum { N_KEY = 3 * DEAL_BLOCK_LEN, STRIDE = 100 };
     static float cell[N_KEY][STRIDE], q[5 * 40], state[5 * 64];
@@ -117,27 +148,32 @@ test_attention(const deal_kernels *k, int head_dim, int n_q)
     const int n_key[] = {1, 2, 15, 63, 64, 65, 128, 150, N_KEY};
     for (int s = 0; s < 9; s++) {
         int n = n_key[s];
+        if (n <= i_begin)
+            continue;
         memset(state, 0, sizeof state);
         for (int h = 0; h < n_q; h++)
             state[h * len + n_pad] = -INFINITY;
-        for (int j = 0; j < n; j += DEAL_BLOCK_LEN) {
+        for (int j = i_begin / DEAL_BLOCK_LEN * DEAL_BLOCK_LEN; j < n;
+             j += DEAL_BLOCK_LEN) {
             int n_listed = N_KEY - j < DEAL_BLOCK_LEN ? N_KEY - j : DEAL_BLOCK_LEN;
             k->transpose_keys(n_listed, head_dim, base + j, 5, kt);
-            k->attend(n - j < DEAL_BLOCK_LEN ? n - j : DEAL_BLOCK_LEN, n_q, head_dim,
-                      0.3f, q, kt, base + j, 50, state);
+            k->attend(i_begin > j ? i_begin - j : 0,
+                      n - j < DEAL_BLOCK_LEN ? n - j : DEAL_BLOCK_LEN, n_q, head_dim,
+                      0.3f, cap, q, kt, base + j, 50, state);
         }
         for (int h = 0; h < n_q; h++) {
             double weight[N_KEY], total = 0.0;
-            for (int j = 0; j < n; j++) {
+            for (int j = i_begin; j < n; j++) {
                 double dot = 0.0;
                 for (int i = 0; i < head_dim; i++)
                     dot += (double)q[h * head_dim + i] * (double)cell[j][5 + i];
-                weight[j] = exp(0.3 * dot);
+                double score = 0.3 * dot;
+                weight[j] = exp(cap > 0.0f ? cap * tanh(score / cap) : score);
                 total += weight[j];
             }
             for (int i = 0; i < head_dim; i++) {
                 double y = 0.0;
-                for (int j = 0; j < n; j++)
+                for (int j = i_begin; j < n; j++)
                     y += weight[j] / total * (double)cell[j][50 + i];
                 CHECK_NEAR(state[h * len + i] / state[h * len + n_pad + 1], y, 1e-5);
             }
@@ -205,12 +241,18 @@ test_set(const deal_kernels *k)
     printf("kernels: %s\n", k->name);
     test_rms_norm(k);
     test_silu_mul(k);
+    test_gelu_mul(k);
+    test_softcap(k);
     test_rope(k);
     test_transpose(k);
-    test_attention(k, 20, 3);
-    test_attention(k, 6, 2);
-    test_attention(k, 32, 5);
-    test_attention(k, 40, 1);
+    const int i_begin[] = {0, 1, 63, 64, 100};
+    for (int i = 0; i < 5; i++) {
+        test_attention(k, 20, 3, i_begin[i], 0.0f);
+        test_attention(k, 6, 2, i_begin[i], 0.0f);
+        test_attention(k, 32, 5, i_begin[i], 0.0f);
+        test_attention(k, 40, 1, i_begin[i], 0.0f);
+        test_attention(k, 32, 5, i_begin[i], 2.0f);
+    }
     test_quantize(k);
     test_head(k);
 }

@@ -177,6 +177,66 @@ test_errors(const deal_model *model)
     deal_session_free(session);
 }
 
+// Reads all logits of a chain of `n` tokens, `n_batch` at a time.
+static void
+run_chain(const deal_model *model, const int32_t *token, int n, int n_batch,
+          float (*out)[N_VOCAB])
+{
+    deal_error err;
+    deal_session *session;
+    CHECK(deal_session_new(model, 600, 2, &session, &err) == DEAL_OK);
+    deal_lm *lm = deal_session_lm(session);
+    deal_node node[N_NODE + 1];
+    CHECK(lm->ops->root(lm, &node[0], &err) == DEAL_OK);
+    for (int i = 0; i < n; i += n_batch) {
+        deal_lm_item item[N_NODE];
+        int n_item = n - i < n_batch ? n - i : n_batch;
+        for (int j = 0; j < n_item; j++)
+            item[j] = (deal_lm_item){.parent = node[i],
+                                     .i_parent = j - 1,
+                                     .token = token[i + j],
+                                     .want = DEAL_WANT_LOGITS,
+                                     .logits = out[i + j]};
+        if (!CHECK(lm->ops->extend(lm, item, n_item, &err) == DEAL_OK))
+            return;
+        for (int j = 0; j < n_item; j++)
+            node[i + j + 1] = item[j].node;
+    }
+    for (int i = n; i >= 0; i--)
+        lm->ops->release(lm, node[i]);
+    deal_session_free(session);
+}
+
+// A window that cuts some blocks of attention and skips others.
+static void
+test_window(deal_model *model)
+{
+    int32_t token[N_NODE], n_swa = model->hparams.n_swa;
+    for (int i = 0; i < N_NODE; i++)
+        token[i] = (int32_t)(deal_rng_uniform(3, 4, (uint64_t)i) * N_VOCAB);
+    run_chain(model, token, N_NODE, N_NODE, logits[0]);
+    const int n_batch[] = {1, 7, 64, 65};
+    for (int i = 0; i < 4; i++) {
+        run_chain(model, token, N_NODE, n_batch[i], logits[1]);
+        CHECK(memcmp(logits[0], logits[1], sizeof logits[0]) == 0);
+    }
+    model->hparams.n_swa = N_NODE; // the window begins to count where it is full
+    run_chain(model, token, N_NODE, N_NODE, logits[1]);
+    CHECK(memcmp(logits[0], logits[1], sizeof logits[0][0] * (size_t)n_swa) == 0);
+    CHECK(memcmp(logits[0][n_swa], logits[1][n_swa], sizeof logits[0][0]) != 0);
+    // With one in every layer, the first token reaches n_layer (n_swa - 1) further.
+    model->hparams.n_swa = n_swa;
+    model->hparams.swa_period = 0;
+    int n_reach = TINY_N_LAYER * (n_swa - 1);
+    run_chain(model, token, N_NODE, N_NODE, logits[0]);
+    token[0] = (token[0] + 1) % N_VOCAB;
+    run_chain(model, token, N_NODE, N_NODE, logits[1]);
+    CHECK(memcmp(logits[0][n_reach], logits[1][n_reach], sizeof logits[0][0]) != 0);
+    for (int i = n_reach + 1; i < N_NODE; i++)
+        CHECK(memcmp(logits[0][i], logits[1][i], sizeof logits[0][0]) == 0);
+    model->hparams.swa_period = 2;
+}
+
 // Every allocation fails once; nothing leaks (under ASan) and the session stays usable.
 static void
 test_out_of_memory(const deal_model *model)
@@ -271,11 +331,11 @@ test_steady_state(const deal_model *model)
     deal_session_free(session);
 }
 
-int
-main(void)
+static void
+test_models(int32_t n_swa)
 {
     tiny_weights tiny;
-    tiny_weights_make(&tiny);
+    tiny_weights_make(&tiny, n_swa);
     for (int compute = DEAL_COMPUTE_F32; compute <= DEAL_COMPUTE_INT8; compute++) {
         deal_model *model;
         deal_error err;
@@ -286,6 +346,8 @@ main(void)
             continue;
         }
         test_batch_invariance(model);
+        if (n_swa > 0)
+            test_window(model);
         test_answers(model);
         test_errors(model);
         test_out_of_memory(model);
@@ -294,5 +356,13 @@ main(void)
         deal_model_free(model);
     }
     free(tiny.data);
+}
+
+int
+main(void)
+{
+    test_models(0);
+    test_models(70);
+    test_models(5);
     return check_report("test_session");
 }

@@ -10,7 +10,7 @@
 #include "model/model.h"
 
 #define TINY_N_LAYER 2
-#define TINY_N_TENSOR (3 + 9 * TINY_N_LAYER)
+#define TINY_N_TENSOR (3 + 13 * TINY_N_LAYER) // at most
 
 typedef struct tiny_weights {
     deal_hparams hparams;
@@ -42,8 +42,10 @@ tiny_add(tiny_weights *tiny, const char *name, int64_t n_row, int64_t n_column)
     snprintf(tensor->name, sizeof tensor->name, "%s", name);
 }
 
+// With `n_swa` > 0 the first layer has a sliding window, heads are normed, and so on:
+// all that architectures have beside Llama.
 static inline void
-tiny_weights_make(tiny_weights *tiny)
+tiny_weights_make(tiny_weights *tiny, int32_t n_swa)
 {
     memset(tiny, 0, sizeof *tiny);
     tiny->hparams = (deal_hparams){.n_vocab = 50,
@@ -59,6 +61,17 @@ tiny_weights_make(tiny_weights *tiny)
                                    .rope_dim = 12,
                                    .rope_base = 10000.0f,
                                    .rope_pairing = DEAL_ROPE_ADJACENT};
+    if (n_swa > 0) {
+        tiny->hparams.n_swa = n_swa;
+        tiny->hparams.swa_period = 2;
+        tiny->hparams.has_qk_norm = true;
+        tiny->hparams.has_post_norm = true;
+        tiny->hparams.activation = DEAL_ACTIVATION_GELU;
+        tiny->hparams.embd_scale = 8.0f;
+        tiny->hparams.attn_softcap = 5.0f;
+        tiny->hparams.final_softcap = 3.0f;
+        tiny->hparams.rope_base_local = 100.0f;
+    }
     const deal_hparams *hp = &tiny->hparams;
     int64_t q_dim = hp->n_head * hp->head_dim, kv_dim = hp->n_head_kv * hp->head_dim;
     tiny->data = malloc(sizeof(float) * 200000);
@@ -75,9 +88,12 @@ tiny_weights_make(tiny_weights *tiny)
             {"attn_q", q_dim, hp->n_embd},      {"attn_k", kv_dim, hp->n_embd},
             {"attn_v", kv_dim, hp->n_embd},     {"attn_output", hp->n_embd, q_dim},
             {"ffn_gate", hp->n_ff, hp->n_embd}, {"ffn_up", hp->n_ff, hp->n_embd},
-            {"ffn_down", hp->n_embd, hp->n_ff},
+            {"ffn_down", hp->n_embd, hp->n_ff}, {"attn_q_norm", 0, hp->head_dim},
+            {"attn_k_norm", 0, hp->head_dim},   {"post_attention_norm", 0, hp->n_embd},
+            {"post_ffw_norm", 0, hp->n_embd},
         };
-        for (size_t p = 0; p < sizeof part / sizeof *part; p++) {
+        size_t n_part = sizeof part / sizeof *part - (n_swa > 0 ? 0 : 4);
+        for (size_t p = 0; p < n_part; p++) {
             char name[64];
             snprintf(name, sizeof name, "blk.%d.%s.weight", i, part[p].name);
             tiny_add(tiny, name, part[p].n_row, part[p].n_column);

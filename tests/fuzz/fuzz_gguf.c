@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "common/rng.h"
-#include "model/gguf.h"
+#include "model/gguf_hparams.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

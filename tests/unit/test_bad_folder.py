@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,7 @@ def edit_json(path: Path, **changes: Any) -> None:
         ({"hidden_size": "wide"}, deal.ModelFormatError, "hidden_size"),
         ({"num_hidden_layers": 2}, deal.ModelFormatError, r"layers\.1|blk\.1"),
         ({"num_hidden_layers": -1}, deal.ModelFormatError, "layer"),
+        ({"num_hidden_layers": 2**31 - 1}, deal.ModelFormatError, "layer"),
         ({"num_attention_heads": 0}, deal.ModelFormatError, "head"),
         ({"vocab_size": 10}, deal.ModelFormatError, "10"),
         (
@@ -141,6 +144,207 @@ def test_config(
         deal.load(folder, threads=1)
 
 
+LATE = {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}
+FULL, LOCAL = "full_attention", "sliding_attention"
+
+
+@pytest.mark.parametrize(
+    ("arch", "changes", "error", "match"),
+    [
+        ("qwen2", {"model_type": "qwen2_moe"}, NotImplementedError, "qwen2_moe"),
+        ("qwen2", {"model_type": ["qwen2"]}, NotImplementedError, "model_type"),
+        ("qwen3", {"model_type": "qwen2"}, NotImplementedError, "Qwen3ForCausalLM"),
+        (
+            "qwen3",
+            {"architectures": ["Qwen3ForSequenceClassification"]},
+            NotImplementedError,
+            "Qwen3ForSequenceClassification",
+        ),
+        (
+            "qwen3",
+            {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+            NotImplementedError,
+            "yarn",
+        ),
+        (
+            "qwen3",
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            NotImplementedError,
+            "partial_rotary_factor",
+        ),
+        ("qwen2", LATE | {"sliding_window": -20}, deal.ModelFormatError, "sliding_w"),
+        ("qwen2", LATE | {"sliding_window": "all"}, deal.ModelFormatError, "sliding_w"),
+        ("qwen2", LATE | {"max_window_layers": -1}, deal.ModelFormatError, "max_w"),
+        (
+            "qwen2",
+            LATE | {"layer_types": [LOCAL]},
+            deal.ModelFormatError,
+            "layer_types",
+        ),
+        ("qwen2", LATE | {"layer_types": LOCAL}, deal.ModelFormatError, "layer_types"),
+        ("qwen2", {"layer_types": [LOCAL] * 5}, NotImplementedError, LOCAL),
+        (
+            "qwen2",
+            LATE | {"layer_types": ["chunked_attention"] * 5},
+            NotImplementedError,
+            "chunked_attention",
+        ),
+        (
+            "qwen2",
+            LATE | {"layer_types": [LOCAL, LOCAL, FULL, FULL, LOCAL]},
+            NotImplementedError,
+            "layer_types",
+        ),
+        ("gemma2", {"model_type": "gemma"}, NotImplementedError, "gemma"),
+        ("gemma3_text", {"model_type": "gemma3"}, NotImplementedError, "gemma3"),
+        (
+            "gemma3_text",
+            {"architectures": ["Gemma3ForConditionalGeneration"]},
+            NotImplementedError,
+            "Gemma3ForConditionalGeneration",
+        ),
+        ("gemma2", {"hidden_activation": "gelu"}, NotImplementedError, "hidden_act"),
+        (
+            "gemma2",
+            {"use_bidirectional_attention": True},
+            NotImplementedError,
+            "use_bidirectional_attention",
+        ),
+        (
+            "gemma2",
+            {"query_pre_attn_scalar": 0},
+            deal.ModelFormatError,
+            "query_pre_attn_scalar",
+        ),
+        (
+            "gemma2",
+            {"final_logit_softcapping": "none"},
+            deal.ModelFormatError,
+            "final_logit_softcapping",
+        ),
+        ("gemma2", {"sliding_window": 0}, deal.ModelFormatError, "sliding_window"),
+        (
+            "gemma3_text",
+            {"attn_logit_softcapping": 50.0},
+            NotImplementedError,
+            "attn_logit_softcapping",
+        ),
+        (
+            "gemma3_text",
+            {"layer_types": None, "sliding_window_pattern": 0},
+            deal.ModelFormatError,
+            "sliding_window_pattern",
+        ),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}},
+            deal.ModelFormatError,
+            "full_attention and sliding_attention",
+        ),
+        (
+            "gemma3_text",
+            {"rope_parameters": {FULL: {}, LOCAL: {"rope_type": "linear"}}},
+            NotImplementedError,
+            "linear",
+        ),
+        (
+            "gemma3_text",
+            {"rope_local_base_freq": -1.0},
+            deal.ModelFormatError,
+            "rope_local_base_freq",
+        ),
+        ("mistral", {"sliding_window": 0}, deal.ModelFormatError, "sliding_window"),
+        ("mistral", {"layer_types": [FULL] * 5}, NotImplementedError, "layer_types"),
+    ],
+)
+def test_config_of_other_architectures(
+    arch: str,
+    changes: dict[str, Any],
+    error: type[Exception],
+    match: str,
+    tmp_path: Path,
+) -> None:
+    config = TinyConfig(arch=arch, n_layer=5, n_embd=32, n_ff=32)
+    if arch.startswith("gemma"):
+        config = replace(config, n_swa=20, swa_period=2, is_tied=True)
+    tiny_model.write_hf_folder(make_tiny(config), tmp_path)
+    deal.load(tmp_path, threads=1)
+    edit_json(tmp_path / "config.json", **changes)
+    (tmp_path / "model.safetensors").unlink()  # refused before any weight is read
+    with pytest.raises(error, match=match):
+        deal.load(tmp_path, threads=1)
+
+
+def test_norms_of_heads(tmp_path: Path) -> None:
+    tiny = make_tiny(TinyConfig(arch="qwen3", n_layer=1))
+    name = "model.layers.0.self_attn.k_norm.weight"
+    tiny.weights[name] = tiny.weights[name][:8]
+    tiny_model.write_hf_folder(tiny, tmp_path)
+    with pytest.raises(deal.ModelFormatError, match="attn_k_norm"):
+        deal.load(tmp_path, threads=1)
+    del tiny.weights[name]
+    tiny_model.write_hf_folder(tiny, tmp_path)
+    with pytest.raises(deal.ModelFormatError, match="attn_k_norm"):
+        deal.load(tmp_path, threads=1)
+    edit_json(
+        tmp_path / "config.json", model_type="llama", architectures=["LlamaForCausalLM"]
+    )
+    with pytest.raises(NotImplementedError, match="attn_q_norm"):
+        deal.load(tmp_path, threads=1)
+
+
+def test_gemma_defaults(tmp_path: Path) -> None:
+    """Keys as in older releases, and as transformers 5 writes them."""
+    shape = {"n_layer": 7, "n_embd": 32, "n_ff": 32, "n_head": 1, "n_head_kv": 1}
+    config = TinyConfig(arch="gemma3_text", head_dim=256, is_tied=True, **shape)
+    tiny_model.write_hf_folder(make_tiny(config), tmp_path)
+    keys = ("layer_types", "sliding_window", "rope_theta", "rope_local_base_freq")
+    keys += ("query_pre_attn_scalar", "head_dim", "tie_word_embeddings")
+    keys += ("final_logit_softcapping", "hidden_activation", "rope_scaling")
+    drop_keys(tmp_path / "config.json", *keys)
+    h = deal.load(tmp_path, threads=1).hparams
+    assert (h.n_swa, h.swa_begin, h.swa_period) == (4096, 0, 6)
+    assert (h.rope_base, h.rope_base_local) == (1e6, 1e4)
+    assert (h.attn_scale, h.attn_softcap, h.final_softcap) == (1 / 16, 0, 0)
+    assert (h.norm_base, h.head_dim, h.is_tied) == (1, 256, True)
+    assert h.embd_scale == pytest.approx(math.sqrt(32))
+    ropes = {
+        FULL: {"rope_theta": 5e5, "rope_type": "linear", "factor": 8.0},
+        LOCAL: {"rope_theta": 3e3, "rope_type": "default"},
+    }
+    edit_json(tmp_path / "config.json", rope_parameters=ropes)
+    h = deal.load(tmp_path, threads=1).hparams
+    assert (h.rope_base, h.rope_base_local, h.rope_factor) == (5e5, 3e3, 8)
+    edit_json(
+        tmp_path / "config.json",
+        model_type="gemma2",
+        architectures=["Gemma2ForCausalLM"],
+        rope_parameters=None,
+    )
+    with pytest.raises(NotImplementedError, match="norm"):  # of the heads
+        deal.load(tmp_path, threads=1)
+    tiny_model.write_hf_folder(make_tiny(replace(config, arch="gemma2")), tmp_path)
+    drop_keys(tmp_path / "config.json", *keys, "attn_logit_softcapping")
+    h = deal.load(tmp_path, threads=1).hparams
+    assert (h.n_swa, h.swa_period, h.rope_base_local) == (4096, 2, 0)
+    assert (h.attn_softcap, h.final_softcap, h.rope_base) == (50, 30, 1e4)
+
+
+@pytest.mark.parametrize(
+    "layer_types", [[FULL, LOCAL, LOCAL], [LOCAL, FULL, LOCAL], [FULL] * 3, [LOCAL] * 3]
+)
+def test_layer_types(layer_types: list[str], tmp_path: Path) -> None:
+    tiny = make_tiny(TinyConfig(arch="qwen2", n_layer=3, n_embd=32, n_ff=32))
+    tiny_model.write_hf_folder(tiny, tmp_path)
+    edit_json(tmp_path / "config.json", **LATE, layer_types=layer_types)
+    h = deal.load(tmp_path, threads=1).hparams
+    assert h.n_swa == (20 if LOCAL in layer_types else 0)
+    for i, kind in enumerate(layer_types):
+        is_local = h.n_swa > 0 and i >= h.swa_begin
+        is_local = is_local and not (h.swa_period and (i + 1) % h.swa_period == 0)
+        assert is_local == (kind == LOCAL)
+
+
 def drop_keys(path: Path, *keys: str, **changes: Any) -> None:
     config = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({k: v for k, v in config.items() if k not in keys}))
@@ -159,10 +363,11 @@ def test_config_defaults(folder: Path) -> None:
     hparams = deal.load(folder, threads=1).hparams
     assert hparams.n_ctx_train == 2048
     assert hparams.norm_eps == pytest.approx(1e-6)
-    drop_keys(folder / "config.json", "sliding_window", model_type="mistral")
-    with pytest.raises(NotImplementedError, match="sliding_window: 4096"):
-        deal.load(folder, threads=1)
-    drop_keys(folder / "config.json", model_type="mistral", sliding_window=None)
+    mistral = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+    drop_keys(folder / "config.json", "sliding_window", **mistral)
+    assert deal.load(folder, threads=1).hparams.n_swa == 4096
+    drop_keys(folder / "config.json", "model_type", sliding_window=None)
+    assert deal.load(folder, threads=1).hparams.n_swa == 0
     assert deal.load(folder, threads=1).hparams.n_ctx_train == 131072
 
 

@@ -313,6 +313,161 @@ def test_lying_metadata(name: str, tmp_path: Path) -> None:
         load_bytes(raw, tmp_path)
 
 
+QWEN3 = make_tiny(TinyConfig(arch="qwen3", n_layer=1))
+OTHER_ARCHITECTURES: dict[str, tuple[Metadata, type[Exception], str]] = {
+    "mixture": (
+        {"general.architecture": ("str", "qwen3moe")},
+        NotImplementedError,
+        "qwen3moe",
+    ),
+    "experts": ({"qwen3.expert_count": ("u32", 4)}, NotImplementedError, "expert"),
+    "scaling": (
+        {"qwen3.rope.scaling.type": ("str", "yarn")},
+        NotImplementedError,
+        "yarn",
+    ),
+    "window": (
+        {"qwen3.attention.sliding_window": ("u32", 20)},
+        NotImplementedError,
+        "sliding_window",
+    ),
+    "keys of another": (
+        {"general.architecture": ("str", "llama")},
+        deal.ModelFormatError,
+        "llama.block_count",
+    ),
+    "value length": (
+        {"qwen3.attention.value_length": ("u32", 8)},
+        NotImplementedError,
+        "value_length",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_ARCHITECTURES)
+def test_other_architectures(name: str, tmp_path: Path) -> None:
+    changes, error, match = OTHER_ARCHITECTURES[name]
+    metadata = tiny_model.gguf_metadata(QWEN3) | changes
+    tensors, _ = tiny_model.gguf_tensors(QWEN3, "F32")
+    with pytest.raises(error, match=match):
+        load_bytes(tiny_model.gguf_bytes(metadata, tensors), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["attn_q_norm", "attn_k_norm"])
+def test_norms_of_heads(name: str, tmp_path: Path) -> None:
+    metadata = tiny_model.gguf_metadata(QWEN3)
+    tensors, _ = tiny_model.gguf_tensors(QWEN3, "F32")
+    load_bytes(tiny_model.gguf_bytes(metadata, tensors), tmp_path)
+    key = f"blk.0.{name}.weight"
+    norm = tensors.pop(key)
+    for bad in (
+        None,
+        GgufTensor(0, (8,), norm.data[:32]),
+        GgufTensor(0, norm.shape, struct.pack("<f", math.inf) * 16),
+    ):
+        edited = tensors | ({key: bad} if bad else {})
+        with pytest.raises(deal.ModelFormatError, match=name):
+            load_bytes(tiny_model.gguf_bytes(metadata, edited), tmp_path)
+
+
+LOCAL: dict[str, Any] = {"n_layer": 1, "n_swa": 20, "is_tied": True}
+GEMMA2 = make_tiny(TinyConfig(arch="gemma2", swa_period=2, **LOCAL))
+GEMMA3 = make_tiny(TinyConfig(arch="gemma3_text", swa_period=6, **LOCAL))
+GEMMA_KEYS: dict[str, tuple[tuple[str, Any], type[Exception], str]] = {
+    "gemma2.attn_logit_softcapping": (("f32", -1.0), deal.ModelFormatError, "softcap"),
+    "gemma2.final_logit_softcapping": (
+        ("f32", math.inf),
+        deal.ModelFormatError,
+        "softcap",
+    ),
+    "gemma2.attention.scale": (("f32", math.nan), deal.ModelFormatError, "attn_scale"),
+    "gemma2.attention.sliding_window": (
+        ("str", "20"),
+        deal.ModelFormatError,
+        "sliding_window",
+    ),
+    "gemma2.attention.sliding_window_pattern": (
+        ("u32", 0),
+        deal.ModelFormatError,
+        "sliding_window_pattern",
+    ),
+    "gemma3.attention.sliding_window_pattern": (
+        ("[u32]", [1, 0]),
+        NotImplementedError,
+        "sliding_window_pattern",
+    ),
+    "gemma3.rope.freq_base_swa": (
+        ("f32", -3.0),
+        deal.ModelFormatError,
+        "rope_base_local",
+    ),
+    "gemma3.attn_logit_softcapping": (
+        ("f32", 50.0),
+        NotImplementedError,
+        "attn_logit_softcapping",
+    ),
+    "gemma3.rope.scaling.type": (("str", "yarn"), NotImplementedError, "yarn"),
+    "gemma3.expert_count": (("u32", 2), NotImplementedError, "expert"),
+}
+
+
+@pytest.mark.parametrize("key", GEMMA_KEYS)
+def test_gemma_metadata(key: str, tmp_path: Path) -> None:
+    value, error, match = GEMMA_KEYS[key]
+    tiny = GEMMA2 if key.startswith("gemma2") else GEMMA3
+    metadata = tiny_model.gguf_metadata(tiny)
+    tensors, _ = tiny_model.gguf_tensors(tiny, "F32")
+    load_bytes(tiny_model.gguf_bytes(metadata, tensors), tmp_path)
+    with pytest.raises(error, match=match):
+        load_bytes(tiny_model.gguf_bytes(metadata | {key: value}, tensors), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["post_attention_norm", "post_ffw_norm", "ffn_norm"])
+def test_gemma_norms(name: str, tmp_path: Path) -> None:
+    metadata = tiny_model.gguf_metadata(GEMMA3)
+    tensors, _ = tiny_model.gguf_tensors(GEMMA3, "F32")
+    del tensors[f"blk.0.{name}.weight"]
+    with pytest.raises(deal.ModelFormatError, match=name):
+        load_bytes(tiny_model.gguf_bytes(metadata, tensors), tmp_path)
+
+
+def test_gemma_defaults(tmp_path: Path) -> None:
+    """Old files lack keys; the largest models scale scores in another way."""
+    metadata = tiny_model.gguf_metadata(GEMMA2)
+    tensors, _ = tiny_model.gguf_tensors(GEMMA2, "F32")
+    gone = ("window", "capping", "pattern")
+    metadata = {k: v for k, v in metadata.items() if not k.endswith(gone)}
+    h = load_bytes(tiny_model.gguf_bytes(metadata, tensors), tmp_path).hparams
+    assert (h.n_swa, h.swa_period) == (4096, 2)
+    assert (h.attn_softcap, h.final_softcap, h.attn_scale) == (50, 30, 0)
+    assert h.embd_scale == 8
+    metadata |= {"gemma2.block_count": ("u32", 46), "gemma2.context_length": ("u32", 9)}
+    tensors |= {
+        name.replace("blk.0", f"blk.{i}"): tensor
+        for name, tensor in tensors.items()
+        for i in range(46)
+    }
+    h = load_bytes(tiny_model.gguf_bytes(metadata, tensors), tmp_path).hparams
+    assert h.attn_scale == pytest.approx((64 / 4) ** -0.5)
+    metadata = tiny_model.gguf_metadata(GEMMA3)
+    tensors, _ = tiny_model.gguf_tensors(GEMMA3, "F32")
+    metadata = {k: v for k, v in metadata.items() if not k.endswith("pattern")}
+    del metadata["gemma3.rope.freq_base"]
+    h = load_bytes(tiny_model.gguf_bytes(metadata, tensors), tmp_path).hparams
+    assert (h.n_swa, h.swa_period) == (20, 6)
+    assert (h.rope_base, h.rope_base_local) == (1e6, 1e4)
+
+
+@pytest.mark.parametrize(
+    "value", [("i32", -1), ("str", "20"), ("f32", 20.0), ("u64", 2**40)]
+)
+def test_sliding_window(value: tuple[str, Any], tmp_path: Path) -> None:
+    metadata, tensors = parts()
+    metadata["llama.attention.sliding_window"] = value
+    with pytest.raises(deal.ModelFormatError, match="sliding_window"):
+        load_bytes(tiny_model.gguf_bytes(metadata, tensors), tmp_path)
+
+
 @pytest.mark.parametrize(
     "key",
     [
