@@ -12,7 +12,7 @@ file against transformers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,8 +53,15 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     return p / p.sum(-1, keepdims=True) @ v
 
 
+# Sees, and may replace, what is at a site: (site, layer, activations) -> activations.
+Visit = Callable[[str, int, np.ndarray], np.ndarray]
+
+
 def forward(
-    config: Any, weights: Mapping[str, np.ndarray], tokens: Sequence[int]
+    config: Any,
+    weights: Mapping[str, np.ndarray],
+    tokens: Sequence[int],
+    visit: Visit = lambda site, layer, x: x,
 ) -> np.ndarray:
     """Logits after every token.
 
@@ -63,6 +70,10 @@ def forward(
     config : TinyConfig, or any object with its fields
     weights : mapping of str to ndarray
     tokens : sequence of int
+    visit : callable
+        Called with "embedding" and the embeddings, "heads" and the heads' outputs
+        (n_tokens, n_head, head_dim) of a layer, "residual" and the stream after it, and
+        "final" and the normed states.
 
     Returns
     -------
@@ -83,6 +94,7 @@ def forward(
     rate = inverse_frequencies(c)
     n_share = c.n_head // c.n_head_kv  # query heads of each key-value head
     x = weights["model.embed_tokens.weight"][list(tokens)].astype(np.float64)
+    x = visit("embedding", 0, x)
     for i in range(c.n_layer):
         p = f"model.layers.{i}."
         h = norm(x, p + "input_layernorm")
@@ -90,15 +102,18 @@ def forward(
         k = rope(heads(linear(h, p + "self_attn.k_proj"), c.n_head_kv), rate)
         v = heads(linear(h, p + "self_attn.v_proj"), c.n_head_kv)
         a = attention(q, k.repeat(n_share, 0), v.repeat(n_share, 0))
-        x = x + linear(a.swapaxes(0, 1).reshape(len(x), -1), p + "self_attn.o_proj")
+        a = visit("heads", i, a.swapaxes(0, 1))
+        x = x + linear(a.reshape(len(x), -1), p + "self_attn.o_proj")
         h = norm(x, p + "post_attention_layernorm")
         gate = linear(h, p + "mlp.gate_proj")
         gate = gate / (1 + np.exp(-gate))
         x = x + linear(gate * linear(h, p + "mlp.up_proj"), p + "mlp.down_proj")
+        x = visit("residual", i, x)
     head = (
         "lm_head.weight" if "lm_head.weight" in weights else "model.embed_tokens.weight"
     )
-    return norm(x, "model.norm") @ weights[head].astype(np.float64).T
+    x = visit("final", -1, norm(x, "model.norm"))
+    return x @ weights[head].astype(np.float64).T
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
