@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "common/alloc.h"
+#include "common/controls.h"
 #include "common/rng.h"
 #include "search/walk.h"
 #include "table_lm.h"
@@ -131,6 +132,10 @@ test_faults(cases *c)
     const int32_t token[LEN_MAX + 2] = {0};
     bad[1] = (deal_walk_text){token, LEN_MAX + 2, 1, c->logprob[0], NULL, NULL, NULL};
     CHECK(run(&table->lm, bad, 2, &err) == DEAL_ERR_CONTEXT_FULL);
+    const deal_controls none = {0};
+    deal_walk *walk;
+    CHECK(deal_walk_new(&table->lm, &none, c->text, 1, &walk, &err) ==
+          DEAL_ERR_UNSUPPORTED);
     const int32_t unknown[] = {0, N_VOCAB};
     bad[1] = (deal_walk_text){unknown, 2, 1, c->logprob[0], NULL, NULL, NULL};
     CHECK(run(&table->lm, bad, 2, &err) == DEAL_ERR_INVALID_ARG);

@@ -1,4 +1,4 @@
-"""The examples of docs/controls.md: the Python one on the demo model, the C one built."""
+"""The examples of docs/controls.md: Python on the demo model, C built and loaded."""
 
 from __future__ import annotations
 
