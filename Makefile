@@ -73,7 +73,8 @@ $(BUILD)/search_table: tests/c/search_table.c $(CORE_OBJ) $(TEST_SRC) $(CORE_HDR
 test-c: build/.installed $(C_TESTS) $(BUILD)/search_table
 	@for t in $(C_TESTS); do $$t || exit 1; done
 	@for isa in plain avx2 avxvnni; do \
-	    DEAL_ISA=$$isa $(BUILD)/test_session || exit 1; done
+	    DEAL_ISA=$$isa $(BUILD)/test_session || exit 1; \
+	    DEAL_ISA=$$isa $(BUILD)/test_controls || exit 1; done
 	@for core in Nehalem Sandybridge Haswell Zen; do \
 	    OPENBLAS_CORETYPE=$$core $(BUILD)/test_gemm || exit 1; done
 
@@ -123,8 +124,9 @@ asan:
 	$(PYTHON) setup.py --quiet build_ext --inplace --force
 
 tsan:
-	$(MAKE) $(addprefix build/tsan/,test_parallel test_session) BUILD=build/tsan SANITIZE=-fsanitize=thread
-	build/tsan/test_parallel && build/tsan/test_session
+	$(MAKE) $(addprefix build/tsan/,test_parallel test_session test_controls) \
+	    BUILD=build/tsan SANITIZE=-fsanitize=thread
+	build/tsan/test_parallel && build/tsan/test_session && build/tsan/test_controls
 
 fuzz: build/.installed
 	@mkdir -p build/fuzz

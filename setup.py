@@ -96,14 +96,15 @@ class BuildExt(build_ext):
         ext.extra_link_args.append(f"-Wl,-rpath,{origin}/../scipy_openblas32/lib")
 
 
-def copy_header() -> None:
-    """The public header is installed as deal/reward.h under deal/include."""
-    target = ROOT / "deal" / "include" / "deal" / "reward.h"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(ROOT / "csrc" / "common" / "reward.h", target)
+def copy_headers() -> None:
+    """The public headers are installed as deal/*.h under deal/include."""
+    target = ROOT / "deal" / "include" / "deal"
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("reward.h", "control.h"):
+        shutil.copyfile(ROOT / "csrc" / "common" / name, target / name)
 
 
-copy_header()
+copy_headers()
 sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.c"))
 headers = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.h"))
 sanitize = os.environ.get("DEAL_SANITIZE")

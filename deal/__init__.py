@@ -15,24 +15,30 @@ from importlib import metadata as _metadata
 from pathlib import Path as _Path
 
 from deal import _blas as _blas  # before anything that imports the core
-from deal import rewards
+from deal import controls, rewards
 from deal._errors import (
     ContextLengthError,
+    ControlError,
     ModelFormatError,
     RewardError,
     TokenizerError,
 )
+from deal.controls import AddResidual, EditFinal, MapHead
 from deal.generation import Candidate, Decision, Generation, Stats
 from deal.model import HParams, Model, Stream, load
 from deal.rewards import Reward, reward
 from deal.settings import Sampling, Search
 
 __all__ = [
+    "AddResidual",
     "Candidate",
     "ContextLengthError",
+    "ControlError",
     "Decision",
+    "EditFinal",
     "Generation",
     "HParams",
+    "MapHead",
     "Model",
     "ModelFormatError",
     "Reward",
@@ -42,6 +48,7 @@ __all__ = [
     "Stats",
     "Stream",
     "TokenizerError",
+    "controls",
     "get_include",
     "load",
     "reward",
@@ -50,12 +57,13 @@ __all__ = [
 
 
 def get_include() -> str:
-    """Folder of the C headers, for extensions that offer native rewards.
+    """Folder of the C headers, for extensions with native rewards and controls.
 
     Returns
     -------
     str
-        Pass it to the compiler with ``-I``; the header is ``<deal/reward.h>``.
+        Pass it to the compiler with ``-I``; the headers are ``<deal/reward.h>`` and
+        ``<deal/control.h>``.
     """
     return str(_Path(__file__).resolve().parent / "include")
 

@@ -19,5 +19,9 @@ class RewardTypeError(RewardError, TypeError):
     """A reward returned something that is no list of numbers."""
 
 
+class ControlError(ValueError):
+    """A control broke its contract: a wrong type or shape, NaN, a C function failed."""
+
+
 class TokenizerError(ValueError):
     """A tokenizer cannot do what was asked: no chat template, or one that failed."""

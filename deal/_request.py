@@ -19,6 +19,8 @@ from deal.settings import (
     search_params,
 )
 
+Prompt = str | Sequence[int] | np.ndarray
+
 
 @dataclass(frozen=True)
 class Options:

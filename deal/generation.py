@@ -94,7 +94,8 @@ class Generation:
     token_ids : tuple of int
         Generated ids, end token included.
     logprob : float
-        Natural log, summed over `token_ids`, under the plain model.
+        Natural log, summed over `token_ids`, under the plain model: rewards are no
+        part of it, controls in force are.
     reward : float
         Weighted sum of the rewards of `text`; 0 without rewards.
     rewards : dict of str to float

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from deal import _checkpoint, _core, _hub
+from deal import controls as _controls
 from deal._errors import ModelFormatError
 from deal._request import (
     GENERATE_DEFAULTS,
     Options,
+    Prompt,
     generations,
     is_batch,
     is_messages,
@@ -24,6 +24,7 @@ from deal._request import (
     make_options,
     rows_of,
 )
+from deal._scoring import Scoring
 from deal.generation import Generation
 from deal.settings import Sampling, Search, check_int
 from deal.tokenizer import Tokenizer
@@ -32,7 +33,6 @@ _COMPUTE = {"f32": 0, "int8": 1}  # deal_compute
 _FLOAT_TYPES = ("F32", "F16", "BF16")
 
 Message = Mapping[str, Any]
-Prompt = str | Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _load_folder(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer, s
     return core, types, tokenizer, checkpoint.architecture
 
 
-class Model:
+class Model(Scoring):
     """A language model ready to generate; made by :func:`deal.load`.
 
     Safe to use from several Python threads: every running request has a session, and so
@@ -207,6 +207,7 @@ class Model:
         self.threads = threads
         self.max_length = max_length
         self.architecture = architecture
+        self._sessions: list[Any] = []
         self._idle: list[Any] = []  # sessions that no request holds
         self._lock = threading.Lock()
 
@@ -222,11 +223,45 @@ class Model:
             session = self._idle.pop() if self._idle else None
         if session is None:
             session = _core.Session(self._core, self.max_length, self.threads)
+            with self._lock:
+                self._sessions.append(session)
         try:
             yield session
         finally:
             with self._lock:
                 self._idle.append(session)
+
+    @property
+    def n_forward_tokens(self) -> int:
+        """Tokens evaluated so far, by all requests; a measure of cost."""
+        with self._lock:
+            return sum(session.n_forward_tokens for session in self._sessions)
+
+    def controls(
+        self, controls: Sequence[_controls.Control] | None
+    ) -> AbstractContextManager[None]:
+        """Edit what the model computes, inside a ``with`` block.
+
+        Every request to this model that is made inside, in this thread (and asyncio
+        task), runs with the controls: generate, chat, stream, logprob, logits, hidden
+        and head_outputs; also those that rewards make. See :mod:`deal.controls`.
+
+        Parameters
+        ----------
+        controls : list of AddResidual, MapHead or EditFinal, or None
+            Edits of one site run in the order of the list. Inside another block they
+            come after that block's; None: inside, no controls are in force.
+
+        Returns
+        -------
+        context manager
+
+        Raises
+        ------
+        ValueError, TypeError
+            On entering, for a control that does not fit the model.
+        """
+        return _controls.enter(self, controls)
 
     # --- generation ------------------------------------------------------------------
 
@@ -351,47 +386,6 @@ class Model:
         options = self._options(GENERATE_DEFAULTS | known(kwargs))
         return Stream(self, self._encode(prompt, is_chat), options, row)
 
-    # --- scoring ---------------------------------------------------------------------
-
-    def logits(self, ids: Prompt) -> np.ndarray:
-        """Logits after every token of a sequence.
-
-        Parameters
-        ----------
-        ids : str or token ids
-
-        Returns
-        -------
-        ndarray of float32, shape (n_tokens, n_vocab)
-        """
-        with self._session() as session:
-            return session.logits(self._encode(ids)[0])
-
-    def logprob(self, prompt: Prompt, completions: Prompt | Sequence[Prompt]) -> Any:
-        """Log-probability of completions of a prompt.
-
-        Parameters
-        ----------
-        prompt : str or token ids
-        completions : str, token ids, or a list of either
-
-        Returns
-        -------
-        float, or list of float
-            Natural log, summed over each completion's tokens. A completion's text is
-            tokenized together with the prompt where that leaves the prompt's tokens as
-            they are.
-        """
-        several = is_batch(completions)
-        ids, text = self._encode(prompt)
-        sequences = [
-            ids + self._encode_completion(ids, text, completion)
-            for completion in (completions if several else [completions])
-        ]
-        with self._session() as session:
-            sums = [float(sum(row)) for row in session.logprobs(sequences, len(ids))]
-        return sums if several else sums[0]
-
     # --- inside ----------------------------------------------------------------------
 
     def _options(self, given: Mapping[str, Any]) -> Options:
@@ -412,18 +406,13 @@ class Model:
             raise ValueError("prompt: expected at least one token, got an empty prompt")
         return ids, text
 
-    def _encode_completion(
-        self, ids: list[int], text: str, completion: Prompt
-    ) -> list[int]:
-        if not isinstance(completion, str):
-            return self._encode(completion)[0] if len(completion) else []
-        joint = self.tokenizer.encode(text + completion)
-        if joint[: len(ids)] == ids:
-            return joint[len(ids) :]
-        return self.tokenizer.encode(completion, add_special_tokens=False)
-
     def _start(
-        self, session: Any, prompt: tuple[list[int], str], options: Options, row: dict
+        self,
+        session: Any,
+        prompt: tuple[list[int], str],
+        options: Options,
+        row: dict,
+        controls: Any,
     ) -> Any:
         parts = options.reward.parts() if options.reward is not None else ()
         return _core.Search(
@@ -436,6 +425,7 @@ class Model:
             tuple(part.reward._capsule(row) for part in parts),
             tuple(float(part.weight) for part in parts),
             options.params,
+            controls,
         )
 
     def _generate_all(
@@ -453,9 +443,10 @@ class Model:
 
             pairs = tqdm(pairs, unit="prompt", desc="generate")
         results = []
+        controls = _controls.in_force(self).core
         for prompt, row in pairs:
             with self._session() as session:
-                search = self._start(session, prompt, options, row)
+                search = self._start(session, prompt, options, row, controls)
                 try:
                     search.run()
                     found = generations(search, options)
@@ -478,13 +469,21 @@ class Stream:
         self, model: Model, prompt: tuple[list[int], str], options: Options, row: dict
     ) -> None:
         self.generation: Generation | None = None
-        self._pieces = self._run(model, prompt, options, row)
+        controls = _controls.in_force(
+            model
+        ).core  # those of now, not of the first piece
+        self._pieces = self._run(model, prompt, options, row, controls)
 
     def _run(
-        self, model: Model, prompt: tuple[list[int], str], options: Options, row: dict
+        self,
+        model: Model,
+        prompt: tuple[list[int], str],
+        options: Options,
+        row: dict,
+        controls: Any,
     ) -> Iterator[str]:
         with model._session() as session:
-            search = model._start(session, prompt, options, row)
+            search = model._start(session, prompt, options, row, controls)
             try:
                 size, is_done = 0, False
                 while not is_done:

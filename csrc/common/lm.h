@@ -26,14 +26,17 @@ typedef int32_t deal_node;
 #define DEAL_NODE_NONE ((deal_node)-1)
 
 typedef struct deal_lm deal_lm;
+typedef struct deal_controls deal_controls; // common/controls.h
 
 // What extend is asked to fill in; or-ed together. 0 only evaluates.
 enum {
-    DEAL_WANT_TOP_K = 1 << 0,  // top_token and top_logit; top_k = 1 is the arg-max
-    DEAL_WANT_LOG_Z = 1 << 1,  // log_z; log-prob of a token = its logit - log_z
-    DEAL_WANT_LOGITS = 1 << 2, // all logits
-    DEAL_WANT_HIDDEN = 1 << 3, // the final normed state
-    DEAL_WANT_TARGET = 1 << 4, // target_logit, the logit of one given token
+    DEAL_WANT_TOP_K = 1 << 0,   // top_token and top_logit; top_k = 1 is the arg-max
+    DEAL_WANT_LOG_Z = 1 << 1,   // log_z; log-prob of a token = its logit - log_z
+    DEAL_WANT_LOGITS = 1 << 2,  // all logits
+    DEAL_WANT_HIDDEN = 1 << 3,  // the final normed state
+    DEAL_WANT_TARGET = 1 << 4,  // target_logit, the logit of one given token
+    DEAL_WANT_TARGETS = 1 << 5, // target_logits, those of several
+    DEAL_WANT_TAPS = 1 << 6,    // what the root's controls tap; the node must be new
 };
 
 typedef struct deal_lm_item {
@@ -44,12 +47,17 @@ typedef struct deal_lm_item {
     uint32_t want;    // DEAL_WANT_*
     int32_t top_k;    // in [1, n_vocab] where DEAL_WANT_TOP_K
     int32_t target;   // in [0, n_vocab) where DEAL_WANT_TARGET
+    const int32_t *targets; // (n_target,) in [0, n_vocab) where DEAL_WANT_TARGETS
+    int32_t n_target;
     // out, in the caller's buffers; written only where wanted
-    int32_t *top_token; // (top_k,) by falling logit, equal logits by rising id
-    float *top_logit;   // (top_k,)
-    float *logits;      // (n_vocab,)
-    float *hidden;      // (n_embd,) after the final norm, before the head
-    float log_z;        // natural log of sum(exp(logits))
+    int32_t *top_token;   // (top_k,) by falling logit, equal logits by rising id
+    float *top_logit;     // (top_k,)
+    float *logits;        // (n_vocab,)
+    float *hidden;        // (n_embd,) after the final norm, before the head
+    float *target_logits; // (n_target,)
+    float *taps; // (controls->tap_len,) written while the node is evaluated, so that
+                 // the item that makes the node is the one that can ask
+    float log_z; // natural log of sum(exp(logits))
     float target_logit; // of token `target`
     // out
     deal_node node; // with one reference for the caller
@@ -66,6 +74,12 @@ typedef struct deal_lm_ops {
     // where a path would pass n_ctx tokens, FORMAT where the model yields a NaN.
     deal_status (*extend)(deal_lm *lm, deal_lm_item *items, int32_t n_items,
                           deal_error *err);
+
+    // The same with edits and taps for all nodes below, and the length of the prompt
+    // that they go by. `controls` is borrowed until the last of the nodes is freed.
+    // NULL: this LM knows no controls.
+    deal_status (*controlled_root)(deal_lm *lm, const deal_controls *controls,
+                                   int32_t n_prompt, deal_node *root, deal_error *err);
 
     void (*retain)(deal_lm *lm, deal_node node);
     void (*release)(deal_lm *lm, deal_node node); // DEAL_NODE_NONE is a no-op

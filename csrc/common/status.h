@@ -20,6 +20,7 @@ typedef enum deal_status {
     DEAL_ERR_CALLBACK = 7,     // a Python exception is already set
     DEAL_ERR_INTERRUPTED = 8,  // a Python exception is already set
     DEAL_ERR_REWARD = 9,       // deal.RewardError: a reward broke its contract
+    DEAL_ERR_CONTROL = 10,     // deal.ControlError: a control broke its contract
 } deal_status;
 
 #define DEAL_ERROR_SIZE 512

@@ -27,6 +27,10 @@ deal_forward_init(deal_forward *f, const deal_model *model, deal_trie *trie,
                         .trie = trie};
     DEAL_TRY(
         deal_attention_init(&f->attention, hp, trie, f->pool, DEAL_FORWARD_ROWS, err));
+    const deal_controls_shape shape = {hp->n_layer, hp->n_head, hp->head_dim,
+                                       hp->n_embd};
+    DEAL_TRY(deal_controlled_init(&f->controlled, trie, &shape, f->pool,
+                                  DEAL_FORWARD_ROWS, err));
     f->x = scratch(f, DEAL_FORWARD_ROWS, hp->n_embd);
     f->h = scratch(f, DEAL_FORWARD_ROWS, hp->n_embd);
     f->q = scratch(f, DEAL_FORWARD_ROWS, q_dim);
@@ -48,6 +52,7 @@ void
 deal_forward_free(deal_forward *f)
 {
     deal_attention_free(&f->attention);
+    deal_controlled_free(&f->controlled);
     float *block[] = {f->x, f->h,    f->q,  f->attended, f->k,
                       f->v, f->gate, f->up, f->cosine,   f->sine};
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
@@ -198,6 +203,7 @@ run_layer(deal_forward *f)
     deal_matmul_run(f->matmul, &f->inputs, qkv, 3);
     deal_parallel_for(f->pool, f->n_row, 0, store_rows, f);
     deal_attention_run(&f->attention, f->i_layer, f->q, f->attended);
+    deal_controlled_heads(&f->controlled, f->i_layer, f->attended);
     f->inputs =
         deal_matmul_begin(f->matmul, f->n_row, hp->n_head * hp->head_dim, f->attended);
     deal_matmul_put_rows(f->matmul, &f->inputs);
@@ -212,6 +218,23 @@ run_layer(deal_forward *f)
     add_product(f, &w->down, w->down_bias, w->ffn_post_norm);
 }
 
+static deal_status
+check_row(const deal_forward *f, int32_t i_row, deal_error *err)
+{
+    const float *hidden = deal_trie_hidden(f->trie, f->node[i_row]);
+    const deal_trie_node *node = &f->trie->node[f->node[i_row]];
+    for (int32_t i = 0; i < f->model->hparams.n_embd; i++)
+        if (!isfinite(hidden[i]))
+            return deal_fail(err, node->i_set < 0 ? DEAL_ERR_FORMAT : DEAL_ERR_CONTROL,
+                             "%s: hidden state of token %d at position %d is not "
+                             "finite; %s",
+                             node->i_set < 0 ? "model" : "controls", node->token,
+                             node->depth - 1,
+                             node->i_set < 0 ? "the weights are broken or overflow"
+                                             : "an edit is too large or returns NaN");
+    return DEAL_OK;
+}
+
 // The final norm of every row, into its cell.
 static deal_status
 finish_rows(deal_forward *f, deal_error *err)
@@ -222,27 +245,25 @@ finish_rows(deal_forward *f, deal_error *err)
         f->kernels->rms_norm((int32_t)n_embd, f->x + (size_t)r * n_embd,
                              f->model->weights.output_norm, f->model->hparams.norm_eps,
                              hidden);
-        const deal_trie_node *node = &f->trie->node[f->node[r]];
-        for (size_t i = 0; i < n_embd; i++) {
-            if (!isfinite(hidden[i]))
-                return deal_fail(
-                    err, DEAL_ERR_FORMAT,
-                    "model: hidden state of token %d at position %d is not "
-                    "finite; the weights are broken or overflow",
-                    node->token, node->depth - 1);
-        }
     }
+    DEAL_TRY(deal_controlled_final(&f->controlled, f->h, err));
+    for (int32_t r = 0; r < f->n_row; r++)
+        DEAL_TRY(check_row(f, r, err));
     return DEAL_OK;
 }
 
 deal_status
-deal_forward_run(deal_forward *f, const deal_node *node, int32_t n_row, deal_error *err)
+deal_forward_run(deal_forward *f, const deal_node *node, float *const *tap,
+                 int32_t n_row, deal_error *err)
 {
     f->node = node;
     f->n_row = n_row;
     DEAL_TRY(deal_attention_begin(&f->attention, node, n_row, err));
+    deal_controlled_begin(&f->controlled, node, tap, n_row);
     deal_parallel_for(f->pool, n_row, 0, begin_rows, f);
-    for (f->i_layer = 0; f->i_layer < f->model->hparams.n_layer; f->i_layer++)
+    for (f->i_layer = 0; f->i_layer < f->model->hparams.n_layer; f->i_layer++) {
         run_layer(f);
+        deal_controlled_residual(&f->controlled, f->i_layer, f->x);
+    }
     return finish_rows(f, err);
 }

@@ -15,6 +15,7 @@
 #define DEAL_MODEL_FORWARD_H
 
 #include "model/attention.h"
+#include "model/controlled.h"
 #include "model/matmul.h"
 #include "model/model.h"
 #include "model/trie.h"
@@ -28,6 +29,7 @@ typedef struct deal_forward {
     deal_matmul *matmul; // borrowed
     deal_trie *trie;
     deal_attention attention;
+    deal_controlled controlled; // rows with controls
 
     const deal_node *node; // (n_row,) of the pass at hand
     int32_t n_row, i_layer;
@@ -48,8 +50,10 @@ deal_status deal_forward_init(deal_forward *forward, const deal_model *model,
 void deal_forward_free(deal_forward *forward); // also of a zeroed one
 
 // Evaluates `n_row` <= DEAL_FORWARD_ROWS nodes, parents before children: fills their
-// cells and hidden states. FORMAT where a hidden state is not finite.
+// cells and hidden states, and writes what their controls tap to `tap` (n_row,), which
+// may hold NULLs or be NULL. FORMAT, with controls CONTROL, where a hidden state is not
+// finite.
 deal_status deal_forward_run(deal_forward *forward, const deal_node *node,
-                             int32_t n_row, deal_error *err);
+                             float *const *tap, int32_t n_row, deal_error *err);
 
 #endif

@@ -5,8 +5,9 @@
 
 #include "common/alloc.h"
 
-static const uint32_t wants_logits =
-    DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z | DEAL_WANT_LOGITS | DEAL_WANT_TARGET;
+static const uint32_t wants_logits = DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z |
+                                     DEAL_WANT_LOGITS | DEAL_WANT_TARGET |
+                                     DEAL_WANT_TARGETS;
 
 deal_status
 deal_head_init(deal_head *head, const deal_matrix *w, float softcap,
@@ -130,6 +131,9 @@ reduce_row(deal_head *head, int32_t i_row, int32_t i_thread, int32_t i_chunk,
         memcpy(item->logits + o, logits, (size_t)n_o * sizeof *logits);
     if ((item->want & DEAL_WANT_TARGET) && item->target >= o && item->target < o + n_o)
         item->target_logit = logits[item->target - o];
+    for (int32_t i = 0; (item->want & DEAL_WANT_TARGETS) && i < item->n_target; i++)
+        if (item->targets[i] >= o && item->targets[i] < o + n_o)
+            item->target_logits[i] = logits[item->targets[i] - o];
     if (!(item->want & (DEAL_WANT_LOG_Z | DEAL_WANT_TOP_K)))
         return;
     float max = kernels->max(n_o, logits);

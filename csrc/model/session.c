@@ -17,6 +17,7 @@ struct deal_session {
     deal_forward forward;
     deal_head head;
     deal_node *fresh; // (fresh_cap,) nodes to evaluate in this call
+    float **tap;      // (fresh_cap,) where their taps go, or NULL
     size_t fresh_cap;
     deal_session_poll poll;
     void *poll_user;
@@ -34,7 +35,23 @@ session_of(const deal_lm *lm)
 static deal_status
 lm_root(deal_lm *lm, deal_node *root, deal_error *err)
 {
-    return deal_trie_root(&session_of(lm)->trie, root, err);
+    return deal_trie_root(&session_of(lm)->trie, NULL, 0, root, err);
+}
+
+static deal_status
+lm_controlled_root(deal_lm *lm, const deal_controls *controls, int32_t n_prompt,
+                   deal_node *root, deal_error *err)
+{
+    deal_session *s = session_of(lm);
+    const deal_controls_shape *a = &controls->shape, *b = &s->forward.controlled.shape;
+    if (a->n_layer != b->n_layer || a->n_head != b->n_head ||
+        a->head_dim != b->head_dim || a->n_embd != b->n_embd)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "controls: expected a set for %d layers of %d heads by %d and "
+                         "%d features (the model), got %d, %d, %d and %d",
+                         b->n_layer, b->n_head, b->head_dim, b->n_embd, a->n_layer,
+                         a->n_head, a->head_dim, a->n_embd);
+    return deal_trie_root(&s->trie, controls, n_prompt, root, err);
 }
 
 static deal_status
@@ -62,6 +79,29 @@ check_item(const deal_session *s, const deal_lm_item *item, int32_t i_item,
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "target: expected 0 to %d (vocabulary), got %d",
                          s->lm.n_vocab - 1, item->target);
+    for (int32_t i = 0; (item->want & DEAL_WANT_TARGETS) && i < item->n_target; i++)
+        if (item->targets[i] < 0 || item->targets[i] >= s->lm.n_vocab)
+            return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                             "targets: expected 0 to %d (vocabulary), got %d",
+                             s->lm.n_vocab - 1, item->targets[i]);
+    return DEAL_OK;
+}
+
+// Only a node that is new, under a root with taps, can be tapped.
+static deal_status
+check_taps(const deal_session *s, deal_node node, bool is_new, int32_t i_item,
+           deal_error *err)
+{
+    int32_t i_set = s->trie.node[node].i_set;
+    if (i_set < 0 || s->trie.set[i_set].controls->n_tap == 0)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "item %d: taps are asked of a root that has none", i_item);
+    if (!is_new)
+        return deal_fail(
+            err, DEAL_ERR_INVALID_ARG,
+            "item %d: taps are asked of token %d at position %d, which was "
+            "evaluated before; expected a node that is new",
+            i_item, s->trie.node[node].token, s->trie.node[node].depth - 1);
     return DEAL_OK;
 }
 
@@ -74,6 +114,9 @@ place_item(deal_session *s, deal_lm_item *items, int32_t i_item, int32_t *n_fres
     DEAL_TRY(check_item(s, item, i_item, err));
     deal_node parent = item->i_parent >= 0 ? items[item->i_parent].node : item->parent;
     deal_node node = deal_trie_child(&s->trie, parent, item->token);
+    if (item->want & DEAL_WANT_TAPS)
+        DEAL_TRY(check_taps(s, node == DEAL_NODE_NONE ? parent : node,
+                            node == DEAL_NODE_NONE, i_item, err));
     if (node != DEAL_NODE_NONE) {
         deal_trie_retain(&s->trie, node);
     } else {
@@ -82,6 +125,7 @@ place_item(deal_session *s, deal_lm_item *items, int32_t i_item, int32_t *n_fres
                              "context: expected at most %d tokens, got %d", s->lm.n_ctx,
                              s->trie.node[parent].depth + 1);
         DEAL_TRY(deal_trie_add(&s->trie, parent, item->token, &node, err));
+        s->tap[*n_fresh] = (item->want & DEAL_WANT_TAPS) ? item->taps : NULL;
         s->fresh[(*n_fresh)++] = node;
     }
     item->node = node;
@@ -110,7 +154,7 @@ answer(deal_session *s, deal_lm_item *items, int32_t n_items, deal_error *err)
         const float *state = deal_trie_hidden(&s->trie, items[i].node);
         if (items[i].want & DEAL_WANT_HIDDEN)
             memcpy(items[i].hidden, state, (size_t)s->lm.n_embd * sizeof *state);
-        if (items[i].want & ~(uint32_t)DEAL_WANT_HIDDEN) {
+        if (items[i].want & ~(uint32_t)(DEAL_WANT_HIDDEN | DEAL_WANT_TAPS)) {
             item[n_row] = &items[i];
             hidden[n_row++] = state;
         }
@@ -133,6 +177,10 @@ lm_extend(deal_lm *lm, deal_lm_item *items, int32_t n_items, deal_error *err)
         if (!fresh)
             return deal_fail_memory(err, "nodes of the batch");
         s->fresh = fresh;
+        float **tap = deal_realloc(s->tap, 0, cap, sizeof *tap);
+        if (!tap)
+            return deal_fail_memory(err, "taps of the batch");
+        s->tap = tap;
         s->fresh_cap = cap;
     }
     int32_t n_placed = 0, n_fresh = 0;
@@ -142,7 +190,8 @@ lm_extend(deal_lm *lm, deal_lm_item *items, int32_t n_items, deal_error *err)
     for (int32_t i = 0; i < n_fresh; i += DEAL_FORWARD_ROWS) {
         int32_t n = n_fresh - i < DEAL_FORWARD_ROWS ? n_fresh - i : DEAL_FORWARD_ROWS;
         DEAL_TRY_GOTO(ask_poll(s, err), undo);
-        DEAL_TRY_GOTO(deal_forward_run(&s->forward, s->fresh + i, n, err), undo);
+        DEAL_TRY_GOTO(deal_forward_run(&s->forward, s->fresh + i, s->tap + i, n, err),
+                      undo);
         lm->n_forward_passes++;
     }
     lm->n_forward_tokens += n_fresh;
@@ -176,6 +225,7 @@ lm_child(const deal_lm *lm, deal_node parent, int32_t token)
 
 static const deal_lm_ops session_ops = {
     .root = lm_root,
+    .controlled_root = lm_controlled_root,
     .extend = lm_extend,
     .retain = lm_retain,
     .release = lm_release,
@@ -237,6 +287,7 @@ deal_session_free(deal_session *s)
     deal_trie_free(&s->trie);
     deal_pool_free(s->pool);
     deal_free(s->fresh);
+    deal_free(s->tap);
     deal_free(s);
 }
 

@@ -10,6 +10,7 @@ deal_trie_init(deal_trie *trie, int32_t n_layer, int32_t n_head_kv, int32_t head
                int32_t n_embd)
 {
     *trie = (deal_trie){.free_node = DEAL_NODE_NONE,
+                        .free_set = -1,
                         .n_layer = n_layer,
                         .n_head_kv = n_head_kv,
                         .head_pad = DEAL_HEAD_PAD(head_dim),
@@ -23,8 +24,10 @@ deal_trie_free(deal_trie *trie)
         deal_free(trie->page[i]);
     deal_free(trie->page);
     deal_free(trie->node);
+    deal_free(trie->set);
     trie->page = NULL;
     trie->node = NULL;
+    trie->set = NULL;
     trie->n_page = 0;
 }
 
@@ -83,14 +86,57 @@ take_node(deal_trie *trie, deal_node *out, deal_error *err)
                                         .next_sibling = DEAL_NODE_NONE,
                                         .token = -1,
                                         .n_ref = 1,
-                                        .depth = 0};
+                                        .depth = 0,
+                                        .i_set = -1};
     return DEAL_OK;
 }
 
-deal_status
-deal_trie_root(deal_trie *trie, deal_node *root, deal_error *err)
+static deal_status
+take_set(deal_trie *trie, const deal_controls *controls, int32_t n_prompt, int32_t *out,
+         deal_error *err)
 {
-    return take_node(trie, root, err);
+    if (trie->free_set < 0) {
+        size_t old = (size_t)trie->set_cap, cap = deal_grow_cap(old, old + 1);
+        deal_trie_set *set = deal_realloc(trie->set, old, cap, sizeof *set);
+        if (!set)
+            return deal_fail_memory(err, "controls of roots");
+        for (size_t i = old; i < cap; i++)
+            set[i] = (deal_trie_set){.n_prompt = i + 1 < cap ? (int32_t)i + 1 : -1};
+        trie->set = set;
+        trie->free_set = (int32_t)old;
+        trie->set_cap = (int32_t)cap;
+    }
+    *out = trie->free_set;
+    trie->free_set = trie->set[*out].n_prompt;
+    trie->set[*out] = (deal_trie_set){.controls = controls, .n_prompt = n_prompt};
+    trie->n_set++;
+    return DEAL_OK;
+}
+
+static void
+release_set(deal_trie *trie, int32_t i_set)
+{
+    trie->set[i_set] = (deal_trie_set){.n_prompt = trie->free_set};
+    trie->free_set = i_set;
+    trie->n_set--;
+}
+
+deal_status
+deal_trie_root(deal_trie *trie, const deal_controls *controls, int32_t n_prompt,
+               deal_node *out, deal_error *err)
+{
+    deal_node root;
+    DEAL_TRY(take_node(trie, &root, err));
+    if (controls) {
+        deal_status status =
+            take_set(trie, controls, n_prompt, &trie->node[root].i_set, err);
+        if (status != DEAL_OK) {
+            deal_trie_release(trie, root);
+            return status;
+        }
+    }
+    *out = root;
+    return DEAL_OK;
 }
 
 deal_status
@@ -104,6 +150,7 @@ deal_trie_add(deal_trie *trie, deal_node parent, int32_t token, deal_node *out,
     node->parent = parent;
     node->token = token;
     node->depth = above->depth + 1;
+    node->i_set = above->i_set;
     node->next_sibling = above->first_child;
     above->first_child = i_node;
     above->n_ref++;
@@ -148,6 +195,8 @@ deal_trie_release(deal_trie *trie, deal_node i_node)
         deal_node parent = node->parent;
         if (parent != DEAL_NODE_NONE)
             unlink_child(trie, parent, i_node);
+        else if (node->i_set >= 0)
+            release_set(trie, node->i_set);
         node->parent = trie->free_node;
         trie->free_node = i_node;
         trie->n_live--;
@@ -194,5 +243,6 @@ deal_trie_size(const deal_trie *trie)
 {
     return (size_t)trie->n_page * page_len(trie) * sizeof(float) +
            (size_t)trie->page_cap *
-               (sizeof *trie->page + DEAL_PAGE_LEN * sizeof *trie->node);
+               (sizeof *trie->page + DEAL_PAGE_LEN * sizeof *trie->node) +
+           (size_t)trie->set_cap * sizeof *trie->set;
 }

@@ -29,7 +29,14 @@ typedef struct deal_trie_node {
     int32_t depth;   // tokens on the path, this one included; 0 for a root
     uint32_t i_pass; // forward pass that last wrote i_block; attention.c's
     int32_t i_block; // attention block of that pass that holds this node
+    int32_t i_set;   // controls of the root, or -1
 } deal_trie_node;
+
+// Controls of one root.
+typedef struct deal_trie_set {
+    const deal_controls *controls; // borrowed; NULL where free
+    int32_t n_prompt;              // tokens of the prompt; next free set where free
+} deal_trie_set;
 
 typedef struct deal_trie {
     deal_trie_node *node; // (node_cap,)
@@ -38,6 +45,9 @@ typedef struct deal_trie {
     int32_t n_node;      // nodes ever used; those beyond are fresh
     int32_t n_live;      // nodes in use, roots included
     deal_node free_node; // list of released nodes, linked by `parent`
+    deal_trie_set *set;  // (set_cap,)
+    int32_t n_set;       // roots with controls
+    int32_t set_cap, free_set;
     int32_t n_layer, n_head_kv, head_pad, n_embd;
 } deal_trie;
 
@@ -45,7 +55,9 @@ void deal_trie_init(deal_trie *trie, int32_t n_layer, int32_t n_head_kv,
                     int32_t head_dim, int32_t n_embd);
 void deal_trie_free(deal_trie *trie); // also of a zeroed trie
 
-deal_status deal_trie_root(deal_trie *trie, deal_node *root, deal_error *err);
+// `controls` may be NULL.
+deal_status deal_trie_root(deal_trie *trie, const deal_controls *controls,
+                           int32_t n_prompt, deal_node *root, deal_error *err);
 // A new child, with one reference; the caller has made sure that there is none yet.
 deal_status deal_trie_add(deal_trie *trie, deal_node parent, int32_t token,
                           deal_node *node, deal_error *err);

@@ -17,6 +17,7 @@ typedef struct deal_module_state {
     PyTypeObject *vocab_type;
     PyTypeObject *detokenizer_type;
     PyTypeObject *reward_state_type;
+    PyTypeObject *controls_type;
     PyObject *errors; // the module deal._errors
 } deal_module_state;
 
@@ -34,6 +35,7 @@ int deal_py_model_register(PyObject *module);
 int deal_py_session_register(PyObject *module);
 int deal_py_search_register(PyObject *module);
 int deal_py_branches_register(PyObject *module);
+int deal_py_controls_register(PyObject *module);
 
 // Makes a heap type from `spec`, stores it in `*slot` and adds it to the module.
 int deal_py_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot);

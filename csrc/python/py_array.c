@@ -86,3 +86,9 @@ deal_py_new_f32(int64_t n_row, int64_t n_column, float **data)
         *data = PyArray_DATA((PyArrayObject *)array);
     return array;
 }
+
+float *
+deal_py_f32_data(PyObject *array)
+{
+    return PyArray_DATA((PyArrayObject *)array);
+}

@@ -15,5 +15,6 @@ int deal_py_ids(PyObject *object, const char *what, int32_t **ids, int32_t *n_id
 
 // A fresh float32 array (n_row, n_column), and where its numbers lie.
 PyObject *deal_py_new_f32(int64_t n_row, int64_t n_column, float **data);
+float *deal_py_f32_data(PyObject *array); // of such an array
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "common/alloc.h"
 #include "python/py_array.h"
+#include "python/py_controls.h"
 #include "python/py_model.h"
 #include "python/py_status.h"
 #include "python/py_vocab.h"
@@ -18,6 +19,7 @@ typedef struct PySearch {
     PyObject *text;     // str, of the prompt
     PyObject *stop;     // tuple of bytes
     PyObject *capsules; // tuple of reward capsules
+    PyObject *controls; // Controls or None
     int32_t *prompt, *end_token;
     const char **stop_text; // (n_stop,)
     deal_reward **reward;   // (n_reward,)
@@ -108,17 +110,20 @@ read_stops(PySearch *self)
 static PyObject *
 search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keyword[] = {"session",    "vocab", "prompt",  "prompt_text",
-                              "end_tokens", "stop",  "rewards", "weights",
-                              "params",     NULL};
+    static char *keyword[] = {"session",    "vocab",    "prompt",  "prompt_text",
+                              "end_tokens", "stop",     "rewards", "weights",
+                              "params",     "controls", NULL};
     PyObject *module = PyType_GetModule(type);
     deal_module_state *state = deal_module_state_get(module);
     PyObject *session, *vocab, *prompt, *text, *end, *stop, *capsules, *weights, *dict;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!OUOO!O!O!O!:Search", keyword,
+    PyObject *given = Py_None;
+    const deal_controls *controls;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!OUOO!O!O!O!|O:Search", keyword,
                                      state->session_type, &session, state->vocab_type,
                                      &vocab, &prompt, &text, &end, &PyTuple_Type, &stop,
                                      &PyTuple_Type, &capsules, &PyTuple_Type, &weights,
-                                     &PyDict_Type, &dict))
+                                     &PyDict_Type, &dict, &given) ||
+        deal_py_controls_get(module, given, &controls) < 0)
         return NULL;
     PySearch *self = (PySearch *)type->tp_alloc(type, 0);
     if (!self)
@@ -128,7 +133,9 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->text = Py_NewRef(text);
     self->stop = Py_NewRef(stop);
     self->capsules = Py_NewRef(capsules);
+    self->controls = Py_NewRef(given);
     deal_search_request request = {.lm = deal_session_lm(self->session->session),
+                                   .controls = controls,
                                    .vocab = ((PyVocab *)vocab)->vocab};
     Py_ssize_t text_size;
     const char *utf8 = PyUnicode_AsUTF8AndSize(text, &text_size);
@@ -315,6 +322,7 @@ search_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->session);
     Py_VISIT(self->vocab);
     Py_VISIT(self->capsules);
+    Py_VISIT(self->controls);
     return 0;
 }
 
@@ -330,6 +338,7 @@ search_clear(PyObject *object)
     Py_CLEAR(self->text);
     Py_CLEAR(self->stop);
     Py_CLEAR(self->capsules);
+    Py_CLEAR(self->controls);
     return 0;
 }
 
@@ -362,9 +371,9 @@ static PyMethodDef search_methods[] = {
 };
 
 static PyType_Slot search_slots[] = {
-    {Py_tp_doc,
-     (void *)"Search(session, vocab, prompt, prompt_text, end_tokens, stop, "
-             "rewards, weights, params)\n--\n\nOne generation, step by step."},
+    {Py_tp_doc, (void *)"Search(session, vocab, prompt, prompt_text, end_tokens, stop, "
+                        "rewards, weights, params, controls=None)\n--\n\nOne "
+                        "generation, step by step."},
     {Py_tp_new, search_new},
     {Py_tp_dealloc, search_dealloc},
     {Py_tp_traverse, search_traverse},

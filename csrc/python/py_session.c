@@ -1,8 +1,10 @@
-/* deal._core.Session: a trie over a model, and scoring of given token sequences. */
+/* deal._core.Session: a trie over a model, and the logits of a token sequence. */
 #include "common/alloc.h"
 #include "python/py_array.h"
+#include "python/py_controls.h"
 #include "python/py_model.h"
 #include "python/py_status.h"
+#include "python/py_walk.h"
 
 int
 deal_py_session_enter(PySession *self)
@@ -77,8 +79,8 @@ run_chain(deal_lm *lm, deal_node parent, deal_lm_item *item, int32_t n_items,
 }
 
 static deal_status
-run_logits(deal_lm *lm, const int32_t *ids, int32_t n_ids, float *logits,
-           deal_error *err)
+run_logits(deal_lm *lm, const deal_controls *controls, const int32_t *ids,
+           int32_t n_ids, float *logits, deal_error *err)
 {
     deal_lm_item *item = deal_alloc_zero((size_t)n_ids, sizeof *item);
     if (!item)
@@ -89,7 +91,9 @@ run_logits(deal_lm *lm, const int32_t *ids, int32_t n_ids, float *logits,
         item[i].logits = logits + (size_t)i * (size_t)lm->n_vocab;
     }
     deal_node root;
-    deal_status status = lm->ops->root(lm, &root, err);
+    deal_status status = controls
+                             ? lm->ops->controlled_root(lm, controls, n_ids, &root, err)
+                             : lm->ops->root(lm, &root, err);
     if (status == DEAL_OK) {
         status = run_chain(lm, root, item, n_ids, err);
         lm->ops->release(lm, root);
@@ -99,16 +103,20 @@ run_logits(deal_lm *lm, const int32_t *ids, int32_t n_ids, float *logits,
 }
 
 PyDoc_STRVAR(logits_doc,
-             "logits(ids)\n--\n\n"
+             "logits(ids, controls=None)\n--\n\n"
              "Logits after every token of a sequence, float32 (n_ids, n_vocab).");
 
 static PyObject *
-session_logits(PyObject *object, PyObject *arg)
+session_logits(PyObject *object, PyObject *args)
 {
     PySession *self = (PySession *)object;
     deal_lm *lm = deal_session_lm(self->session);
+    PyObject *sequence, *given = Py_None;
+    const deal_controls *controls;
     int32_t *ids, n_ids;
-    if (deal_py_ids(arg, "ids", &ids, &n_ids) < 0)
+    if (!PyArg_ParseTuple(args, "O|O:logits", &sequence, &given) ||
+        deal_py_controls_get(PyType_GetModule(Py_TYPE(object)), given, &controls) < 0 ||
+        deal_py_ids(sequence, "ids", &ids, &n_ids) < 0)
         return NULL;
     float *data;
     deal_error err;
@@ -122,7 +130,7 @@ session_logits(PyObject *object, PyObject *arg)
         array = deal_py_new_f32(n_ids, lm->n_vocab, &data);
     if (array && deal_py_session_enter(self) == 0) {
         Py_BEGIN_ALLOW_THREADS
-        status = run_logits(lm, ids, n_ids, data, &err);
+        status = run_logits(lm, controls, ids, n_ids, data, &err);
         Py_END_ALLOW_THREADS
         deal_py_session_leave(self);
     } else {
@@ -134,125 +142,6 @@ session_logits(PyObject *object, PyObject *arg)
         return deal_py_raise(PyType_GetModule(Py_TYPE(object)), &err);
     }
     return array;
-}
-
-// logprob[i] = log P(ids[i] | ids[< i]) for i >= n_prompt, of one sequence.
-static deal_status
-run_logprobs(deal_lm *lm, const int32_t *ids, int32_t n_prompt, int32_t n_ids,
-             deal_node root, double *logprob, deal_error *err)
-{
-    deal_lm_item *item = deal_alloc_zero((size_t)n_ids, sizeof *item);
-    if (!item)
-        return deal_fail_memory(err, "items of the sequence");
-    for (int32_t i = 0; i < n_ids - 1; i++) {
-        item[i].token = ids[i];
-        if (i + 1 < n_prompt)
-            continue;
-        item[i].want = DEAL_WANT_TARGET | DEAL_WANT_LOG_Z;
-        item[i].target = ids[i + 1];
-    }
-    deal_status status = run_chain(lm, root, item, n_ids - 1, err);
-    for (int32_t i = n_prompt; status == DEAL_OK && i < n_ids; i++)
-        logprob[i - n_prompt] =
-            (double)item[i - 1].target_logit - (double)item[i - 1].log_z;
-    deal_free(item);
-    return status;
-}
-
-// Holds the prompt in the trie while its completions are scored, so that it is
-// evaluated once: the completions find its nodes.
-static deal_status
-score_all(deal_lm *lm, int32_t *const *ids, const int32_t *n_ids, int32_t n_prompt,
-          int32_t n_completion, double *const *logprob, deal_error *err)
-{
-    deal_node root;
-    DEAL_TRY(lm->ops->root(lm, &root, err));
-    deal_status status = DEAL_OK;
-    deal_lm_item *prompt = deal_alloc_zero((size_t)n_prompt, sizeof *prompt);
-    if (!prompt)
-        status = deal_fail_memory(err, "items of the prompt");
-    if (status == DEAL_OK && n_completion > 0) {
-        for (int32_t i = 0; i < n_prompt; i++)
-            prompt[i] =
-                (deal_lm_item){.parent = root, .i_parent = i - 1, .token = ids[0][i]};
-        status = lm->ops->extend(lm, prompt, n_prompt, err);
-        if (status == DEAL_OK) {
-            for (int32_t c = 0; status == DEAL_OK && c < n_completion; c++)
-                status =
-                    run_logprobs(lm, ids[c], n_prompt, n_ids[c], root, logprob[c], err);
-            for (int32_t i = 0; i < n_prompt; i++)
-                lm->ops->release(lm, prompt[i].node);
-        }
-    }
-    deal_free(prompt);
-    lm->ops->release(lm, root);
-    return status;
-}
-
-PyDoc_STRVAR(
-    logprobs_doc,
-    "logprobs(sequences, n_prompt)\n--\n\n"
-    "Natural log-prob of every token after the first `n_prompt`, for sequences\n"
-    "that share those: a list of lists of float.");
-
-static PyObject *
-session_logprobs(PyObject *object, PyObject *args)
-{
-    PySession *self = (PySession *)object;
-    PyObject *sequences, *result = NULL, *module = PyType_GetModule(Py_TYPE(object));
-    int n_prompt;
-    if (!PyArg_ParseTuple(args, "O!i:logprobs", &PyList_Type, &sequences, &n_prompt))
-        return NULL;
-    int32_t n = (int32_t)PyList_GET_SIZE(sequences), n_read = 0;
-    int32_t **ids = deal_alloc_zero((size_t)n, sizeof *ids);
-    int32_t *n_ids = deal_alloc_zero((size_t)n, sizeof *n_ids);
-    double **logprob = deal_alloc_zero((size_t)n, sizeof *logprob);
-    int failed = !ids || !n_ids || !logprob;
-    if (failed)
-        PyErr_NoMemory();
-    for (; !failed && n_read < n; n_read++) {
-        failed = deal_py_ids(PyList_GET_ITEM(sequences, n_read), "sequence",
-                             &ids[n_read], &n_ids[n_read]) < 0;
-        if (!failed && (n_prompt < 1 || n_ids[n_read] < n_prompt)) {
-            PyErr_Format(PyExc_ValueError, "n_prompt: expected 1 to %d, got %d",
-                         n_ids[n_read], n_prompt);
-            failed = 1;
-        }
-        if (!failed &&
-            !(logprob[n_read] = deal_alloc((size_t)n_ids[n_read], sizeof **logprob))) {
-            PyErr_NoMemory();
-            failed = 1;
-        }
-    }
-    if (!failed && deal_py_session_enter(self) == 0) {
-        deal_error err;
-        deal_status status;
-        Py_BEGIN_ALLOW_THREADS
-        status = score_all(deal_session_lm(self->session), ids, n_ids, n_prompt, n,
-                           logprob, &err);
-        Py_END_ALLOW_THREADS
-        deal_py_session_leave(self);
-        result = status == DEAL_OK ? PyList_New(n) : deal_py_raise(module, &err);
-    }
-    for (int32_t c = 0; result && c < n; c++) {
-        PyObject *row = PyList_New(n_ids[c] - n_prompt);
-        for (int32_t i = 0; row && i < n_ids[c] - n_prompt; i++)
-            PyList_SET_ITEM(row, i, PyFloat_FromDouble(logprob[c][i]));
-        if (!row)
-            Py_CLEAR(result);
-        else
-            PyList_SET_ITEM(result, c, row);
-    }
-    for (int32_t c = 0; c < n; c++) {
-        if (ids)
-            deal_free(ids[c]);
-        if (logprob)
-            deal_free(logprob[c]);
-    }
-    deal_free(ids);
-    deal_free(n_ids);
-    deal_free(logprob);
-    return result;
 }
 
 static int
@@ -298,15 +187,34 @@ session_n_live(PyObject *self, void *unused)
     return PyLong_FromLong(deal_session_n_live(((PySession *)self)->session));
 }
 
+static PyObject *
+session_n_forward_tokens(PyObject *self, void *unused)
+{
+    (void)unused;
+    const deal_lm *lm = deal_session_lm(((PySession *)self)->session);
+    return PyLong_FromLongLong(lm->n_forward_tokens);
+}
+
+static PyObject *
+session_n_forward_passes(PyObject *self, void *unused)
+{
+    (void)unused;
+    const deal_lm *lm = deal_session_lm(((PySession *)self)->session);
+    return PyLong_FromLongLong(lm->n_forward_passes);
+}
+
 static PyMethodDef session_methods[] = {
-    {"logits", session_logits, METH_O, logits_doc},
-    {"logprobs", session_logprobs, METH_VARARGS, logprobs_doc},
+    {"logits", session_logits, METH_VARARGS, logits_doc},
+    {"logprobs", deal_py_session_logprobs, METH_VARARGS, deal_py_logprobs_doc},
+    {"states", deal_py_session_states, METH_VARARGS, deal_py_states_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef session_getset[] = {
     {"size", session_size, NULL, "bytes of KV cells and scratch", NULL},
     {"n_live", session_n_live, NULL, "trie nodes in use", NULL},
+    {"n_forward_tokens", session_n_forward_tokens, NULL, "tokens evaluated", NULL},
+    {"n_forward_passes", session_n_forward_passes, NULL, "in how many passes", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

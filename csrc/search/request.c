@@ -82,6 +82,9 @@ deal_search_request_check(const deal_search_request *request, deal_error *err)
             "vocabulary: expected a piece for each of the model's %d tokens, "
             "got %d",
             (int)n_vocab, (int)deal_vocab_size(request->vocab));
+    if (request->controls && !request->lm->ops->controlled_root)
+        return deal_fail(err, DEAL_ERR_UNSUPPORTED,
+                         "controls: this language model has none");
     if (request->n_prompt < 1)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "prompt: expected at least 1 token, got an empty one");

@@ -348,7 +348,10 @@ prefill(deal_search *search, uint32_t want, int32_t top_k, deal_error *err)
                                        is_steered ? &search->rewards : NULL, err));
     DEAL_TRY(deal_search_reserve_items(search, (size_t)n, err));
     deal_node root;
-    DEAL_TRY(lm->ops->root(lm, &root, err));
+    if (request->controls)
+        DEAL_TRY(lm->ops->controlled_root(lm, request->controls, n, &root, err));
+    else
+        DEAL_TRY(lm->ops->root(lm, &root, err));
     for (int32_t i = 0; i < n; i++)
         search->item[i] = (deal_lm_item){
             .parent = root, .i_parent = i - 1, .token = request->prompt[i]};

@@ -24,6 +24,7 @@ typedef struct deal_search deal_search;
 // One request. Everything is borrowed for the life of the search.
 typedef struct deal_search_request {
     deal_lm *lm;
+    const deal_controls *controls; // or NULL
     const deal_vocab *vocab;
     const int32_t *prompt; // (n_prompt,) token ids, n_prompt >= 1
     int32_t n_prompt;

@@ -119,6 +119,8 @@ answer(const deal_table_lm *t, deal_lm_item *item, bool is_nan)
     item->log_z = is_nan ? NAN : (float)(top + log(sum));
     if (item->want & DEAL_WANT_TARGET)
         item->target_logit = logits[item->target];
+    for (int32_t i = 0; (item->want & DEAL_WANT_TARGETS) && i < item->n_target; i++)
+        item->target_logits[i] = logits[item->targets[i]];
     if (item->want & DEAL_WANT_LOGITS)
         memcpy(item->logits, logits, n * sizeof *logits);
     if (!(item->want & DEAL_WANT_TOP_K))

@@ -18,7 +18,7 @@ file against transformers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,8 +86,15 @@ def attention(
     return p / p.sum(-1, keepdims=True) @ v
 
 
+# Sees, and may replace, what is at a site: (site, layer, activations) -> activations.
+Visit = Callable[[str, int, np.ndarray], np.ndarray]
+
+
 def forward(
-    config: Any, weights: Mapping[str, np.ndarray], tokens: Sequence[int]
+    config: Any,
+    weights: Mapping[str, np.ndarray],
+    tokens: Sequence[int],
+    visit: Visit = lambda site, layer, x: x,
 ) -> np.ndarray:
     """Logits after every token.
 
@@ -96,6 +103,10 @@ def forward(
     config : TinyConfig, or any object with its fields
     weights : mapping of str to ndarray
     tokens : sequence of int
+    visit : callable
+        Called with "embedding" and the embeddings, "heads" and the heads' outputs
+        (n_tokens, n_head, head_dim) of a layer, "residual" and the stream after it, and
+        "final" and the normed states.
 
     Returns
     -------
@@ -120,6 +131,7 @@ def forward(
     n_share = c.n_head // c.n_head_kv  # query heads of each key-value head
     x = weights["model.embed_tokens.weight"][list(tokens)].astype(np.float64)
     x = x * np.sqrt(c.n_embd) if c.is_gemma else x
+    x = visit("embedding", 0, x)
     for i in range(c.n_layer):
         rate = inverse_frequencies(c, c.is_local(i))
         p = f"model.layers.{i}."
@@ -133,17 +145,20 @@ def forward(
         k, v = rope(k, rate).repeat(n_share, 0), v.repeat(n_share, 0)
         n_window = c.n_swa if c.is_local(i) else 0
         a = attention(rope(q, rate), k, v, n_window, c.query_scalar, c.attn_softcap)
-        a = linear(a.swapaxes(0, 1).reshape(len(x), -1), p + "self_attn.o_proj")
+        a = visit("heads", i, a.swapaxes(0, 1)).reshape(len(x), -1)
+        a = linear(a, p + "self_attn.o_proj")
         x = x + post_norm(a, p + "post_attention_layernorm")
         name = "pre_feedforward" if c.is_gemma else "post_attention"
         h = norm(x, f"{p}{name}_layernorm")
         gate = activation(linear(h, p + "mlp.gate_proj"), c.is_gemma)
         m = linear(gate * linear(h, p + "mlp.up_proj"), p + "mlp.down_proj")
         x = x + post_norm(m, p + "post_feedforward_layernorm")
+        x = visit("residual", i, x)
     head = (
         "lm_head.weight" if "lm_head.weight" in weights else "model.embed_tokens.weight"
     )
-    logits = norm(x, "model.norm") @ weights[head].astype(np.float64).T
+    x = visit("final", -1, norm(x, "model.norm"))
+    logits = x @ weights[head].astype(np.float64).T
     return softcap(logits, c.final_softcap)
 
 

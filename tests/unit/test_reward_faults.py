@@ -213,7 +213,7 @@ def test_ctrl_c_in_a_long_prompt(call: str, smollm2_path: Path) -> None:
             if call == "generate":
                 lm.generate("cat " * 8000, max_new_tokens=1)
             else:
-                lm.logprob("A cat", [" cat" * 100] * 400)
+                lm.logprob("A cat", [f" {i}" + " cat" * 100 for i in range(400)])
         n_seconds = time.monotonic() - start
     finally:
         timer.cancel()

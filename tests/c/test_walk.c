@@ -1,0 +1,151 @@
+/* Log-probs of many texts at once, over a table LM: against one text at a time, with
+ * every prefix evaluated once; faults at every point.
+ */
+#include <string.h>
+
+#include "check.h"
+#include "common/alloc.h"
+#include "common/controls.h"
+#include "common/rng.h"
+#include "search/walk.h"
+#include "table_lm.h"
+
+#define N_VOCAB 6
+#define N_TEXT 700
+#define LEN_MAX 12
+
+typedef struct cases {
+    int32_t token[N_TEXT][LEN_MAX];
+    double logprob[N_TEXT][LEN_MAX], expected[N_TEXT][LEN_MAX];
+    deal_walk_text text[N_TEXT];
+    int32_t n_distinct; // prefixes that must be evaluated
+} cases;
+
+static cases *
+all_cases(void)
+{
+    static cases c;
+    for (int i = 0; i < N_TEXT; i++) {
+        deal_walk_text *text = &c.text[i];
+        uint64_t u = (uint64_t)i;
+        *text = (deal_walk_text){.token = c.token[i], .logprob = c.logprob[i]};
+        text->n_token = 1 + (int32_t)(deal_rng_uniform(1, 1, u) * LEN_MAX);
+        text->n_prompt = 1 + (int32_t)(deal_rng_uniform(1, 2, u) * text->n_token);
+        for (int t = 0; t < text->n_token; t++) // half the texts continue another
+            c.token[i][t] =
+                i % 2 && t < 6
+                    ? c.token[i / 2][t]
+                    : (int32_t)(deal_rng_uniform(2, u, (uint64_t)t) * N_VOCAB);
+    }
+    return &c;
+}
+
+// Prefixes of texts with something to score, their last token left out, each once.
+static int32_t
+count_distinct(const cases *c)
+{
+    int32_t n = 0;
+    for (int i = 0; i < N_TEXT; i++) {
+        const deal_walk_text *a = &c->text[i];
+        for (int t = 0; a->n_token > a->n_prompt && t < a->n_token - 1; t++) {
+            int is_new = 1;
+            for (int j = 0; j < i && is_new; j++) {
+                const deal_walk_text *b = &c->text[j];
+                if (b->n_token > b->n_prompt && t < b->n_token - 1 &&
+                    memcmp(a->token, b->token, ((size_t)t + 1) * sizeof *a->token) == 0)
+                    is_new = 0;
+            }
+            n += is_new;
+        }
+    }
+    return n;
+}
+
+static deal_status
+run(deal_lm *lm, const deal_walk_text *text, int32_t n_text, deal_error *err)
+{
+    deal_walk *walk;
+    bool is_done = false;
+    DEAL_TRY(deal_walk_new(lm, NULL, text, n_text, &walk, err));
+    deal_status status = DEAL_OK;
+    while (status == DEAL_OK && !is_done)
+        status = deal_walk_step(walk, &is_done, err);
+    deal_walk_free(walk);
+    return status;
+}
+
+static deal_table_lm *
+make_lm(void)
+{
+    deal_table_lm *table;
+    deal_error err;
+    CHECK(deal_table_lm_new(N_VOCAB, LEN_MAX, 2, NULL, 9, &table, &err) == DEAL_OK);
+    return table;
+}
+
+static void
+test_against_single(cases *c)
+{
+    deal_error err;
+    deal_table_lm *table = make_lm();
+    for (int i = 0; i < N_TEXT; i++)
+        CHECK(run(&table->lm, &c->text[i], 1, &err) == DEAL_OK);
+    memcpy(c->expected, c->logprob, sizeof c->expected);
+    memset(c->logprob, 0, sizeof c->logprob);
+    int64_t n_before = table->lm.n_forward_tokens;
+    CHECK(run(&table->lm, c->text, N_TEXT, &err) == DEAL_OK);
+    for (int i = 0; i < N_TEXT; i++)
+        for (int t = 0; t < c->text[i].n_token - c->text[i].n_prompt; t++)
+            CHECK(c->logprob[i][t] == c->expected[i][t] && c->logprob[i][t] < 0);
+    CHECK_EQ_INT(table->lm.n_forward_tokens - n_before, count_distinct(c));
+    CHECK_EQ_INT(table->n_live, 0);
+    CHECK(run(&table->lm, c->text, 0, &err) == DEAL_OK);
+    deal_table_lm_free(table);
+}
+
+static void
+test_faults(cases *c)
+{
+    deal_error err;
+    deal_table_lm *table = make_lm();
+    for (int i = 1; i <= 3; i++) { // in the i-th batch
+        table->fail_in = i;
+        CHECK(run(&table->lm, c->text, N_TEXT, &err) == DEAL_ERR_IO);
+        CHECK_EQ_INT(table->n_live, 0);
+    }
+    deal_status status = DEAL_ERR_NO_MEMORY;
+    for (size_t n = 1; status != DEAL_OK; n++) {
+        deal_alloc_fail_at(n);
+        status = run(&table->lm, c->text, N_TEXT, &err);
+        deal_alloc_fail_at(0);
+        CHECK(status == DEAL_OK || status == DEAL_ERR_NO_MEMORY);
+        CHECK_EQ_INT(table->n_live, 0);
+    }
+    deal_walk_text bad[2] = {c->text[0], c->text[1]};
+    bad[1].n_prompt = 0;
+    CHECK(run(&table->lm, bad, 2, &err) == DEAL_ERR_INVALID_ARG);
+    CHECK_HAS(err.message, "text 1: expected a prompt of 1 to");
+    bad[1] = c->text[1];
+    bad[1].logprob = NULL;
+    CHECK(run(&table->lm, bad, 2, &err) == DEAL_ERR_INVALID_ARG);
+    CHECK_HAS(err.message, "without a tap");
+    const int32_t token[LEN_MAX + 2] = {0};
+    bad[1] = (deal_walk_text){token, LEN_MAX + 2, 1, c->logprob[0], NULL, NULL, NULL};
+    CHECK(run(&table->lm, bad, 2, &err) == DEAL_ERR_CONTEXT_FULL);
+    const deal_controls none = {0};
+    deal_walk *walk;
+    CHECK(deal_walk_new(&table->lm, &none, c->text, 1, &walk, &err) ==
+          DEAL_ERR_UNSUPPORTED);
+    const int32_t unknown[] = {0, N_VOCAB};
+    bad[1] = (deal_walk_text){unknown, 2, 1, c->logprob[0], NULL, NULL, NULL};
+    CHECK(run(&table->lm, bad, 2, &err) == DEAL_ERR_INVALID_ARG);
+    deal_table_lm_free(table);
+}
+
+int
+main(void)
+{
+    test_against_single(all_cases());
+    test_faults(all_cases());
+    return check_report("test_walk");
+}
