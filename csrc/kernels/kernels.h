@@ -68,8 +68,8 @@ typedef struct deal_kernels {
                    const float *const *cell, size_t v_offset, float *state);
 
     // Quantises a row to 8 bits in groups of 32: x[i] ~ scale[g] q[i], q in [-127, 127]
-    // to nearest, ties to even. x (n,); `to` is the row's first word in its tile of
-    // `n_row` rows (panels.h). The last group is padded with zeros.
+    // to nearest, ties to even. x (n,); `to` is the row's first word in its tile, which
+    // has `n_row` rows (panels.h). The last group is padded with zeros.
     void (*quantize)(int32_t n, const float *x, int32_t n_row, int32_t *to);
 
     // y[r, o] (+)= bias[o] + sum_g x_scale[r, g] w_scale[o, g] (q[r, g] . u[o, g])

@@ -29,7 +29,8 @@ add_quad(const int n_row, const __m512i u, const int32_t *x, __m512i *sum)
 {
     DEAL_UNROLL(12)
     for (int r = 0; r < n_row; r++)
-        sum[r] = _mm512_dpbusd_epi32(sum[r], u, _mm512_set1_epi32(x[r]));
+        sum[r] =
+            _mm512_dpbusd_epi32(sum[r], u, _mm512_set1_epi32(x[DEAL_TILE_WORDS * r]));
 }
 
 // Asks for the weights of some groups later, past the panel's end if need be.
@@ -61,7 +62,7 @@ multiply_tile(const int n_row, const panel_kind kind, const deal_panels *w,
             prefetch_group(panel, scales, integer_size);
         DEAL_UNROLL(12)
         for (int r = 0; r < n_row; r++)
-            sum[r] = kind == PANEL_8BIT ? _mm512_set1_epi32(x[10 * n_row + r])
+            sum[r] = kind == PANEL_8BIT ? _mm512_set1_epi32(x[DEAL_TILE_WORDS * r + 10])
                                         : _mm512_setzero_si512();
         DEAL_UNROLL(8)
         for (int k = 0; k < 8; k++) {
@@ -69,11 +70,11 @@ multiply_tile(const int n_row, const panel_kind kind, const deal_panels *w,
                 break;
             __m512i u = _mm512_loadu_si512(panel + 64 * k);
             if (kind == PANEL_4BIT) {
-                add_quad(n_row, _mm512_and_si512(u, low), x + k * n_row, sum);
+                add_quad(n_row, _mm512_and_si512(u, low), x + k, sum);
                 u = _mm512_and_si512(_mm512_srli_epi16(u, 4), low);
-                add_quad(n_row, u, x + (k + 4) * n_row, sum);
+                add_quad(n_row, u, x + k + 4, sum);
             } else {
-                add_quad(n_row, u, x + k * n_row, sum);
+                add_quad(n_row, u, x + k, sum);
             }
         }
         __m512 scale = panel_scales(w, scales);
@@ -82,11 +83,12 @@ multiply_tile(const int n_row, const panel_kind kind, const deal_panels *w,
         const float *row = (const float *)x;
         DEAL_UNROLL(12)
         for (int r = 0; r < n_row; r++) {
-            __m512 s = _mm512_mul_ps(scale, _mm512_set1_ps(row[8 * n_row + r]));
+            __m512 s =
+                _mm512_mul_ps(scale, _mm512_set1_ps(row[DEAL_TILE_WORDS * r + 8]));
             acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r]), s, acc[r]);
             if (kind != PANEL_8BIT)
-                acc[r] =
-                    _mm512_fmadd_ps(min, _mm512_set1_ps(row[9 * n_row + r]), acc[r]);
+                acc[r] = _mm512_fmadd_ps(
+                    min, _mm512_set1_ps(row[DEAL_TILE_WORDS * r + 9]), acc[r]);
         }
         panel += integer_size;
         scales += scale_size;
@@ -151,7 +153,7 @@ transpose_16(const float *const *from, size_t offset, float *to, size_t stride)
 }
 
 static DEAL_INLINE void
-quantize_group(const float *x, int32_t n_row, int32_t *to)
+quantize_group(const float *x, int32_t *to)
 {
     __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
     float max = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
@@ -163,7 +165,7 @@ quantize_group(const float *x, int32_t n_row, int32_t *to)
     int32_t q[8];
     _mm_storeu_si128((__m128i *)(void *)q, _mm512_cvtepi32_epi8(qa));
     _mm_storeu_si128((__m128i *)(void *)(q + 4), _mm512_cvtepi32_epi8(qb));
-    quantize_store(q, step, sum, n_row, to);
+    quantize_store(q, step, sum, to);
 }
 
 #    define DEAL_HAS_TRANSPOSE_16

@@ -371,7 +371,7 @@ attend(int32_t i_first, int32_t n_key, int32_t n_q, int32_t head_dim, float scal
 
 #ifndef DEAL_HAS_QUANTIZE_GROUP
 static inline void
-quantize_group(const float *restrict x, int32_t n_row, int32_t *restrict to)
+quantize_group(const float *restrict x, int32_t *restrict to)
 {
     float lane[N_LANE];
     for (int l = 0; l < N_LANE; l++)
@@ -387,7 +387,7 @@ quantize_group(const float *restrict x, int32_t n_row, int32_t *restrict to)
         sum += rounded;
     }
     memcpy(quad, q, sizeof quad);
-    quantize_store(quad, step, sum, n_row, to);
+    quantize_store(quad, step, sum, to);
 }
 #endif
 
@@ -395,13 +395,13 @@ static void
 quantize(int32_t n, const float *x, int32_t n_row, int32_t *to)
 {
     for (; n >= DEAL_QUANT_GROUP; n -= DEAL_QUANT_GROUP, x += DEAL_QUANT_GROUP) {
-        quantize_group(x, n_row, to);
+        quantize_group(x, to);
         to += DEAL_TILE_WORDS * (size_t)n_row;
     }
     if (n > 0) {
         float padded[DEAL_QUANT_GROUP] = {0};
         memcpy(padded, x, (size_t)n * sizeof *x);
-        quantize_group(padded, n_row, to);
+        quantize_group(padded, to);
     }
 }
 

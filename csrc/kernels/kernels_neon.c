@@ -56,9 +56,8 @@ add_quad(int32x4_t sum, uint8x16_t weights, const int32_t *x, const int at)
 
 // Sums over one group, of `n_part` rows from r0 on and 4 * n_vec outputs.
 static DEAL_INLINE void
-multiply_group(const int n_row, const int r0, const int n_part, const int n_vec,
-               const panel_kind kind, const uint8_t *panel, const int32_t *x,
-               int32x4_t (*sum)[4])
+multiply_group(const int r0, const int n_part, const int n_vec, const panel_kind kind,
+               const uint8_t *panel, const int32_t *x, int32x4_t (*sum)[4])
 {
     const uint8x16_t mask = vdupq_n_u8(0x0f);
     const int n_high = kind == PANEL_4BIT ? n_vec : 0;
@@ -80,14 +79,15 @@ multiply_group(const int n_row, const int r0, const int n_part, const int n_vec,
             uint8x16_t low = kind == PANEL_4BIT ? vandq_u8(u[i], mask) : u[i];
             DEAL_UNROLL(6)
             for (int r = 0; r < n_part; r++)
-                sum[r][i] = add_quad(sum[r][i], low, x, k * n_row + r0 + r);
+                sum[r][i] = add_quad(sum[r][i], low, x, DEAL_TILE_WORDS * (r0 + r) + k);
         }
         DEAL_UNROLL(4)
         for (int i = 0; i < n_high; i++) {
             uint8x16_t high = vshrq_n_u8(u[i], 4);
             DEAL_UNROLL(6)
             for (int r = 0; r < n_part; r++)
-                sum[r][i] = add_quad(sum[r][i], high, x, (k + 4) * n_row + r0 + r);
+                sum[r][i] =
+                    add_quad(sum[r][i], high, x, DEAL_TILE_WORDS * (r0 + r) + k + 4);
         }
     }
 }
@@ -111,15 +111,15 @@ multiply_part(const int n_row, const int r0, const int n_part, const int n_vec,
         acc[r][i] = vdupq_n_f32(0.0f);
     for (int32_t g = 0; g < n_group; g++) {
         int32x4_t sum[N_PART][4];
-        multiply_group(n_row, r0, n_part, n_vec, kind, panel + 16 * i0, x, sum);
-        const float *row = (const float *)(const void *)x + r0;
+        multiply_group(r0, n_part, n_vec, kind, panel + 16 * i0, x, sum);
+        const float *row = (const float *)(const void *)x + DEAL_TILE_WORDS * r0;
         float32x4_t number[4];
         read_numbers(n_vec, w, scales, i0, number);
         DEAL_UNROLL(4)
         for (int i = 0; i < n_vec; i++)
             DEAL_UNROLL(6)
         for (int r = 0; r < n_part; r++) {
-            float32x4_t s = vmulq_n_f32(number[i], row[8 * n_row + r]);
+            float32x4_t s = vmulq_n_f32(number[i], row[DEAL_TILE_WORDS * r + 8]);
             acc[r][i] = vfmaq_f32(acc[r][i], vcvtq_f32_s32(sum[r][i]), s);
         }
         if (kind != PANEL_8BIT) {
@@ -128,7 +128,8 @@ multiply_part(const int n_row, const int r0, const int n_part, const int n_vec,
             for (int i = 0; i < n_vec; i++)
                 DEAL_UNROLL(6)
             for (int r = 0; r < n_part; r++)
-                acc[r][i] = vfmaq_n_f32(acc[r][i], number[i], row[9 * n_row + r]);
+                acc[r][i] =
+                    vfmaq_n_f32(acc[r][i], number[i], row[DEAL_TILE_WORDS * r + 9]);
         }
         panel += integer_size;
         scales += scale_size;

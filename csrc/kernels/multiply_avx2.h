@@ -60,7 +60,7 @@ multiply_part(const int n_part, const panel_kind kind, const deal_panels *w,
             DEAL_UNROLL(4)
             for (int r = 0; r < n_part; r++)
                 sum[r] = kind == PANEL_8BIT && w->offset
-                             ? _mm256_set1_epi32(x[10 * n_row + r])
+                             ? _mm256_set1_epi32(x[DEAL_TILE_WORDS * r + 10])
                              : _mm256_setzero_si256();
             DEAL_UNROLL(8)
             for (int k = 0; k < 8; k++) {
@@ -75,22 +75,24 @@ multiply_part(const int n_part, const panel_kind kind, const deal_panels *w,
                 }
                 DEAL_UNROLL(4)
                 for (int r = 0; r < n_part; r++) {
-                    sum[r] = add_products(kind, sum[r], u,
-                                          _mm256_set1_epi32(x[k * n_row + r]));
+                    sum[r] = add_products(
+                        kind, sum[r], u, _mm256_set1_epi32(x[DEAL_TILE_WORDS * r + k]));
                     if (kind == PANEL_4BIT)
                         sum[r] = add_products(
-                            kind, sum[r], v, _mm256_set1_epi32(x[(k + 4) * n_row + r]));
+                            kind, sum[r], v,
+                            _mm256_set1_epi32(x[DEAL_TILE_WORDS * r + k + 4]));
                 }
             }
             __m256 scale = panel_scales(w, scales, i);
             DEAL_UNROLL(4)
             for (int r = 0; r < n_part; r++) {
-                __m256 s = _mm256_mul_ps(scale, _mm256_set1_ps(row[8 * n_row + r]));
+                __m256 s =
+                    _mm256_mul_ps(scale, _mm256_set1_ps(row[DEAL_TILE_WORDS * r + 8]));
                 acc[r][i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[r]), s, acc[r][i]);
                 if (kind != PANEL_8BIT)
-                    acc[r][i] =
-                        _mm256_fmadd_ps(panel_scales(w, scales + scale_size / 2, i),
-                                        _mm256_set1_ps(row[9 * n_row + r]), acc[r][i]);
+                    acc[r][i] = _mm256_fmadd_ps(
+                        panel_scales(w, scales + scale_size / 2, i),
+                        _mm256_set1_ps(row[DEAL_TILE_WORDS * r + 9]), acc[r][i]);
             }
         }
         panel += integer_size;
@@ -111,10 +113,11 @@ multiply_tile(const int n_row, const panel_kind kind, const deal_panels *w,
     (void)is_first; // the part's sums, not the weights, hold this one up
     DEAL_UNROLL(3)
     for (int r = 0; r + N_PART <= n_row; r += N_PART)
-        multiply_part(N_PART, kind, w, panel, n_row, x + r, y + r * DEAL_PANEL_LEN);
+        multiply_part(N_PART, kind, w, panel, n_row, x + DEAL_TILE_WORDS * r,
+                      y + r * DEAL_PANEL_LEN);
     const int done = n_row / N_PART * N_PART;
     if (n_row > done)
-        multiply_part(n_row - done, kind, w, panel, n_row, x + done,
+        multiply_part(n_row - done, kind, w, panel, n_row, x + DEAL_TILE_WORDS * done,
                       y + done * DEAL_PANEL_LEN);
 }
 

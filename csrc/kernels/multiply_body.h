@@ -67,7 +67,7 @@ multiply(const deal_panels *w, int32_t i_panel, int32_t n_panel, const deal_tile
         int32_t o0 = p * DEAL_PANEL_LEN;
         int32_t n_o = w->n_out - (i_panel + p) * DEAL_PANEL_LEN;
         n_o = n_o < DEAL_PANEL_LEN ? n_o : DEAL_PANEL_LEN;
-        for (int32_t t = 0; t < x->n_tile; t++) {
+        for (int32_t t = 0; t < deal_tiles_count(x); t++) {
             int32_t first = deal_tiles_first(x, t);
             int32_t n_row = deal_tiles_first(x, t + 1) - first;
             run(n_row, w, panel, deal_tiles_data(x, t), t == 0, dot);

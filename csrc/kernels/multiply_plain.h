@@ -53,14 +53,14 @@ multiply_row(const deal_panels *w, const uint8_t *panel, int32_t n_row,
         panel_integers(w, panel + g * integer_size, u);
         for (int32_t k = 0; k < 8; k++) {
             int8_t q[4];
-            memcpy(q, x + (size_t)k * step, sizeof q);
+            memcpy(q, x + k, sizeof q);
             for (int32_t i = 0; i < 4; i++)
                 for (int32_t o = 0; o < DEAL_PANEL_LEN; o++)
                     dot[o] += q[i] * u[4 * k + i][o];
         }
         float scale, total;
-        memcpy(&scale, x + 8 * step, sizeof scale);
-        memcpy(&total, x + 9 * step, sizeof total);
+        memcpy(&scale, x + 8, sizeof scale);
+        memcpy(&total, x + 9, sizeof total);
         const uint8_t *at = scales + g * scale_size;
         for (int32_t o = 0; o < DEAL_PANEL_LEN; o++) {
             y[o] += (float)dot[o] * (panel_number(w, at, o) * scale);
@@ -79,12 +79,13 @@ multiply(const deal_panels *w, int32_t i_panel, int32_t n_panel, const deal_tile
         int32_t o0 = p * DEAL_PANEL_LEN;
         int32_t n_o = w->n_out - (i_panel + p) * DEAL_PANEL_LEN;
         n_o = n_o < DEAL_PANEL_LEN ? n_o : DEAL_PANEL_LEN;
-        for (int32_t t = 0; t < x->n_tile; t++) {
+        for (int32_t t = 0; t < deal_tiles_count(x); t++) {
             int32_t first = deal_tiles_first(x, t);
             int32_t n_row = deal_tiles_first(x, t + 1) - first;
             for (int32_t r = 0; r < n_row; r++) {
                 float dot[DEAL_PANEL_LEN];
-                multiply_row(w, panel, n_row, deal_tiles_data(x, t) + r, dot);
+                multiply_row(w, panel, n_row,
+                             deal_tiles_data(x, t) + DEAL_TILE_WORDS * r, dot);
                 float *to = y + (size_t)(first + r) * y_stride + o0;
                 for (int32_t o = 0; o < n_o; o++) {
                     float value = dot[o] + (bias ? bias[o0 + o] : 0.0f);

@@ -13,11 +13,10 @@
  * 4-bit weights stay 4 bits: a step of one row is bound by the bytes it reads. Scales
  * stay f16 where every one of them is an f16 in the file too. Nothing is lost.
  *
- * Activations lie in tiles of up to DEAL_TILE_ROWS rows, again group after group:
- *
- *     (8, n_row) quads of int8, (n_row,) f32 scale, (n_row,) f32 total = scale * sum of
- *     the integers, (n_row,) int32 -128 * sum: where sums over weights that carry an
- *     offset of 128 start from
+ * Activations lie in tiles of rows, again group after group. A row of a group is
+ * DEAL_TILE_WORDS words: (8,) quads of int8, f32 scale, f32 total = scale * sum of the
+ * integers, int32 -128 * sum (where sums over weights with an offset of 128 start
+ * from), and one that keeps quads apart by a multiple of 16 bytes.
  */
 #ifndef DEAL_KERNELS_PANELS_H
 #define DEAL_KERNELS_PANELS_H
@@ -29,8 +28,8 @@
 #include "kernels/quant.h"
 
 #define DEAL_PANEL_LEN 16  // outputs of a panel
-#define DEAL_TILE_ROWS 12  // most rows of a tile
-#define DEAL_TILE_WORDS 11 // 32-bit words of one row in one group of a tile
+#define DEAL_TILE_ROWS 12  // rows of a tile; of the last, what is left
+#define DEAL_TILE_WORDS 12 // 32-bit words of one row in one group of a tile
 
 typedef struct deal_panels {
     uint8_t *data; // (n_panel, panel_size) aligned to 64
@@ -71,20 +70,21 @@ void deal_panels_pack(deal_panels *panels, int32_t i_panel, deal_type type,
 // Activations of a batch, quantised; `data` is (n_row * n_group * DEAL_TILE_WORDS,).
 typedef struct deal_tiles {
     int32_t *data;
-    int32_t n_row, n_group, n_tile;
+    int32_t n_row, n_group;
 } deal_tiles;
 
 static inline int32_t
-deal_tiles_count(int32_t n_row)
+deal_tiles_count(const deal_tiles *tiles)
 {
-    return (n_row + DEAL_TILE_ROWS - 1) / DEAL_TILE_ROWS;
+    return (tiles->n_row + DEAL_TILE_ROWS - 1) / DEAL_TILE_ROWS;
 }
 
-// First row of a tile; tiles are as even as can be. The end of the last is n_row.
+// First row of a tile, or past the last row.
 static inline int32_t
 deal_tiles_first(const deal_tiles *tiles, int32_t i_tile)
 {
-    return (int32_t)((int64_t)tiles->n_row * i_tile / tiles->n_tile);
+    int32_t first = i_tile * DEAL_TILE_ROWS;
+    return first < tiles->n_row ? first : tiles->n_row;
 }
 
 static inline int32_t *

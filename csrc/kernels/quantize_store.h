@@ -6,17 +6,16 @@
 
 #include "kernels/panels.h"
 
-// `q` (8,) quads of int8, their scale and sum; `to` as in deal_kernels.quantize.
+// `q` (8,) quads of int8, their scale and sum; to (DEAL_TILE_WORDS,).
 static inline void
-quantize_store(const int32_t *q, float scale, int32_t sum, int32_t n_row, int32_t *to)
+quantize_store(const int32_t *q, float scale, int32_t sum, int32_t *to)
 {
-    size_t step = (size_t)n_row;
     float total = scale * (float)sum;
-    for (size_t k = 0; k < 8; k++)
-        to[k * step] = q[k];
-    memcpy(to + 8 * step, &scale, sizeof scale);
-    memcpy(to + 9 * step, &total, sizeof total);
-    to[10 * step] = -128 * sum;
+    memcpy(to, q, 8 * sizeof *q);
+    memcpy(to + 8, &scale, sizeof scale);
+    memcpy(to + 9, &total, sizeof total);
+    to[10] = -128 * sum;
+    to[11] = 0;
 }
 
 #endif

@@ -47,8 +47,7 @@ deal_matmul_begin(deal_matmul *matmul, int32_t n_row, int32_t n_in, float *x)
         a.tiles =
             (deal_tiles){.data = matmul->tiles,
                          .n_row = n_row,
-                         .n_group = (n_in + DEAL_QUANT_GROUP - 1) / DEAL_QUANT_GROUP,
-                         .n_tile = deal_tiles_count(n_row)};
+                         .n_group = (n_in + DEAL_QUANT_GROUP - 1) / DEAL_QUANT_GROUP};
     }
     return a;
 }
@@ -59,13 +58,11 @@ deal_matmul_put_row(const deal_matmul *matmul, const deal_activations *x, int32_
     if (matmul->compute == DEAL_COMPUTE_F32)
         return;
     const deal_tiles *tiles = &x->tiles;
-    int32_t t = (int32_t)((int64_t)i_row * tiles->n_tile / tiles->n_row);
-    while (deal_tiles_first(tiles, t + 1) <= i_row)
-        t++;
-    int32_t first = deal_tiles_first(tiles, t);
+    int32_t t = i_row / DEAL_TILE_ROWS, first = deal_tiles_first(tiles, t);
     matmul->kernels->quantize(x->n_in, x->x + (size_t)i_row * (size_t)x->n_in,
                               deal_tiles_first(tiles, t + 1) - first,
-                              deal_tiles_data(tiles, t) + (i_row - first));
+                              deal_tiles_data(tiles, t) +
+                                  DEAL_TILE_WORDS * (i_row - first));
 }
 
 typedef struct put_loop {

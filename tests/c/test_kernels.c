@@ -191,22 +191,22 @@ test_quantize(const deal_kernels *k)
         int n = length[s], n_group = (n + 31) / 32;
         for (int r = 0; r < N_ROW; r++) {
             fill(a, n, (uint64_t)(30 + r), 5.0);
-            k->quantize(n, a, N_ROW, tile + r);
+            k->quantize(n, a, N_ROW, tile + DEAL_TILE_WORDS * r);
             for (int g = 0; g < n_group; g++) {
-                const int32_t *at = tile + g * DEAL_TILE_WORDS * N_ROW + r;
+                const int32_t *at = tile + DEAL_TILE_WORDS * (g * N_ROW + r);
                 float scale, total;
-                memcpy(&scale, at + 8 * N_ROW, 4);
-                memcpy(&total, at + 9 * N_ROW, 4);
+                memcpy(&scale, at + 8, 4);
+                memcpy(&total, at + 9, 4);
                 int sum = 0;
                 for (int i = 0; i < 32; i++) {
-                    int8_t q = ((const int8_t *)(at + i / 4 * N_ROW))[i % 4];
+                    int8_t q = ((const int8_t *)(at + i / 4))[i % 4];
                     int j = g * 32 + i;
                     CHECK(q >= -127);
                     CHECK_NEAR(scale * (float)q, j < n ? a[j] : 0.0f,
                                0.5001 * (double)scale);
                     sum += q;
                 }
-                CHECK_EQ_INT(at[10 * N_ROW], -128 * sum);
+                CHECK_EQ_INT(at[10], -128 * sum);
                 CHECK(total == scale * (float)sum);
             }
         }

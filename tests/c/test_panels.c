@@ -61,21 +61,18 @@ pack(const deal_kernels *k, deal_type t, int32_t n_out, int32_t n_in)
 static deal_tiles
 make_tiles(const deal_kernels *k, int32_t n_row, int32_t n_in)
 {
-    deal_tiles t = {.data = tiles_data,
-                    .n_row = n_row,
-                    .n_group = n_in / 32,
-                    .n_tile = deal_tiles_count(n_row)};
-    for (int32_t i = 0; i < t.n_tile; i++) {
+    deal_tiles t = {.data = tiles_data, .n_row = n_row, .n_group = n_in / 32};
+    for (int32_t i = 0; i < deal_tiles_count(&t); i++) {
         int32_t first = deal_tiles_first(&t, i),
                 n = deal_tiles_first(&t, i + 1) - first;
         for (int32_t r = 0; r < n; r++) {
-            int32_t *to = deal_tiles_data(&t, i) + r;
+            int32_t *to = deal_tiles_data(&t, i) + DEAL_TILE_WORDS * r;
             k->quantize(n_in, x[first + r], n, to);
             for (int32_t j = 0; j < n_in; j++) {
                 const int32_t *group = to + j / 32 * DEAL_TILE_WORDS * n;
                 float scale;
-                memcpy(&scale, group + 8 * n, 4);
-                int8_t q = ((const int8_t *)(group + j % 32 / 4 * n))[j % 4];
+                memcpy(&scale, group + 8, 4);
+                int8_t q = ((const int8_t *)(group + j % 32 / 4))[j % 4];
                 rounded[first + r][j] = scale * (float)q;
             }
         }
