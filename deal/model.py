@@ -142,14 +142,17 @@ def _pick_compute(compute: str, types: Sequence[str]) -> str:
 def _load_gguf(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer, str]:
     gguf = _core.Gguf(path)
     types = [row[1] for row in gguf.tensors]
-    core = _core.Model.from_gguf(path, _COMPUTE[_pick_compute(compute, types)])
+    architecture = gguf.metadata.get("general.architecture")
+    # The tokenizer first: what making it needs for a while is free again for weights.
     tokenizer = Tokenizer.from_gguf(gguf.metadata)
+    del gguf
+    core = _core.Model.from_gguf(path, _COMPUTE[_pick_compute(compute, types)])
     if tokenizer.vocab_size != core.hparams["n_vocab"]:
         raise ModelFormatError(
             f"{path.name}: tokenizer.ggml.tokens: expected {core.hparams['n_vocab']} "
             f"tokens (rows of the embedding), got {tokenizer.vocab_size}"
         )
-    return core, types, tokenizer, gguf.metadata["general.architecture"]
+    return core, types, tokenizer, architecture
 
 
 def _load_folder(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer, str]:
