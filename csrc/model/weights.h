@@ -47,8 +47,8 @@ typedef struct deal_weights {
     size_t owned_size;         // bytes held besides the mapped file
 } deal_weights;
 
-// Tensors keep pointing into their files, which must outlive `weights`. `file` (n_file,)
-// are those of them that are mapped: what was repacked of them is dropped from memory
+// Tensors keep pointing into their files, which must outlive `weights`. Those that are
+// mapped are in `file` (n_file,): what was repacked of them is dropped from memory
 // tensor by tensor, as it is not needed twice. FORMAT names a tensor that is missing,
 // has another shape, or holds NaN in its norms; UNSUPPORTED names tensors that this
 // forward pass would ignore. Caller frees with deal_weights_free().
