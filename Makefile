@@ -81,7 +81,7 @@ test-c: build/.installed $(C_TESTS) $(BUILD)/search_table
 # The kernels for Arm, built on another machine and run in emulation; without OpenBLAS.
 NEON_CC ?= aarch64-linux-gnu-gcc
 QEMU ?= qemu-aarch64
-NEON_TESTS := $(addprefix build/neon/test_,kernels panels quant session parallel rng)
+NEON_TESTS := $(addprefix build/neon/test_,kernels panels quant session kv parallel rng)
 
 test-neon:
 	@echo 'int main(void) { return 0; }' | $(NEON_CC) -static -xc - -o /dev/null && \

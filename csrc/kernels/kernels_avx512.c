@@ -168,6 +168,22 @@ quantize_group(const float *x, int32_t *to)
     quantize_store(q, step, sum, to);
 }
 
+static DEAL_INLINE void
+widen_16(const uint16_t *x, float *y)
+{
+    __m256i half = _mm256_loadu_si256((const __m256i *)(const void *)x);
+    _mm512_storeu_ps(y, _mm512_cvtph_ps(half));
+}
+
+static DEAL_INLINE void
+narrow_16(const float *x, uint16_t *y)
+{
+    const int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    __m256i half = _mm512_cvtps_ph(_mm512_loadu_ps(x), mode);
+    _mm256_storeu_si256((__m256i *)(void *)y, half);
+}
+
+#    define DEAL_HAS_HALF
 #    define DEAL_HAS_TRANSPOSE_16
 #    define DEAL_HAS_QUANTIZE_GROUP
 #    define DEAL_KERNELS_SET deal_kernels_avx512

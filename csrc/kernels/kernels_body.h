@@ -367,6 +367,51 @@ attend(int32_t i_first, int32_t n_key, int32_t n_q, int32_t head_dim, float scal
                        cell, v_offset, state + (size_t)h * n_state);
 }
 
+// --- half precision ------------------------------------------------------------------
+
+#ifndef DEAL_HAS_HALF
+static inline void
+widen_16(const uint16_t *x, float *y)
+{
+    for (int l = 0; l < N_LANE; l++)
+        y[l] = deal_f16_to_f32(x[l]);
+}
+
+static inline void
+narrow_16(const float *x, uint16_t *y)
+{
+    for (int l = 0; l < N_LANE; l++)
+        y[l] = deal_f32_to_f16(x[l]);
+}
+#endif
+
+static void
+widen(int32_t n_row, int32_t head_dim, const uint16_t *const *cell, size_t offset,
+      float *to)
+{
+    int32_t n_pad = DEAL_HEAD_PAD(head_dim);
+    for (int32_t j = 0; j < n_row; j++, to += n_pad)
+        for (int32_t d = 0; d < n_pad; d += N_LANE)
+            widen_16(cell[j] + offset + d, to + d);
+}
+
+static float
+narrow(int32_t n, const float *x, uint16_t *y)
+{
+    float largest[N_LANE] = {0};
+    for (int32_t i = 0; i < n; i += N_LANE) {
+        int32_t n_lane = n - i < N_LANE ? n - i : N_LANE;
+        float part[N_LANE] = {0};
+        uint16_t bits[N_LANE];
+        memcpy(part, x + i, (size_t)n_lane * sizeof *x);
+        narrow_16(part, bits);
+        memcpy(y + i, bits, (size_t)n_lane * sizeof *y);
+        for (int l = 0; l < N_LANE; l++)
+            largest[l] = LARGER(fabsf(part[l]), largest[l]);
+    }
+    return max_lanes(largest);
+}
+
 // --- quantised rows ------------------------------------------------------------------
 
 #ifndef DEAL_HAS_QUANTIZE_GROUP
@@ -435,6 +480,8 @@ const deal_kernels DEAL_KERNELS_SET = {
     .rope = rope,
     .transpose_keys = transpose_keys,
     .attend = attend,
+    .widen = widen,
+    .narrow = narrow,
     .quantize = quantize,
     .multiply = multiply,
     .sum_exp = sum_exp,

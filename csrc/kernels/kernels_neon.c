@@ -178,6 +178,23 @@ probe_multiply(int64_t n_quad)
     return (uint64_t)vaddvq_s32(sum[0]);
 }
 
+static DEAL_INLINE void
+widen_16(const uint16_t *x, float *y)
+{
+    DEAL_UNROLL(4)
+    for (int i = 0; i < 16; i += 4)
+        vst1q_f32(y + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x + i))));
+}
+
+static DEAL_INLINE void
+narrow_16(const float *x, uint16_t *y)
+{
+    DEAL_UNROLL(4)
+    for (int i = 0; i < 16; i += 4)
+        vst1_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+}
+
+#    define DEAL_HAS_HALF
 #    define DEAL_KERNELS_SET deal_kernels_neon
 #    define DEAL_KERNELS_NAME "neon"
 #    define DEAL_KERNELS_UNSIGNED false

@@ -13,8 +13,9 @@ deal_attention_init(deal_attention *a, const deal_hparams *hp, deal_trie *trie,
     size_t n_thread = (size_t)deal_pool_n_thread(pool);
     *a = (deal_attention){
         .hparams = hp, .kernels = deal_kernels_get(), .pool = pool, .trie = trie};
+    size_t n_block = trie->kv_type == DEAL_KV_F16 ? 2 : 1;
     a->scratch_len =
-        (size_t)DEAL_HEAD_PAD(hp->head_dim) * DEAL_BLOCK_LEN +
+        n_block * (size_t)DEAL_HEAD_PAD(hp->head_dim) * DEAL_BLOCK_LEN +
         DEAL_ATTENTION_ROWS * n_q * (size_t)DEAL_ATTENTION_LEN(hp->head_dim);
     a->scratch = deal_alloc(n_thread, a->scratch_len * sizeof *a->scratch);
     a->row_begin = deal_alloc((size_t)n_row_max + 1, sizeof *a->row_begin);
@@ -82,7 +83,10 @@ make_block(deal_attention *a, deal_node node, int32_t *out, deal_error *err)
     block->i_before = -1;
     for (int32_t i = block->n_key; i-- > 0;) {
         deal_trie_node *at = &a->trie->node[node];
-        block->cell[i] = deal_trie_cell(a->trie, node);
+        if (a->trie->kv_type == DEAL_KV_F16)
+            block->cell.f16[i] = deal_trie_cell(a->trie, node);
+        else
+            block->cell.f32[i] = deal_trie_cell(a->trie, node);
         if (at->i_pass != a->i_pass) {
             at->i_pass = a->i_pass;
             at->i_block = i_block;
@@ -158,10 +162,49 @@ deal_attention_begin(deal_attention *a, const deal_node *node, int32_t n_row,
 
 // --- the layer -----------------------------------------------------------------------
 
+// What one thread has at hand.
+typedef struct workspace {
+    float *kt;     // (head_pad, DEAL_BLOCK_LEN) transposed keys of a block
+    float *states; // (n_row, n_q, DEAL_ATTENTION_LEN) running sums
+    float *wide;   // (DEAL_BLOCK_LEN, head_pad) f16 as f32; NULL with cells in f32
+    const float *wide_row[DEAL_BLOCK_LEN];
+} workspace;
+
+static void
+workspace_init(workspace *w, const deal_attention *a, int32_t i_thread)
+{
+    size_t n_pad = (size_t)DEAL_HEAD_PAD(a->hparams->head_dim);
+    w->kt = a->scratch + (size_t)i_thread * a->scratch_len;
+    w->states = w->kt + n_pad * DEAL_BLOCK_LEN;
+    w->wide = NULL;
+    if (a->trie->kv_type != DEAL_KV_F16)
+        return;
+    w->wide = w->states;
+    w->states += n_pad * DEAL_BLOCK_LEN;
+    for (size_t j = 0; j < DEAL_BLOCK_LEN; j++)
+        w->wide_row[j] = w->wide + j * n_pad;
+}
+
+// Makes a block's keys, and its values where they are not f32 as they lie.
+static void
+open_block(const deal_attention *a, const deal_attention_block *block, size_t k_offset,
+           size_t v_offset, workspace *w)
+{
+    const deal_kernels *kernels = a->kernels;
+    int32_t n = block->n_key, head_dim = a->hparams->head_dim;
+    if (!w->wide) {
+        kernels->transpose_keys(n, head_dim, block->cell.f32, k_offset, w->kt);
+        return;
+    }
+    kernels->widen(n, head_dim, block->cell.f16, k_offset, w->wide);
+    kernels->transpose_keys(n, head_dim, w->wide_row, 0, w->kt);
+    kernels->widen(n, head_dim, block->cell.f16, v_offset, w->wide);
+}
+
 // One block for those rows of [r_begin, r_end) that see it.
 static void
 attend_block(const deal_attention *a, int32_t i_block, int32_t i_head_kv,
-             int32_t r_begin, int32_t r_end, float *kt, float *states)
+             int32_t r_begin, int32_t r_end, workspace *w)
 {
     const deal_hparams *hp = a->hparams;
     int32_t n_q = hp->n_head / hp->n_head_kv, i_seen = -1;
@@ -180,15 +223,15 @@ attend_block(const deal_attention *a, int32_t i_block, int32_t i_head_kv,
         int32_t i = a->row_block[a->row_begin[r] + (size_t)i_block];
         const deal_attention_block *block = &a->block[i];
         if (i != i_seen)
-            a->kernels->transpose_keys(block->n_key, hp->head_dim, block->cell,
-                                       k_offset, kt);
+            open_block(a, block, k_offset, v_offset, w);
         i_seen = i;
         i_first = i_first > 0 ? i_first : 0;
         n_key = n_key < DEAL_BLOCK_LEN ? n_key : DEAL_BLOCK_LEN;
         a->kernels->attend(
             i_first, n_key, n_q, hp->head_dim, scale, hp->attn_softcap,
-            a->q + (size_t)r * q_dim + (size_t)(i_head_kv * n_q * hp->head_dim), kt,
-            block->cell, v_offset, states + (size_t)(r - r_begin) * n_state);
+            a->q + (size_t)r * q_dim + (size_t)(i_head_kv * n_q * hp->head_dim), w->kt,
+            w->wide ? w->wide_row : block->cell.f32, w->wide ? 0 : v_offset,
+            w->states + (size_t)(r - r_begin) * n_state);
     }
 }
 
@@ -201,8 +244,9 @@ attend_chunks(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
     int32_t n_q = hp->n_head / hp->n_head_kv, head_dim = hp->head_dim;
     size_t len = (size_t)DEAL_ATTENTION_LEN(head_dim);
     size_t n_pad = (size_t)DEAL_HEAD_PAD(head_dim);
-    float *kt = a->scratch + (size_t)i_thread * a->scratch_len;
-    float *states = kt + n_pad * DEAL_BLOCK_LEN;
+    workspace w;
+    workspace_init(&w, a, i_thread);
+    float *states = w.states;
     for (int32_t i = i_begin; i < i_end; i++) {
         int32_t i_head_kv = i % hp->n_head_kv;
         int32_t r_begin = i / hp->n_head_kv * a->n_chunk_row;
@@ -213,7 +257,7 @@ attend_chunks(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
         for (size_t s = 0; s < n_state; s++)
             states[s * len + n_pad] = -INFINITY;
         for (int32_t b = 0; b < a->n_block_max; b++)
-            attend_block(a, b, i_head_kv, r_begin, r_end, kt, states);
+            attend_block(a, b, i_head_kv, r_begin, r_end, &w);
         for (size_t s = 0; s < n_state; s++) {
             size_t r = (size_t)r_begin + s / (size_t)n_q;
             size_t h = (size_t)(i_head_kv * n_q) + s % (size_t)n_q;

@@ -4,7 +4,8 @@
  * that several rows share is listed once, its keys are transposed once, and all rows
  * that see it are served while it is in the cache. Every row adds up its blocks in
  * order, whatever the batch, so that its result depends on its path alone. In a layer
- * with a sliding window it sees the part of its path in the window.
+ * with a sliding window it sees the part of its path in the window. Cells in f16 are
+ * widened a block at a time, once for all rows that see it; sums are in f32 always.
  */
 #ifndef DEAL_MODEL_ATTENTION_H
 #define DEAL_MODEL_ATTENTION_H
@@ -15,9 +16,12 @@
 #include "model/trie.h"
 
 typedef struct deal_attention_block {
-    const float *cell[DEAL_BLOCK_LEN]; // of its positions
-    int32_t n_key;                     // positions that it has
-    int32_t i_before;                  // block before it on the path, or -1
+    union {
+        const float *f32[DEAL_BLOCK_LEN]; // as the trie has them
+        const uint16_t *f16[DEAL_BLOCK_LEN];
+    } cell;           // of its positions
+    int32_t n_key;    // positions that it has
+    int32_t i_before; // block before it on the path, or -1
 } deal_attention_block;
 
 typedef struct deal_attention {
@@ -40,7 +44,7 @@ typedef struct deal_attention {
     int32_t n_window; // positions that a row sees; INT32_MAX without a window
     const float *q;   // (n_row, n_head * head_dim) after RoPE
     float *out;       // (n_row, n_head * head_dim)
-    float *scratch;   // (n_thread, transposed keys and the rows' running sums)
+    float *scratch;   // (n_thread, scratch_len) attention.c's workspaces
     size_t scratch_len;
     size_t size; // bytes of all this
 } deal_attention;

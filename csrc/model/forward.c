@@ -41,8 +41,9 @@ deal_forward_init(deal_forward *f, const deal_model *model, deal_trie *trie,
     f->up = scratch(f, DEAL_FORWARD_ROWS, hp->n_ff);
     f->cosine = scratch(f, DEAL_FORWARD_ROWS, deal_hparams_n_freq(hp));
     f->sine = scratch(f, DEAL_FORWARD_ROWS, deal_hparams_n_freq(hp));
+    f->i_overflow = deal_alloc(DEAL_FORWARD_ROWS, sizeof *f->i_overflow);
     if (f->x && f->h && f->q && f->attended && f->k && f->v && f->gate && f->up &&
-        f->cosine && f->sine)
+        f->cosine && f->sine && f->i_overflow)
         return DEAL_OK;
     deal_forward_free(f);
     return deal_fail_memory(err, "activations of the forward pass");
@@ -57,6 +58,7 @@ deal_forward_free(deal_forward *f)
                       f->v, f->gate, f->up, f->cosine,   f->sine};
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         deal_free(block[i]);
+    deal_free(f->i_overflow);
     *f = (deal_forward){0};
 }
 
@@ -73,6 +75,7 @@ begin_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
     for (size_t r = (size_t)i_begin; r < (size_t)i_end; r++) {
         const deal_trie_node *node = &f->trie->node[f->node[r]];
         const uint8_t *row = (const uint8_t *)w->embedding.data;
+        f->i_overflow[r] = -1;
         deal_type_dequantize(w->embedding.type, row + (size_t)node->token * row_size,
                              hp->n_embd, f->x + r * n_embd);
         for (size_t i = 0; hp->embd_scale > 0.0f && i < n_embd; i++)
@@ -100,6 +103,21 @@ norm_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
     }
 }
 
+// One head's key or value into a row's cell, `offset` numbers from its start.
+static void
+store_head(deal_forward *f, size_t i_row, const float *x, size_t offset)
+{
+    int32_t n = f->model->hparams.head_dim;
+    void *cell = deal_trie_cell(f->trie, f->node[i_row]);
+    if (f->trie->kv_type == DEAL_KV_F32) {
+        memcpy((float *)cell + offset, x, (size_t)n * sizeof *x);
+        return;
+    }
+    float largest = f->kernels->narrow(n, x, (uint16_t *)cell + offset);
+    if (largest >= 65520.0f && largest < INFINITY) // what is infinite was so before
+        f->i_overflow[i_row] = f->i_layer;
+}
+
 // Norms and rotates queries and keys, and stores keys and values in the rows' cells.
 static void
 store_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
@@ -118,7 +136,6 @@ store_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
             cosine += hp->rope_dim / 2;
             sine += hp->rope_dim / 2;
         }
-        float *cell = deal_trie_cell(f->trie, f->node[r]);
         for (size_t d = 0; d < q_dim; d += head_dim) {
             float *q = f->q + r * q_dim + d;
             if (hp->has_qk_norm)
@@ -131,10 +148,8 @@ store_rows(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
             if (hp->has_qk_norm)
                 f->kernels->rms_norm(hp->head_dim, k, w->k_norm, hp->norm_eps, k);
             f->kernels->rope(hp->rope_dim, has_halves, cosine, sine, k);
-            memcpy(cell + deal_trie_key_offset(f->trie, f->i_layer, h), k,
-                   head_dim * sizeof *cell);
-            memcpy(cell + deal_trie_value_offset(f->trie, f->i_layer, h), f->v + at,
-                   head_dim * sizeof *cell);
+            store_head(f, r, k, deal_trie_key_offset(f->trie, f->i_layer, h));
+            store_head(f, r, f->v + at, deal_trie_value_offset(f->trie, f->i_layer, h));
         }
     }
 }
@@ -223,6 +238,12 @@ check_row(const deal_forward *f, int32_t i_row, deal_error *err)
 {
     const float *hidden = deal_trie_hidden(f->trie, f->node[i_row]);
     const deal_trie_node *node = &f->trie->node[f->node[i_row]];
+    if (f->i_overflow[i_row] >= 0)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "kv_type: expected 'f32', as f16 has no numbers beyond 65504 "
+                         "and a key or value of token %d at position %d in layer %d "
+                         "is larger, got 'f16'",
+                         node->token, node->depth - 1, f->i_overflow[i_row]);
     for (int32_t i = 0; i < f->model->hparams.n_embd; i++)
         if (!isfinite(hidden[i]))
             return deal_fail(err, node->i_set < 0 ? DEAL_ERR_FORMAT : DEAL_ERR_CONTROL,

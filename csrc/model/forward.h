@@ -41,6 +41,8 @@ typedef struct deal_forward {
     float *k, *v;            // (DEAL_FORWARD_ROWS, n_head_kv * head_dim)
     float *gate, *up;        // (DEAL_FORWARD_ROWS, n_ff)
     float *cosine, *sine;    // (DEAL_FORWARD_ROWS, deal_hparams_n_freq)
+    int32_t *i_overflow;     // (DEAL_FORWARD_ROWS,) last layer with a key or value that
+                             // is too large for f16 cells, or -1
     size_t size;             // bytes of scratch
 } deal_forward;
 
@@ -52,7 +54,7 @@ void deal_forward_free(deal_forward *forward); // also of a zeroed one
 // Evaluates `n_row` <= DEAL_FORWARD_ROWS nodes, parents before children: fills their
 // cells and hidden states, and writes what their controls tap to `tap` (n_row,), which
 // may hold NULLs or be NULL. FORMAT, with controls CONTROL, where a hidden state is not
-// finite.
+// finite; INVALID_ARG where a key or value is too large for cells in f16.
 deal_status deal_forward_run(deal_forward *forward, const deal_node *node,
                              float *const *tap, int32_t n_row, deal_error *err);
 

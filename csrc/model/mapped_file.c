@@ -36,10 +36,17 @@ deal_mapped_file_open(const char *path, deal_mapped_file *file, deal_error *err)
 }
 
 void
-deal_mapped_file_forget(const deal_mapped_file *file)
+deal_mapped_file_forget(const deal_mapped_file *file, const void *data, size_t size)
 {
-    if (file->data)
-        madvise((void *)(uintptr_t)file->data, file->size, MADV_DONTNEED);
+    uintptr_t first = (uintptr_t)file->data, at = (uintptr_t)data;
+    if (!file->data || at < first || at - first > file->size ||
+        size > file->size - (at - first))
+        return;
+    uintptr_t page_size = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = (at + page_size - 1) / page_size * page_size;
+    uintptr_t end = (at + size) / page_size * page_size;
+    if (begin < end)
+        madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
 void

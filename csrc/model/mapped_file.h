@@ -15,8 +15,10 @@ typedef struct deal_mapped_file {
 // Fails with IO naming the path and the system's reason; an empty file with FORMAT.
 deal_status deal_mapped_file_open(const char *path, deal_mapped_file *file,
                                   deal_error *err);
-// Lets the system drop the pages that were read; they are read again where needed.
-void deal_mapped_file_forget(const deal_mapped_file *file);
+// Lets the system drop the pages that lie within data (size,), bytes of the file; they
+// are read again where they are needed. Does nothing where `data` is no part of it.
+void deal_mapped_file_forget(const deal_mapped_file *file, const void *data,
+                             size_t size);
 void deal_mapped_file_close(deal_mapped_file *file); // a zeroed file is a no-op
 
 #endif

@@ -23,11 +23,9 @@ deal_model_from_tensors(const deal_hparams *hparams, const deal_tensor_table *ta
     model->file = file;
     model->n_file = n_file;
     DEAL_TRY_GOTO(deal_hparams_check(hparams, err), fail);
-    DEAL_TRY_GOTO(deal_weights_load(hparams, table, compute, &model->weights, err),
-                  fail);
-    // What was repacked is not needed twice in memory.
-    for (int32_t i = 0; compute == DEAL_COMPUTE_INT8 && i < n_file; i++)
-        deal_mapped_file_forget(&file[i]);
+    DEAL_TRY_GOTO(
+        deal_weights_load(hparams, table, file, n_file, compute, &model->weights, err),
+        fail);
     *out = model;
     return DEAL_OK;
 fail:

@@ -242,10 +242,11 @@ n_in_max(const deal_hparams *hp)
 }
 
 deal_status
-deal_session_new(const deal_model *model, int32_t n_ctx, int32_t n_thread,
+deal_session_new(const deal_model *model, const deal_session_params *params,
                  deal_session **out, deal_error *err)
 {
     const deal_hparams *hp = &model->hparams;
+    int32_t n_ctx = params->n_ctx;
     if (n_ctx < 1 || n_ctx > hp->n_ctx_train)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "max_length: expected 1 to %d (the model's context), got %d",
@@ -258,9 +259,10 @@ deal_session_new(const deal_model *model, int32_t n_ctx, int32_t n_thread,
                       .n_vocab = hp->n_vocab,
                       .n_embd = hp->n_embd,
                       .n_ctx = n_ctx};
-    deal_trie_init(&s->trie, hp->n_layer, hp->n_head_kv, hp->head_dim, hp->n_embd);
+    deal_trie_init(&s->trie, hp->n_layer, hp->n_head_kv, hp->head_dim, hp->n_embd,
+                   params->kv_type, params->kv_budget);
     deal_status status;
-    DEAL_TRY_GOTO(deal_pool_new(n_thread, &s->pool, err), fail);
+    DEAL_TRY_GOTO(deal_pool_new(params->n_thread, &s->pool, err), fail);
     DEAL_TRY_GOTO(deal_matmul_init(&s->matmul, s->pool, model->compute,
                                    DEAL_FORWARD_ROWS, n_in_max(hp), err),
                   fail);
@@ -309,6 +311,12 @@ deal_session_size(const deal_session *s)
 {
     return deal_trie_size(&s->trie) + s->matmul.size + s->forward.size +
            s->forward.attention.size + s->head.size;
+}
+
+size_t
+deal_session_kv_size(const deal_session *s)
+{
+    return deal_trie_kv_size(&s->trie);
 }
 
 int32_t

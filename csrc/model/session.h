@@ -7,12 +7,20 @@
 
 #include "common/lm.h"
 #include "model/model.h"
+#include "model/trie.h"
 
 typedef struct deal_session deal_session;
 
-// `n_ctx` in [1, n_ctx_train] bounds a path; `n_thread` >= 1. The model is borrowed and
-// must outlive the session. Caller frees with deal_session_free().
-deal_status deal_session_new(const deal_model *model, int32_t n_ctx, int32_t n_thread,
+typedef struct deal_session_params {
+    int32_t n_ctx;        // longest path, in [1, n_ctx_train]
+    int32_t n_thread;     // at least 1
+    deal_kv_type kv_type; // of the cells
+    size_t kv_budget;     // most bytes of KV cells; 0: no limit but the context
+} deal_session_params;
+
+// The model is borrowed and must outlive the session. Caller frees with
+// deal_session_free().
+deal_status deal_session_new(const deal_model *model, const deal_session_params *params,
                              deal_session **session, deal_error *err);
 void deal_session_free(deal_session *session);
 
@@ -24,8 +32,9 @@ deal_lm *deal_session_lm(deal_session *session);
 typedef deal_status (*deal_session_poll)(void *user, deal_error *err);
 void deal_session_set_poll(deal_session *session, deal_session_poll poll, void *user);
 
-// Bytes of KV cells and scratch, and the number of live trie nodes.
+// Bytes of KV cells and scratch, bytes of KV cells, and the number of live trie nodes.
 size_t deal_session_size(const deal_session *session);
+size_t deal_session_kv_size(const deal_session *session);
 int32_t deal_session_n_live(const deal_session *session);
 
 #endif

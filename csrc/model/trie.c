@@ -7,14 +7,16 @@
 
 void
 deal_trie_init(deal_trie *trie, int32_t n_layer, int32_t n_head_kv, int32_t head_dim,
-               int32_t n_embd)
+               int32_t n_embd, deal_kv_type kv_type, size_t budget)
 {
     *trie = (deal_trie){.free_node = DEAL_NODE_NONE,
                         .free_set = -1,
                         .n_layer = n_layer,
                         .n_head_kv = n_head_kv,
                         .head_pad = DEAL_HEAD_PAD(head_dim),
-                        .n_embd = n_embd};
+                        .n_embd = n_embd,
+                        .kv_type = kv_type,
+                        .budget = budget ? budget : SIZE_MAX};
 }
 
 void
@@ -32,15 +34,41 @@ deal_trie_free(deal_trie *trie)
 }
 
 static size_t
-kv_len(const deal_trie *trie) // floats of a page before its hidden states
+number_size(const deal_trie *trie)
 {
-    return deal_trie_key_offset(trie, trie->n_layer, 0);
+    return trie->kv_type == DEAL_KV_F16 ? sizeof(uint16_t) : sizeof(float);
 }
 
+// Bytes of a page before its hidden states.
 static size_t
-page_len(const deal_trie *trie)
+hidden_offset(const deal_trie *trie)
 {
-    return kv_len(trie) + (size_t)DEAL_PAGE_LEN * (size_t)trie->n_embd;
+    return deal_trie_key_offset(trie, trie->n_layer, 0) * number_size(trie);
+}
+
+size_t
+deal_trie_page_size(const deal_trie *trie)
+{
+    return hidden_offset(trie) +
+           (size_t)DEAL_PAGE_LEN * (size_t)trie->n_embd * sizeof(float);
+}
+
+size_t
+deal_trie_kv_size(const deal_trie *trie)
+{
+    return (size_t)trie->n_page * deal_trie_page_size(trie);
+}
+
+static deal_status
+check_budget(const deal_trie *trie, deal_error *err)
+{
+    size_t held = deal_trie_kv_size(trie), needed = deal_trie_page_size(trie);
+    if (held <= trie->budget && needed <= trie->budget - held)
+        return DEAL_OK;
+    return deal_fail(err, DEAL_ERR_KV_BUDGET,
+                     "kv_budget: expected at most %zu bytes of KV cells, got %zu held "
+                     "for %d nodes and %zu needed for up to %d more",
+                     trie->budget, held, trie->n_live, needed, DEAL_PAGE_LEN);
 }
 
 static deal_status
@@ -48,10 +76,11 @@ grow(deal_trie *trie, deal_error *err)
 {
     if (trie->n_page == INT32_MAX / DEAL_PAGE_LEN)
         return deal_fail_memory(err, "KV cells");
+    DEAL_TRY(check_budget(trie, err));
     if (trie->n_page == trie->page_cap) {
         size_t old = (size_t)trie->page_cap;
         size_t cap = deal_grow_cap(old, old + 1);
-        float **page = deal_realloc(trie->page, old, cap, sizeof *page);
+        unsigned char **page = deal_realloc(trie->page, old, cap, sizeof *page);
         if (!page)
             return deal_fail_memory(err, "KV pages");
         trie->page = page;
@@ -62,10 +91,10 @@ grow(deal_trie *trie, deal_error *err)
         trie->node = node;
         trie->page_cap = (int32_t)cap;
     }
-    float *page = deal_alloc_zero(page_len(trie), sizeof *page); // padding stays 0
+    unsigned char *page = deal_alloc_zero(1, deal_trie_page_size(trie));
     if (!page)
         return deal_fail_memory(err, "KV page");
-    trie->page[trie->n_page++] = page;
+    trie->page[trie->n_page++] = page; // what is padding there stays 0
     return DEAL_OK;
 }
 
@@ -183,6 +212,16 @@ unlink_child(deal_trie *trie, deal_node parent, deal_node child)
     *link = trie->node[child].next_sibling;
 }
 
+// Once there is no node left.
+static void
+empty(deal_trie *trie)
+{
+    trie->n_node = 0;
+    trie->free_node = DEAL_NODE_NONE;
+    while (trie->n_page > DEAL_PAGE_KEEP)
+        deal_free(trie->page[--trie->n_page]);
+}
+
 // Frees upwards: a parent held by this child alone goes with it.
 void
 deal_trie_release(deal_trie *trie, deal_node i_node)
@@ -202,6 +241,8 @@ deal_trie_release(deal_trie *trie, deal_node i_node)
         trie->n_live--;
         i_node = parent;
     }
+    if (trie->n_live == 0)
+        empty(trie);
 }
 
 int
@@ -210,11 +251,11 @@ deal_trie_is_live(const deal_trie *trie, deal_node node)
     return node >= 0 && node < trie->n_node && trie->node[node].n_ref > 0;
 }
 
-float *
+void *
 deal_trie_cell(const deal_trie *trie, deal_node node)
 {
-    return trie->page[node / DEAL_PAGE_LEN] +
-           (size_t)(node % DEAL_PAGE_LEN) * (size_t)trie->head_pad;
+    size_t i = (size_t)(node % DEAL_PAGE_LEN) * (size_t)trie->head_pad;
+    return trie->page[node / DEAL_PAGE_LEN] + i * number_size(trie);
 }
 
 size_t
@@ -234,14 +275,14 @@ deal_trie_value_offset(const deal_trie *trie, int32_t i_layer, int32_t i_head_kv
 float *
 deal_trie_hidden(const deal_trie *trie, deal_node node)
 {
-    return trie->page[node / DEAL_PAGE_LEN] + kv_len(trie) +
-           (size_t)(node % DEAL_PAGE_LEN) * (size_t)trie->n_embd;
+    void *hidden = trie->page[node / DEAL_PAGE_LEN] + hidden_offset(trie);
+    return (float *)hidden + (size_t)(node % DEAL_PAGE_LEN) * (size_t)trie->n_embd;
 }
 
 size_t
 deal_trie_size(const deal_trie *trie)
 {
-    return (size_t)trie->n_page * page_len(trie) * sizeof(float) +
+    return deal_trie_kv_size(trie) +
            (size_t)trie->page_cap *
                (sizeof *trie->page + DEAL_PAGE_LEN * sizeof *trie->node) +
            (size_t)trie->set_cap * sizeof *trie->set;

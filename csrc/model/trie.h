@@ -2,13 +2,18 @@
  *
  * Node i owns cell i: the keys and values of its token in every layer, and the final
  * normed state. Cells lie in pages of DEAL_PAGE_LEN that are never moved, so the cache
- * grows without copying. Layout of a page, in floats:
+ * grows without copying. Layout of a page:
  *
- *     kv      (n_layer, n_head_kv, 2, DEAL_PAGE_LEN, head_pad)  keys after RoPE, values
- *     hidden  (DEAL_PAGE_LEN, n_embd)
+ *     kv      (n_layer, n_head_kv, 2, DEAL_PAGE_LEN, head_pad)  f32 or f16, keys after
+ *                                                               RoPE, and values
+ *     hidden  (DEAL_PAGE_LEN, n_embd)                           f32
  *
  * with head_pad = DEAL_HEAD_PAD(head_dim), the rest zeros: the keys of one head lie
  * together, in rows of whole vectors.
+ *
+ * Cells of released nodes are used again by the next ones. Memory goes back to the
+ * system when the last node is released, as at the end of every request: all pages but
+ * DEAL_PAGE_KEEP, so that an idle trie is small and short requests allocate nothing.
  */
 #ifndef DEAL_MODEL_TRIE_H
 #define DEAL_MODEL_TRIE_H
@@ -19,6 +24,9 @@
 #include "kernels/kernels.h"
 
 #define DEAL_PAGE_LEN 64
+#define DEAL_PAGE_KEEP 8 // most pages of a trie without nodes
+
+typedef enum deal_kv_type { DEAL_KV_F32 = 0, DEAL_KV_F16 = 1 } deal_kv_type;
 
 typedef struct deal_trie_node {
     deal_node parent;      // DEAL_NODE_NONE for a root; next free node where free
@@ -40,7 +48,7 @@ typedef struct deal_trie_set {
 
 typedef struct deal_trie {
     deal_trie_node *node; // (node_cap,)
-    float **page;         // (n_page,) of page_size floats
+    unsigned char **page; // (n_page,) of deal_trie_page_size() bytes
     int32_t n_page, page_cap;
     int32_t n_node;      // nodes ever used; those beyond are fresh
     int32_t n_live;      // nodes in use, roots included
@@ -49,13 +57,18 @@ typedef struct deal_trie {
     int32_t n_set;       // roots with controls
     int32_t set_cap, free_set;
     int32_t n_layer, n_head_kv, head_pad, n_embd;
+    deal_kv_type kv_type;
+    size_t budget; // most bytes of pages
 } deal_trie;
 
+// `budget` in bytes, 0 for no limit.
 void deal_trie_init(deal_trie *trie, int32_t n_layer, int32_t n_head_kv,
-                    int32_t head_dim, int32_t n_embd);
+                    int32_t head_dim, int32_t n_embd, deal_kv_type kv_type,
+                    size_t budget);
 void deal_trie_free(deal_trie *trie); // also of a zeroed trie
 
-// `controls` may be NULL.
+// `controls` may be NULL. A new node fails with KV_BUDGET where it needs a page that
+// the budget has no room for, and leaves the trie as it is.
 deal_status deal_trie_root(deal_trie *trie, const deal_controls *controls,
                            int32_t n_prompt, deal_node *root, deal_error *err);
 // A new child, with one reference; the caller has made sure that there is none yet.
@@ -66,13 +79,15 @@ void deal_trie_retain(deal_trie *trie, deal_node node);
 void deal_trie_release(deal_trie *trie, deal_node node);
 int deal_trie_is_live(const deal_trie *trie, deal_node node);
 
-// Where cell `node` starts: its key in layer 0, head 0. Another head's key lies
-// deal_trie_key_offset floats on, its value deal_trie_value_offset.
-float *deal_trie_cell(const deal_trie *trie, deal_node node);
+// Where cell `node` starts: its key in layer 0, head 0, numbers of `kv_type`. Another
+// head's key lies deal_trie_key_offset numbers on, its value deal_trie_value_offset.
+void *deal_trie_cell(const deal_trie *trie, deal_node node);
 size_t deal_trie_key_offset(const deal_trie *trie, int32_t i_layer, int32_t i_head_kv);
 size_t deal_trie_value_offset(const deal_trie *trie, int32_t i_layer,
                               int32_t i_head_kv);
 float *deal_trie_hidden(const deal_trie *trie, deal_node node); // (n_embd,)
-size_t deal_trie_size(const deal_trie *trie);                   // bytes held
+size_t deal_trie_page_size(const deal_trie *trie); // bytes of DEAL_PAGE_LEN cells
+size_t deal_trie_kv_size(const deal_trie *trie);   // bytes of pages held
+size_t deal_trie_size(const deal_trie *trie);      // bytes held, with nodes
 
 #endif

@@ -13,6 +13,8 @@
 typedef struct loader {
     const deal_hparams *hp;
     const deal_tensor_table *table;
+    const deal_mapped_file *file; // (n_file,)
+    int32_t n_file;
     deal_compute compute;
     deal_weights *weights;
     bool *is_used; // (n_tensor,)
@@ -156,6 +158,8 @@ make_panels(loader *l, const deal_tensor *tensor, deal_matrix *m)
     if (!has_all)
         return deal_fail_memory(l->err, tensor->name);
     l->weights->owned_size += n_panel * m->panels.panel_size;
+    for (int32_t i = 0; i < l->n_file; i++)
+        deal_mapped_file_forget(&l->file[i], tensor->data, tensor->size);
     return DEAL_OK;
 }
 
@@ -309,12 +313,18 @@ check_all_used(loader *l)
 
 deal_status
 deal_weights_load(const deal_hparams *hp, const deal_tensor_table *table,
-                  deal_compute compute, deal_weights *weights, deal_error *err)
+                  const deal_mapped_file *file, int32_t n_file, deal_compute compute,
+                  deal_weights *weights, deal_error *err)
 {
     deal_status status;
     deal_weights loaded = {0};
-    loader l = {.hp = hp, .table = table, .compute = compute, .weights = &loaded};
-    l.err = err;
+    loader l = {.hp = hp,
+                .table = table,
+                .file = file,
+                .n_file = n_file,
+                .compute = compute,
+                .weights = &loaded,
+                .err = err};
     l.is_used = deal_alloc_zero((size_t)table->n_tensor, sizeof *l.is_used);
     loaded.layer = deal_alloc_zero((size_t)hp->n_layer, sizeof *loaded.layer);
     if (!l.is_used || !loaded.layer) {

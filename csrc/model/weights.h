@@ -47,13 +47,16 @@ typedef struct deal_weights {
     size_t owned_size;         // bytes held besides the mapped file
 } deal_weights;
 
-// Tensors keep pointing into their files, which must outlive `weights`. FORMAT names a
-// tensor that is missing, has another shape, or holds NaN in its norms; UNSUPPORTED
-// names tensors that this forward pass would ignore. Caller frees with
-// deal_weights_free().
+// Tensors keep pointing into their files, which must outlive `weights`. Those that are
+// mapped are in `file` (n_file,): what was repacked of them is dropped from memory
+// tensor by tensor, as it is not needed twice. FORMAT names a tensor that is missing,
+// has another shape, or holds NaN in its norms; UNSUPPORTED names tensors that this
+// forward pass would ignore. Caller frees with deal_weights_free().
 deal_status deal_weights_load(const deal_hparams *hparams,
-                              const deal_tensor_table *table, deal_compute compute,
-                              deal_weights *weights, deal_error *err);
+                              const deal_tensor_table *table,
+                              const deal_mapped_file *file, int32_t n_file,
+                              deal_compute compute, deal_weights *weights,
+                              deal_error *err);
 void deal_weights_free(deal_weights *weights, int32_t n_layer);
 
 #endif

@@ -39,19 +39,30 @@ check_signals(void *unused, deal_error *err)
 static PyObject *
 session_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keyword[] = {"model", "max_length", "threads", NULL};
+    static char *keyword[] = {"model",   "max_length", "threads",
+                              "kv_type", "kv_budget",  NULL};
     PyObject *module = PyType_GetModule(type), *model;
-    int n_ctx, n_thread;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!ii:Session", keyword,
+    int n_ctx, n_thread, kv_type = DEAL_KV_F32;
+    Py_ssize_t kv_budget = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!ii|in:Session", keyword,
                                      deal_module_state_get(module)->model_type, &model,
-                                     &n_ctx, &n_thread))
+                                     &n_ctx, &n_thread, &kv_type, &kv_budget))
         return NULL;
+    if ((kv_type != DEAL_KV_F32 && kv_type != DEAL_KV_F16) || kv_budget < 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "session: expected kv_type 0 (f32) or 1 (f16) and kv_budget from "
+                     "0 on, got %d and %zd",
+                     kv_type, kv_budget);
+        return NULL;
+    }
+    const deal_session_params params = {n_ctx, n_thread, (deal_kv_type)kv_type,
+                                        (size_t)kv_budget};
     PySession *self = (PySession *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
     self->model = (PyModel *)Py_NewRef(model);
     deal_error err;
-    if (deal_session_new(self->model->model, n_ctx, n_thread, &self->session, &err) !=
+    if (deal_session_new(self->model->model, &params, &self->session, &err) !=
         DEAL_OK) {
         Py_DECREF(self);
         return deal_py_raise(module, &err);
@@ -181,6 +192,13 @@ session_size(PyObject *self, void *unused)
 }
 
 static PyObject *
+session_kv_size(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromSize_t(deal_session_kv_size(((PySession *)self)->session));
+}
+
+static PyObject *
 session_n_live(PyObject *self, void *unused)
 {
     (void)unused;
@@ -212,6 +230,7 @@ static PyMethodDef session_methods[] = {
 
 static PyGetSetDef session_getset[] = {
     {"size", session_size, NULL, "bytes of KV cells and scratch", NULL},
+    {"kv_size", session_kv_size, NULL, "bytes of KV cells", NULL},
     {"n_live", session_n_live, NULL, "trie nodes in use", NULL},
     {"n_forward_tokens", session_n_forward_tokens, NULL, "tokens evaluated", NULL},
     {"n_forward_passes", session_n_forward_passes, NULL, "in how many passes", NULL},
@@ -219,8 +238,11 @@ static PyGetSetDef session_getset[] = {
 };
 
 static PyType_Slot session_slots[] = {
-    {Py_tp_doc, (void *)"Session(model, max_length, threads)\n--\n\n"
-                        "A trie of contexts over a model; one thread at a time."},
+    {Py_tp_doc,
+     (void *)"Session(model, max_length, threads, kv_type=0, kv_budget=0)\n--\n\n"
+             "A trie of contexts over a model; one thread at a time. kv_type: 0 is "
+             "f32,\n"
+             "1 is f16; kv_budget in bytes, 0 for no limit."},
     {Py_tp_new, session_new},
     {Py_tp_dealloc, session_dealloc},
     {Py_tp_traverse, session_traverse},

@@ -102,7 +102,8 @@ run_tree(const deal_model *model, deal_controls *const *set, int n_max, int n_th
 {
     deal_error err;
     deal_session *session;
-    if (!CHECK(deal_session_new(model, 600, n_thread, &session, &err) == DEAL_OK))
+    if (!CHECK(tiny_session(model, 600, n_thread, DEAL_KV_F32, &session, &err) ==
+               DEAL_OK))
         return;
     deal_lm *lm = deal_session_lm(session);
     static deal_node node[N_SET * N_NODE];
@@ -197,7 +198,7 @@ test_taps(const deal_model *model, deal_controls *const *set)
 {
     deal_error err;
     deal_session *session;
-    CHECK(deal_session_new(model, 600, 2, &session, &err) == DEAL_OK);
+    CHECK(tiny_session(model, 600, 2, DEAL_KV_F32, &session, &err) == DEAL_OK);
     deal_lm *lm = deal_session_lm(session);
     static float hidden[3][8][N_EMBD], taps[3][8][TAP_LEN], expected[N_EMBD];
     for (int s = 1; s <= 2; s++)
@@ -294,7 +295,7 @@ test_errors(const deal_model *model, deal_controls *const *set)
 {
     deal_error err;
     deal_session *session;
-    CHECK(deal_session_new(model, 600, 1, &session, &err) == DEAL_OK);
+    CHECK(tiny_session(model, 600, 1, DEAL_KV_F32, &session, &err) == DEAL_OK);
     deal_lm *lm = deal_session_lm(session);
     deal_node root;
     deal_controls other = *set[1];
@@ -347,7 +348,7 @@ test_out_of_memory(const deal_model *model)
         deal_status status =
             deal_controls_new(&shape, &edit, 1, all_taps, 4, &set, &err);
         if (status == DEAL_OK)
-            status = deal_session_new(model, 8, 2, &session, &err);
+            status = tiny_session(model, 8, 2, DEAL_KV_F32, &session, &err);
         if (status == DEAL_OK) {
             deal_lm *lm = deal_session_lm(session);
             status = lm->ops->controlled_root(lm, set, 1, &root, &err);
@@ -375,7 +376,7 @@ test_steady_state(const deal_model *model, deal_controls *const *set)
     deal_error err;
     deal_session *session;
     static float hidden[8][N_EMBD], taps[8][TAP_LEN];
-    CHECK(deal_session_new(model, 600, 2, &session, &err) == DEAL_OK);
+    CHECK(tiny_session(model, 600, 2, DEAL_KV_F32, &session, &err) == DEAL_OK);
     deal_lm *lm = deal_session_lm(session);
     size_t n_alloc = 0;
     for (int i = 0; i < 50; i++) {

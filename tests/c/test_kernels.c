@@ -181,6 +181,64 @@ test_attention(const deal_kernels *k, int head_dim, int n_q, int i_begin, float 
     }
 }
 
+// Halfway from an f16 to the next, exactly.
+static float
+tie_after(int bits)
+{
+    float x = deal_f16_to_f32((uint16_t)bits);
+    return x + (deal_f16_to_f32((uint16_t)(bits + 1)) - x) / 2.0f;
+}
+
+// Every f16 there is, and back; NaN need not keep its bits.
+static void
+test_half(const deal_kernels *k)
+{
+    enum { HEAD_DIM = 20, N_PAD = DEAL_HEAD_PAD(HEAD_DIM), OFFSET = 5, N = 1 << 16 };
+    static uint16_t half[OFFSET + N], bits[N_MAX + 1];
+    static float wide[2][N_PAD];
+    for (int i = 0; i < N; i++)
+        half[OFFSET + i] = (uint16_t)i;
+    for (int i = 0; i < N; i += N_PAD) { // from both ends
+        const uint16_t *cell[2] = {half + i, half + N - N_PAD - i};
+        k->widen(2, HEAD_DIM, cell, OFFSET, wide[0]);
+        for (int r = 0; r < 2; r++) {
+            k->narrow(N_PAD, wide[r], bits);
+            for (int j = 0; j < N_PAD; j++) {
+                float expected = deal_f16_to_f32(cell[r][OFFSET + j]);
+                if (isnan(expected))
+                    CHECK(isnan(wide[r][j]) && (bits[j] & 0x7fff) > 0x7c00);
+                else
+                    CHECK(wide[r][j] == expected && bits[j] == cell[r][OFFSET + j]);
+            }
+        }
+    }
+    // Between two of them, on any length.
+    for (size_t s = 0; s < N_SIZE; s++) {
+        int n = size[s];
+        float largest = 0.0f;
+        fill(a, n, 70 + s, 6.0);
+        for (int i = 0; i < n; i++) {
+            if (i % 3 == 0)
+                a[i] = ldexpf(a[i], i % 60 - 40); // from below the smallest on
+            if (i % 3 == 1)
+                a[i] = tie_after(i * 37 % 0x7bff);
+            largest = fmaxf(largest, fabsf(a[i]));
+        }
+        bits[n] = 0xabcd;
+        CHECK(k->narrow(n, a, bits) == largest);
+        CHECK_EQ_INT(bits[n], 0xabcd);
+        for (int i = 0; i < n; i++)
+            CHECK_EQ_INT(bits[i], deal_f32_to_f16(a[i]));
+    }
+    const float edge[] = {65504.0f, 65519.9f, 65520.0f, -65520.0f, NAN, 1.0f};
+    const uint16_t expected[] = {0x7bff, 0x7bff, 0x7c00, 0xfc00};
+    CHECK(k->narrow(6, edge, bits) == 65520.0f);
+    CHECK(memcmp(bits, expected, sizeof expected) == 0);
+    CHECK((bits[4] & 0x7fff) > 0x7c00);
+    const float endless[] = {-INFINITY, 2.0f};
+    CHECK(k->narrow(2, endless, bits) == INFINITY);
+}
+
 static void
 test_quantize(const deal_kernels *k)
 {
@@ -253,6 +311,7 @@ test_set(const deal_kernels *k)
         test_attention(k, 40, 1, i_begin[i], 0.0f);
         test_attention(k, 32, 5, i_begin[i], 2.0f);
     }
+    test_half(k);
     test_quantize(k);
     test_head(k);
 }

@@ -1,10 +1,11 @@
 /* The trie LM over a random model: batch invariance bit for bit, references, errors. */
+#define _DEFAULT_SOURCE // setenv
+
 #include <stdlib.h>
 
 #include "check.h"
 #include "common/alloc.h"
 #include "common/clock.h"
-#include "model/session.h"
 #include "tiny_weights.h"
 
 #define N_VOCAB 50
@@ -16,6 +17,7 @@ typedef struct tree {
 } tree;
 
 static float logits[2][N_NODE][N_VOCAB];
+static deal_kv_type kv_type; // of all sessions
 
 // A random trie with long chains and bushes; siblings have different tokens.
 static void
@@ -44,7 +46,7 @@ run_tree(const deal_model *model, const tree *t, int n_max, int n_thread, uint64
 {
     deal_error err;
     deal_session *session;
-    if (!CHECK(deal_session_new(model, 600, n_thread, &session, &err) == DEAL_OK))
+    if (!CHECK(tiny_session(model, 600, n_thread, kv_type, &session, &err) == DEAL_OK))
         return;
     deal_lm *lm = deal_session_lm(session);
     deal_node root, node[N_NODE];
@@ -96,7 +98,7 @@ test_answers(const deal_model *model)
 {
     deal_error err;
     deal_session *session;
-    CHECK(deal_session_new(model, 600, 2, &session, &err) == DEAL_OK);
+    CHECK(tiny_session(model, 600, 2, kv_type, &session, &err) == DEAL_OK);
     deal_lm *lm = deal_session_lm(session);
     deal_node root;
     CHECK(lm->ops->root(lm, &root, &err) == DEAL_OK);
@@ -150,10 +152,10 @@ test_errors(const deal_model *model)
 {
     deal_error err;
     deal_session *session;
-    CHECK(deal_session_new(model, 601, 1, &session, &err) == DEAL_ERR_INVALID_ARG);
+    CHECK(tiny_session(model, 601, 1, kv_type, &session, &err) == DEAL_ERR_INVALID_ARG);
     CHECK_HAS(err.message, "601");
-    CHECK(deal_session_new(model, 4, 0, &session, &err) == DEAL_ERR_INVALID_ARG);
-    CHECK(deal_session_new(model, 4, 1, &session, &err) == DEAL_OK);
+    CHECK(tiny_session(model, 4, 0, kv_type, &session, &err) == DEAL_ERR_INVALID_ARG);
+    CHECK(tiny_session(model, 4, 1, kv_type, &session, &err) == DEAL_OK);
     deal_lm *lm = deal_session_lm(session);
     deal_node root;
     CHECK(lm->ops->root(lm, &root, &err) == DEAL_OK);
@@ -184,7 +186,7 @@ run_chain(const deal_model *model, const int32_t *token, int n, int n_batch,
 {
     deal_error err;
     deal_session *session;
-    CHECK(deal_session_new(model, 600, 2, &session, &err) == DEAL_OK);
+    CHECK(tiny_session(model, 600, 2, kv_type, &session, &err) == DEAL_OK);
     deal_lm *lm = deal_session_lm(session);
     deal_node node[N_NODE + 1];
     CHECK(lm->ops->root(lm, &node[0], &err) == DEAL_OK);
@@ -245,17 +247,19 @@ test_out_of_memory(const deal_model *model)
         deal_error err;
         deal_session *session = NULL;
         deal_node root = DEAL_NODE_NONE;
-        deal_lm_item item = {.i_parent = -1, .token = 1};
+        deal_lm_item item[130]; // in three pages of cells
+        for (int i = 0; i < 130; i++)
+            item[i] = (deal_lm_item){.i_parent = i - 1, .token = 1};
         deal_alloc_fail_at(n);
-        deal_status status = deal_session_new(model, 8, 2, &session, &err);
+        deal_status status = tiny_session(model, 130, 2, kv_type, &session, &err);
         if (status == DEAL_OK) {
             deal_lm *lm = deal_session_lm(session);
             status = lm->ops->root(lm, &root, &err);
             if (status == DEAL_OK) {
-                item.parent = root;
-                status = lm->ops->extend(lm, &item, 1, &err);
-                if (status == DEAL_OK)
-                    lm->ops->release(lm, item.node);
+                item[0].parent = root;
+                status = lm->ops->extend(lm, item, 130, &err);
+                for (int i = 0; status == DEAL_OK && i < 130; i++)
+                    lm->ops->release(lm, item[i].node);
                 lm->ops->release(lm, root);
             }
             is_over = status == DEAL_OK;
@@ -281,7 +285,7 @@ test_poll(const deal_model *model)
 {
     deal_error err;
     deal_session *session;
-    CHECK(deal_session_new(model, 600, 1, &session, &err) == DEAL_OK);
+    CHECK(tiny_session(model, 600, 1, kv_type, &session, &err) == DEAL_OK);
     deal_lm *lm = deal_session_lm(session);
     int n_asked = 0;
     deal_session_set_poll(session, stop_at_third, &n_asked);
@@ -310,7 +314,7 @@ test_steady_state(const deal_model *model)
 {
     deal_error err;
     deal_session *session;
-    CHECK(deal_session_new(model, 600, 2, &session, &err) == DEAL_OK);
+    CHECK(tiny_session(model, 600, 2, kv_type, &session, &err) == DEAL_OK);
     deal_lm *lm = deal_session_lm(session);
     size_t n_alloc = 0;
     for (int i_run = 0; i_run < 2; i_run++) {
@@ -331,6 +335,54 @@ test_steady_state(const deal_model *model)
     deal_session_free(session);
 }
 
+// Loads and runs with the kernels called `name`; false where there are none.
+static bool
+run_with(const char *name, const tiny_weights *tiny, deal_compute compute,
+         float (*out)[N_VOCAB])
+{
+    static tree t;
+    deal_error err;
+    deal_model *model;
+    if (!deal_kernels_find(name))
+        return false;
+    make_tree(&t, 4);
+    setenv("DEAL_ISA", name, 1);
+    if (CHECK(deal_model_from_tensors(&tiny->hparams, &tiny->table, NULL, 0, compute,
+                                      &model, &err) == DEAL_OK)) {
+        run_tree(model, &t, 40, 2, 5, out);
+        deal_model_free(model);
+    }
+    return true;
+}
+
+// Kernel sets agree up to rounding. With f16 cells or int8 activations a last bit may
+// move a number by a whole step: 2^-11 of a key or value, 1/127 of a group's largest.
+static void
+test_sets_agree(const tiny_weights *tiny, deal_compute compute)
+{
+    const char *isa = getenv("DEAL_ISA");
+    char before[32];
+    snprintf(before, sizeof before, "%s", isa ? isa : "");
+    double tolerance = compute == DEAL_COMPUTE_INT8 ? 0.1
+                       : kv_type == DEAL_KV_F16     ? 1e-3
+                                                    : 1e-4;
+    CHECK(run_with("plain", tiny, compute, logits[0]));
+    const char *name[] = {"avx2", "avxvnni", "avx512", "neon"};
+    for (int i = 0; i < 4; i++) {
+        double worst = 0.0;
+        if (!run_with(name[i], tiny, compute, logits[1]))
+            continue;
+        for (int r = 0; r < N_NODE; r++)
+            for (int o = 0; o < N_VOCAB; o++)
+                worst = fmax(worst, fabs((double)(logits[1][r][o] - logits[0][r][o])));
+        CHECK_NEAR(worst, 0.0, tolerance);
+    }
+    if (isa)
+        setenv("DEAL_ISA", before, 1);
+    else
+        unsetenv("DEAL_ISA");
+}
+
 static void
 test_models(int32_t n_swa)
 {
@@ -345,14 +397,18 @@ test_models(int32_t n_swa)
             printf("    %s\n", err.message);
             continue;
         }
-        test_batch_invariance(model);
-        if (n_swa > 0)
-            test_window(model);
-        test_answers(model);
-        test_errors(model);
-        test_out_of_memory(model);
+        for (int type = DEAL_KV_F32; type <= DEAL_KV_F16; type++) {
+            kv_type = (deal_kv_type)type;
+            test_batch_invariance(model);
+            if (n_swa > 0)
+                test_window(model);
+            test_answers(model);
+            test_errors(model);
+            test_out_of_memory(model);
+            test_steady_state(model);
+            test_sets_agree(&tiny, (deal_compute)compute);
+        }
         test_poll(model);
-        test_steady_state(model);
         deal_model_free(model);
     }
     free(tiny.data);

