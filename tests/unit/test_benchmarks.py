@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from generation import PROMPTS, WORDS
 from tiny_model import TinyConfig, make_tiny, write_gguf
 
 import deal
+from deal.generation import Candidate, Decision
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
@@ -236,6 +237,108 @@ def test_arguments(
     assert message in capsys.readouterr().err
 
 
+# --- whole runs -----------------------------------------------------------------------
+
+
+class StubModel:
+    """Writes one text plainly and one when steered; remembers what it was asked."""
+
+    path = Path("stub.gguf")
+    compute = "int8"
+    threads = 2
+
+    def __init__(self) -> None:
+        self.searches: list[Any] = []
+
+    def chat(self, messages: Any, **options: Any) -> deal.Generation:
+        rewards = options.get("rewards")
+        self.searches.append(options.get("search"))
+        text = "A cat." if rewards is None else "The dog saw it."
+        scores = deal.rewards.as_reward(rewards).score([text]) if rewards else [0.0]
+        names = [f.name for f in fields(deal.Stats)]
+        candidates = tuple(
+            Candidate(0, token, -1.0 - token, (), 0.0, {}, 0.0, False, token == 0)
+            for token in (1, 0)
+        )
+        return deal.Generation(
+            text=text,
+            token_ids=(1, 2, 3),
+            logprob=-2.0,
+            reward=scores[0],
+            rewards={},
+            score=scores[0],
+            finish_reason="stop",
+            stats=deal.Stats(**dict.fromkeys(names, 0) | {"n_forward_tokens": 30}),
+            trace=() if rewards is None else (Decision(0, candidates),),
+        )
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> StubModel:
+    model = StubModel()
+    monkeypatch.setattr(deal, "load", lambda *args, **kwargs: model)
+    return model
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rows = [
+        {"id": str(i), "concepts": ["dog"], "forms": {"dog": ["dog"]}} for i in range(3)
+    ]
+    path = tmp_path / "dev.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_whole_run(stub: StubModel, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "benchmarks" / "results" / "search.json"
+    arguments = ["--data", str(data), "--mode", "naive", "--peers", "none", "--sweep"]
+    arguments += ["--n", "2", "--rounds", "1", "--n-sweep", "1", "--json", str(out)]
+    assert search.main(arguments) == 0
+    result = json.loads(out.read_text())
+    plain, *rows = result["rows"]
+    assert plain["mode"] == "plain" and plain["coverage_hard"] == 0.0
+    assert [row["setting"] for row in rows] == [s.name for s in search.SETTINGS]
+    for row in rows:
+        assert row["n"] == 2 and row["coverage_hard"] == 1.0
+        assert row["forward_tokens_per_token"] == 10.0
+        assert row["top_wins"] == 0.0  # the second in likelihood is ranked first
+    assert all(
+        len(r["seconds"]) >= search_runs.N_PLAIN
+        for r in search_runs.pick(result["items"], search_runs.PLAIN).values()
+    )
+    points = [(row["against"], row["value"]) for row in result["sweep"]]
+    assert points == [(axis, v) for axis, grid in search.GRIDS.items() for v in grid]
+    assert {s.num_beams for s in stub.searches if s} == {1, 2, 4, 8}
+    assert "not measured" in tables.results_text(out)
+
+
+@dataclass(frozen=True)
+class SwitchedSearch(SearchWithTricks):
+    lookahead: int = 16
+    reward_weight: float = 1.0
+    num_beams: int = 1
+    mode: str = "exact"
+
+    def __post_init__(self) -> None:
+        if self.tricks and self.tricks.bounds and not self.tricks.reuse:
+            raise ValueError("bounds: expected reuse")
+
+
+def test_ablation(stub: StubModel, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deal, "Search", SwitchedSearch)
+    arguments = ["--data", str(data), "--n", "3", "--ablation", "--n-ablation", "2"]
+    parsed = search.parse_arguments([*arguments, "--rounds", "1"])
+    items = commongen.read_items(data, 3, None)
+    rows = search.run_ablation(stub, items, parsed)
+    refused = [row["variant"] for row in rows if "refused" in row]
+    assert refused == ["only bounds", "all but reuse"] * 2
+    measured = [row for row in rows if "refused" not in row]
+    assert len(measured) == 8 and all(row["n"] == 2 for row in measured)
+    used = {(s.tricks.reuse, s.tricks.bounds) for s in stub.searches if s}
+    assert used == {(True, True), (False, False), (True, False)}
+
+
 # --- tables ---------------------------------------------------------------------------
 
 
@@ -377,16 +480,3 @@ def test_plots(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "search-sweep.svg").read_text()
     scaling.plot(scaling_result(), tmp_path)
     assert (tmp_path / "batch.svg").stat().st_size > 0
-
-
-def test_items_are_drawn_by_seed(tmp_path: Path) -> None:
-    rows = [
-        {"id": str(i), "concepts": ["dog"], "forms": {"dog": ["dog"]}}
-        for i in range(20)
-    ]
-    path = tmp_path / "dev.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    first = [item["id"] for item in commongen.read_items(path, 3, None)]
-    drawn = [item["id"] for item in commongen.read_items(path, 3, 1)]
-    assert first == ["0", "1", "2"] and drawn != first
-    assert drawn == [item["id"] for item in commongen.read_items(path, 3, 1)]
