@@ -10,7 +10,10 @@ a probe finds faster.
 
 reads one request a line: ``{"prompt": ids, "ends": ids, "concepts": {word: forms},
 "max_new_tokens": n, "search": {top_k, lookahead, reward_weight, num_beams}}``, and
-answers with tokens, text, score and seconds. benchmarks.search asks it.
+answers with tokens, text, score and seconds. With ``"token_ids"`` it answers with the
+decision that it takes after each beginning of them instead: int8 engines differ in the
+last digits, and one decision that is a tie makes another text, so that this, not the
+text, tells whether two searches are the same. benchmarks.search asks both.
 """
 
 from __future__ import annotations
@@ -192,12 +195,7 @@ class NaiveSearch:
         live = [Hypothesis([], b"", 0.0, sequence=0, logits=logits[0].copy())]
         pool: list[Hypothesis] = []
         while True:
-            candidates = self._expand(live)
-            self._roll_out(candidates, n)
-            for c in candidates:
-                c.reward = self._reward(c.text.decode("utf-8", "replace"))
-                c.score = c.logprob + self._weight * c.reward
-            candidates.sort(key=lambda c: (-c.score, c.tokens[c.n_own - 1], c.origin))
+            candidates = self._ranked(live, n)
             final = [c for c in candidates[: self._n_beam] if c.is_final]
             pool = sorted([*pool, *final], key=lambda c: -c.score)[: self._n_beam]
             winners = [c for c in candidates if not c.is_final][: self._n_beam]
@@ -206,6 +204,26 @@ class NaiveSearch:
             if len(pool) == self._n_beam and winners[0].score <= pool[-1].score:
                 return pool[0]
             live = self._keep(live, candidates, winners, n)
+
+    def decide(self, prompt: Sequence[int], prefix: Sequence[int]) -> int:
+        """The token that a single hypothesis `prefix` is continued with."""
+        lm, ids = self._lm, [*prompt, *prefix]
+        lm.clear()
+        n = len(ids)
+        logits = lm.run([(t, i, 0, i == n - 1) for i, t in enumerate(ids)])
+        text = b"".join(lm.piece(t) for t in prefix)
+        live = Hypothesis(list(prefix), text, 0.0, sequence=0, logits=logits[0].copy())
+        return self._ranked([live], len(prompt))[0].tokens[len(prefix)]
+
+    def _ranked(self, live: Sequence[Hypothesis], n_prompt: int) -> list[Hypothesis]:
+        """All candidates, rolled out and scored, best first."""
+        candidates = self._expand(live)
+        self._roll_out(candidates, n_prompt)
+        for c in candidates:
+            c.reward = self._reward(c.text.decode("utf-8", "replace"))
+            c.score = c.logprob + self._weight * c.reward
+        candidates.sort(key=lambda c: (-c.score, c.tokens[c.n_own - 1], c.origin))
+        return candidates
 
     def _push(self, hypothesis: Hypothesis, token: int) -> bool:
         """Append a token; whether the hypothesis ends with it."""
@@ -283,6 +301,10 @@ def answer_to(lm: LlamaSequences, request: Mapping[str, Any]) -> dict[str, Any]:
     search = NaiveSearch(
         lm, request["ends"], reward, request["max_new_tokens"], request["search"]
     )
+    if "token_ids" in request:
+        ids = request["token_ids"]
+        tokens = [search.decide(request["prompt"], ids[:i]) for i in range(len(ids))]
+        return {"decisions": tokens}
     before = (lm.n_decoded, lm.n_pass)
     start = time.perf_counter()
     best = search.run(request["prompt"])

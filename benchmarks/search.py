@@ -93,10 +93,14 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
 
 
 def llama_runs(
-    worker: Worker, lm: deal.Model, item: Mapping[str, Any], max_new_tokens: int
-) -> dict[tuple[str, str], dict[str, Any]]:
-    """Records of one item over llama.cpp. A search does not care where its reward is
-    written, so that settings which differ in that alone share a run."""
+    worker: Worker,
+    lm: deal.Model,
+    item: Mapping[str, Any],
+    ours: Mapping[search_runs.Key, dict[str, Any]],
+    max_new_tokens: int,
+) -> dict[search_runs.Key, dict[str, Any]]:
+    """Records of one item over llama.cpp, beside `ours`. The search there does not
+    care where a reward is written: settings that differ in that alone share a run."""
     messages = [{"role": "user", "content": prompt_for(item["concepts"])}]
     text = lm.tokenizer.apply_chat_template(messages)
     request = {
@@ -110,8 +114,14 @@ def llama_runs(
     for setting in SETTINGS:
         key = json.dumps(setting.search)
         if key not in found:
-            answer = worker.ask(request | {"search": setting.search})
-            found[key] = search_runs.llama_record(answer, item)
+            asked = request | {"search": setting.search}
+            found[key] = search_runs.llama_record(worker.ask(asked), item)
+            naive = ours.get((setting.name, NAIVE))
+            if naive is not None and setting.search["num_beams"] == 1:
+                ids = naive["token_ids"]
+                tokens = worker.ask(asked | {"token_ids": ids})["decisions"]
+                same = [a == b for a, b in zip(tokens, ids, strict=True)]
+                found[key] |= {"n_compared": len(same), "n_same": sum(same)}
         records[setting.name, LLAMA] = found[key]
     return records
 
@@ -124,10 +134,10 @@ def measure_table(
 ) -> list[dict[str, Any]]:
     """Records of all items, settings and modes."""
 
-    def after(i_item: int, item: Mapping[str, Any]) -> dict:
+    def after(i_item: int, item: Mapping[str, Any], ours: dict) -> dict:
         if worker is None or worker.facts is None or i_item >= arguments.n_llama:
             return {}
-        return llama_runs(worker, lm, item, arguments.max_new_tokens)
+        return llama_runs(worker, lm, item, ours, arguments.max_new_tokens)
 
     jobs = jobs_of(arguments)
     limit = arguments.max_new_tokens
@@ -301,6 +311,8 @@ def report(result: dict[str, Any]) -> str:
             lines[-1] += f"  {row['times']:.1f} times ours"
             if row.get("same_text") is not None:
                 lines[-1] += f", same text {row['same_text']:.2f}"
+            if row.get("same_decisions") is not None:
+                lines[-1] += f", same decisions {row['same_decisions']:.2f}"
     for row in result.get("sweep", ()):
         lines.append(line(row, f"{row['against']}={row['value']:g}"))
     for row in result.get("ablation", ()):

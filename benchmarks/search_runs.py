@@ -121,14 +121,14 @@ def measure(
     jobs: Sequence[Job],
     max_new_tokens: int,
     title: str,
-    after: Callable[[int, Mapping[str, Any]], dict[Key, dict]] | None = None,
+    after: Callable[[int, Mapping[str, Any], dict], dict[Key, dict]] | None = None,
 ) -> list[dict[str, Any]]:
     """Run all jobs, in rounds, each run after one of plain decoding.
 
     Parameters
     ----------
     after : callable, optional
-        ``after(i_item, item)`` gives more records of an item.
+        ``after(i_item, item, records)`` gives more records of an item.
 
     Returns
     -------
@@ -147,7 +147,9 @@ def measure(
             len(runs.records[PLAIN]["seconds"]) < N_PLAIN
         ):
             runs.run(None)
-        found = runs.records | (after(i_item, item) if after is not None else {})
+        found = dict(runs.records)
+        if after is not None:
+            found |= after(i_item, item, runs.records)
         for (setting, mode), record in found.items():
             records.append(
                 {"id": item["id"], "setting": setting, "mode": mode} | record
@@ -196,19 +198,26 @@ def times(records: Sequence[dict[str, Any]], key: Key, other: Key) -> float | No
 def agreement(
     records: Sequence[dict[str, Any]], key: Key, other: Key
 ) -> dict[str, float | None]:
-    """Share of shared items with the same text, and mean share of the tokens of `key`
-    before the first that differs."""
+    """Share of shared items with the same text; mean share of the tokens of `key`
+    before the first that differs; share of decisions that are the same after the same
+    beginning, where they were compared."""
     ours, theirs = pick(records, key), pick(records, other)
     shared = [(ours[i], theirs[i]) for i in ours if i in theirs]
     if not shared:
-        return {"same_text": None, "same_start": None}
+        return dict.fromkeys(("same_text", "same_start", "same_decisions"))
     starts = []
     for a, b in shared:
         pairs = list(zip(a["token_ids"], b["token_ids"], strict=False))
         n = next((i for i, (s, t) in enumerate(pairs) if s != t), len(pairs))
         starts.append(n / len(a["token_ids"]))
     same = statistics.fmean(a["text"] == b["text"] for a, b in shared)
-    return {"same_text": same, "same_start": statistics.fmean(starts)}
+    n_compared = sum(a.get("n_compared", 0) for a, _ in shared)
+    n_same = sum(a.get("n_same", 0) for a, _ in shared)
+    return {
+        "same_text": same,
+        "same_start": statistics.fmean(starts),
+        "same_decisions": n_same / n_compared if n_compared else None,
+    }
 
 
 def summary(records: Sequence[dict[str, Any]], key: Key) -> dict[str, Any]:
@@ -255,7 +264,8 @@ def summary(records: Sequence[dict[str, Any]], key: Key) -> dict[str, Any]:
         seconds_per_token(r, False) / seconds_per_token(plain[i], False)
         for i, r in runs.items()
     )
-    names = next(iter(runs.values()))["stats"]
+    stats = next(iter(runs.values()))["stats"]
+    names = [name for name, value in stats.items() if isinstance(value, (int, float))]
     row["stats_per_token"] = {name: total(name) / n_tokens for name in names}
     n_decisions = sum(r["n_decisions"] for r in runs.values())
     n_candidates = sum(r["n_candidates"] for r in runs.values())

@@ -256,7 +256,7 @@ def search_headline(result: dict[str, Any], source: str) -> list[str]:
     names = [f"{m} mode" for m in modes] + ["naive over llama.cpp", "times faster"]
     lines = [
         f"**DeAL**, {_search_caption(result)}: wall time per token, as a multiple of "
-        f"plain greedy decoding's, median over {plain['n']} word sets.",
+        f"this engine's plain greedy decoding, median over {plain['n']} word sets.",
         "",
         "| search | " + " | ".join(names) + " | all words used |",
         "| --- |" + " ---: |" * (len(names) + 1),
@@ -326,14 +326,22 @@ def _search_work(rows: list[dict[str, Any]]) -> list[str]:
                 "",
                 f"{row['setting']}, {row['mode']}, of all candidates: {parts}.",
             ]
+    told: list[Any] = []
     for row in rows:
-        if row.get("same_text") is not None:
-            lines += [
-                "",
-                f"{row['setting']}: the same text as our naive mode's in "
-                f"{row['same_text']:.0%} of the sets; {row['same_start']:.0%} of the "
-                "tokens come before the first that differs.",
-            ]
+        if row.get("same_text") is None or row["search"] in told:
+            continue  # settings that differ in the reward alone share a run there
+        told.append(row["search"])
+        text = (
+            f"{row['setting']}, over llama.cpp: the same text as naive mode's in "
+            f"{row['same_text']:.0%} of the sets; {row['same_start']:.0%} of the "
+            "tokens come before the first that differs."
+        )
+        if row.get("same_decisions") is not None:
+            text += (
+                f" After the same beginnings, {row['same_decisions']:.0%} of the "
+                "decisions are the same."
+            )
+        lines += ["", text]
     return lines
 
 

@@ -104,6 +104,10 @@ def test_llama_search_decides_as_naive_mode_does(
             assert theirs.score == pytest.approx(ours.score, abs=1e-4)
             assert theirs.text.decode() == ours.text
             assert sequences.n_row >= len(ids) + len(ours.token_ids) - 1
+            if options["num_beams"] == 1:
+                search = NaiveSearch(Sequences(lm), ends, score, 12, options)
+                for i, token in enumerate(ours.token_ids):
+                    assert search.decide(ids, ours.token_ids[:i]) == token
             ends = ends or [ours.token_ids[3], ours.token_ids[7]]
 
 
@@ -176,7 +180,8 @@ def test_summary() -> None:
     assert row["shares_of_candidates"] == {"n_pruned": 0.5}
     assert search_runs.times(records, key, search_runs.PLAIN) == pytest.approx(3.0)
     found = search_runs.agreement(records, key, search_runs.PLAIN)
-    assert found == {"same_text": 1.0, "same_start": pytest.approx(0.75)}
+    assert found["same_text"] == 1.0 and found["same_decisions"] is None
+    assert found["same_start"] == pytest.approx(0.75)
 
 
 def test_differences_from_naive_are_found() -> None:
@@ -352,6 +357,7 @@ def search_result() -> dict[str, Any]:
         record("1", (names[1], "exact"), [2.5], 10),
     ]
     llama = record("1", (names[0], "llama.cpp naive"), [60.0], 10)
+    llama |= {"n_compared": 10, "n_same": 9}
     for unknown in ("n_decisions", "seconds_prefill"):
         del llama[unknown]
     records.append(llama)
@@ -397,7 +403,8 @@ def test_search_tables(tmp_path: Path) -> None:
     whole = tables.results_text(path)
     assert head.splitlines()[0] in whole
     assert "| keywords, k=5, l=16 | 1.60 | 1.7 | 2.20 | 37.5 | 30 |" in whole
-    assert "the same text as our naive mode's in 100% of the sets" in whole
+    assert "the same text as naive mode's in 100% of the sets" in whole
+    assert "90% of the decisions are the same" in whole
     sweep = tables.results_text(path, "sweep")
     assert "| top_k=2 | 1 | 1.60 | 3.0 | 1.00 |" in sweep and "num_beams=4" in sweep
     ablation = tables.results_text(path, "ablation")
