@@ -124,8 +124,8 @@ def _git(*arguments: str) -> str:
 
 def _git_changes() -> str:
     # Results and the tables made of them are written by the benchmarks themselves.
-    kept_out = (":(exclude)benchmarks/results", ":(exclude)README.md")
-    return _git("status", "--porcelain", "--untracked-files=no", "--", ".", *kept_out)
+    results = (":(exclude)benchmarks/results", ":(exclude)README.md", ":(exclude)docs")
+    return _git("status", "--porcelain", "--untracked-files=no", "--", ".", *results)
 
 
 def _cpuinfo() -> dict[str, str]:

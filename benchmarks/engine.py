@@ -22,9 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -34,6 +32,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from benchmarks import common, fidelity, peers
+from benchmarks.worker import Worker, open_answers
 
 N_PREFILL, N_PREFIX, N_STEP = 512, 64, 32
 BATCHES = (1, 8, 32, 64)
@@ -60,12 +59,7 @@ def measure(engine: peers.Engine, what: str) -> float:
 
 def serve(name: str, path: Path, threads: int, scratch: Path) -> None:
     """Answer requests, a line of JSON each, until there are no more."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not get between the answers
-
-    def answer(value: Any) -> None:
-        print(json.dumps(value), file=answers, flush=True)
-
+    answer = open_answers()
     engine = peers.open_engine(name, path, threads, scratch)
     if engine is None:
         answer(None)
@@ -82,34 +76,11 @@ def serve(name: str, path: Path, threads: int, scratch: Path) -> None:
             answer(measure(engine, what))
 
 
-class Worker:
+def open_worker(name: str, path: Path, threads: int, scratch: Path) -> Worker:
     """The process of one engine; `facts` is None where its library is missing."""
-
-    def __init__(self, name: str, path: Path, threads: int, scratch: Path) -> None:
-        self.name = name
-        command = [sys.executable, "-m", "benchmarks.engine", "--serve", name]
-        command += ["--model", str(path), "--threads", str(threads)]
-        command += ["--scratch", str(scratch)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        self._process = subprocess.Popen(
-            command, cwd=common.ROOT, env=environment, text=True, **pipes
-        )
-        self.facts = self._read()
-
-    def _read(self) -> Any:
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name}: its process ended; see its messages")
-        return json.loads(line)
-
-    def ask(self, what: str) -> Any:
-        print(json.dumps(what), file=self._process.stdin, flush=True)
-        return self._read()
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
+    arguments = ["benchmarks.engine", "--serve", name, "--model", str(path)]
+    arguments += ["--threads", str(threads), "--scratch", str(scratch)]
+    return Worker(name, arguments, threads)
 
 
 # --- the run --------------------------------------------------------------------------
@@ -177,7 +148,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ["deal int8"] if arguments.peers == "none" else ["deal int8", *peers.PEERS]
     scratch = arguments.scratch or Path(tempfile.mkdtemp(prefix="deal-engine-"))
     scratch.mkdir(parents=True, exist_ok=True)
-    workers = [Worker(name, path, arguments.threads, scratch) for name in names]
+    workers = [open_worker(name, path, arguments.threads, scratch) for name in names]
     try:
         limits = limits_of(path, arguments.threads)
         rows = rows_of(workers, arguments.rounds, WHATS)

@@ -1,227 +1,145 @@
-"""Writes README's results, between its markers, from the files in benchmarks/results.
+"""Writes results into README and docs, between markers, from benchmarks/results.
 
     python tools/make_results_table.py            write
-    python tools/make_results_table.py --check    exit 1 where README is not what the
-                                                  result files say
+    python tools/make_results_table.py --check    write nothing; exit 1 where a document
+                                                  is not what the result files say
 
-No figure in README is typed by hand.
+A document asks for a table with a pair of lines:
+
+    <!-- BEGIN results: engine -->
+    <!-- END results: engine -->
+
+The name is that of a file in benchmarks/results, without ``.json``; a word after it
+asks for a part: ``search headline``, ``search sweep``, ``search ablation``. A marker
+whose result is not there is an error, and its text stays as it is. No figure between
+markers is typed by hand.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
-from typing import Any
+
+from results_sections import SECTIONS, MissingPart
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN = "<!-- results:begin (written by tools/make_results_table.py) -->"
-END = "<!-- results:end -->"
+BLOCK = re.compile(
+    r"<!-- BEGIN results: (?P<what>[^\n]+?) -->\n(?P<body>.*?)"
+    r"<!-- END results: (?P<end>[^\n]+?) -->",
+    re.DOTALL,
+)
+MARKER = re.compile(r"<!-- (?:BEGIN|END) results:")
 
 
-def machine_line(environment: dict[str, Any]) -> str:
-    """Machine, commit and versions of one measurement."""
-    machine, commit = environment["machine"], environment["commit"]
-    versions = environment["versions"]
-    cpu = machine["cpu"]
-    if machine.get("cpu_family") and machine.get("cpu_model"):
-        cpu += f" (family {machine['cpu_family']}, model {machine['cpu_model']})"
-    revision = (commit["id"] or "unknown")[:12]
-    if commit["is_dirty"]:
-        revision += " with local changes"
-    core = versions.get("core", {})
-    return (
-        f"{cpu}, {machine['cores']} cores, {machine['system']}; commit {revision}; "
-        f"deal-lm {versions.get('deal-lm')}, Python {versions['python']}, NumPy "
-        f"{versions['numpy']}; kernels {core.get('kernels')}, {core.get('blas')}; "
-        f"{environment['date'][:10]}"
-    )
+def results_text(path: Path, variant: str = "") -> str:
+    """One result file as Markdown.
+
+    Parameters
+    ----------
+    path : Path
+        ``.../benchmarks/results/NAME.json``.
+    variant : str
+        Part of it; empty for the whole.
+
+    Raises
+    ------
+    MissingPart
+        If the part was not measured.
+    ValueError
+        If no table is known for the benchmark, or for this part of it.
+    """
+    result = json.loads(path.read_text(encoding="utf-8"))
+    name = result.get("benchmark")
+    if (name, variant) not in SECTIONS:
+        what = f"part {variant!r} of benchmark" if variant else "benchmark"
+        raise ValueError(f"{path}: no table for {what} {name!r}")
+    source = path.relative_to(path.parents[2]).as_posix()
+    return "\n".join(SECTIONS[name, variant](result, source))
 
 
-def commongen_section(result: dict[str, Any], source: str) -> list[str]:
-    """Table and caption of one CommonGen result."""
-    settings, summary = result["settings"], result["summary"]
-    search = settings["search"]
-    names = (("plain", "plain greedy"), ("deal", "DeAL"))
-    lines = [
-        f"**CommonGen**, {settings['n']} word sets, {settings['model']} "
-        f"(`{settings['model_file']}`, {settings['compute']}), "
-        f"top_k={search['top_k']}, lookahead={search['lookahead']}, "
-        f"reward_weight={search['reward_weight']:g}, "
-        f"num_beams={search['num_beams']}, mode={search['mode']}, "
-        f"max_new_tokens={settings['max_new_tokens']}, {settings['threads']} threads:",
-        "",
-        "| decoding | words used (soft) | all words used (hard) | log-prob per token "
-        "| tokens/s | slowdown |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for key, name in names:
-        row = summary[key]
-        slow = "1" if key == "plain" else f"{summary['slowdown_median']:.1f}"
-        lines.append(
-            f"| {name} | {row['coverage_soft']:.2f} | {row['coverage_hard']:.2f} "
-            f"| {row['logprob_per_token']:.2f} | {row['tokens_per_second']:.1f} "
-            f"| {slow} |"
-        )
-    forward = [
-        summary[key]["n_forward_tokens"] / summary[key]["n_tokens"] for key, _ in names
-    ]
-    notes = (
-        f"Slowdown: wall time per generated token over plain greedy's on the same "
-        f"item, median over items ({summary['slowdown_min']:.1f} to "
-        f"{summary['slowdown_max']:.1f}); ratio of totals "
-        f"{summary['slowdown_total']:.1f}, without the prompt "
-        f"{summary['slowdown_decode']:.1f}. Tokens evaluated per token "
-        f"generated, prompt included: {forward[0]:.1f} and {forward[1]:.1f}."
-    )
-    if result["memory"]["peak"]:
-        notes += (
-            f" Peak memory of the process: {result['memory']['peak'] / 1e6:.0f} MB."
-        )
-    lines += ["", notes, "", f"{machine_line(result['environment'])} (`{source}`)."]
-    return lines
+def fill(document: str, folder: Path) -> tuple[str, list[str]]:
+    """`document` with what lies between its markers replaced.
 
+    Parameters
+    ----------
+    document : str
+    folder : Path
+        Of the result files.
 
-def fidelity_section(result: dict[str, Any], source: str) -> list[str]:
-    """Divergence from f32, and memory."""
-    settings, memory = result["settings"], result["memory"]
-    lines = [
-        f"**Fidelity and memory**, {settings['model']} (`{settings['model_file']}`): "
-        "KL divergence from f32 compute on the same file, nats a token.",
-        "",
-        "| engine | mean KL | same first choice | tokens |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for row in result["rows"]:
-        if "missing" in row:
-            lines.append(f"| {row['engine']} | {row['missing']} | | |")
-            continue
-        name = " ".join(filter(None, (row["engine"], row.get("version"))))
-        lines.append(
-            f"| {name} | {row['kl']:.4f} | {row['same_top_1']:.3f} "
-            f"| {row['n_tokens']:,} |"
-        )
-    megabytes = {
-        name: memory[name][peak] / 1e6
-        for name, peak in (("int8", "peak"), ("f32", "peak"))
-    }
-    notes = (
-        f"Peak memory of a process that loads the model and evaluates 512 tokens: "
-        f"{megabytes['int8']:.0f} MB in int8, {megabytes['f32']:.0f} MB in f32, of "
-        f"which {memory['int8']['peak_import'] / 1e6:.0f} MB are Python and the "
-        f"imports. The file has {memory['file'] / 1e6:.0f} MB, its weights in f32 "
-        f"{memory['weights_f32'] / 1e6:.0f} MB: int8 compute holds no f32 copy."
-    )
-    lines += ["", notes, "", f"{machine_line(result['environment'])} (`{source}`)."]
-    return lines
-
-
-def engine_section(result: dict[str, Any], source: str) -> list[str]:
-    """Speed of the engine and its peers, with fidelity and the machine's limits."""
-    settings, limits = result["settings"], result["limits"]
-    table: dict[str, dict[str, Any]] = {}
-    for row in result["rows"]:
-        table.setdefault(row["engine"], {})[row.get("what")] = row
-    whats = [w for w in limits["tok_s"]]
-    lines = [
-        f"**Engine**, {settings['model']} (`{settings['model_file']}`), "
-        f"{settings['threads']} threads: tokens per second, median of "
-        f"{settings['rounds']} rounds. `prefill512`: one prompt of 512. `decodeB`: B "
-        "branches that share a prefix of 64, 32 greedy steps.",
-        "",
-        "| engine | mean KL | " + " | ".join(whats) + " | peak memory |",
-        "| --- | ---: |" + " ---: |" * (len(whats) + 1),
-    ]
-    for engine, cells in table.items():
-        if None in cells:
-            lines.append(f"| {engine} | {cells[None]['missing']} |")
-            continue
-        any_row = cells[whats[0]]
-        mark = "" if any_row["is_equal"] else " \\*"
-        rates = " | ".join(f"{cells[w]['tok_s']:,.0f}" for w in whats)
-        peak = any_row.get("peak_memory")
-        memory = f"{peak / 1e6:,.0f} MB" if peak else ""
-        lines.append(f"| {engine} | {any_row['kl']:.4f}{mark} | {rates} | {memory} |")
-    ours = table["deal int8"]
-    share = " | ".join(f"{ours[w]['tok_s'] / limits['tok_s'][w]:.0%}" for w in whats)
-    lines.append(f"| deal int8, of the limit | | {share} | |")
-    peers = [c for e, c in table.items() if not e.startswith("deal") and None not in c]
-    equal = [c for c in peers if c[whats[0]]["is_equal"]]
-    if equal:
-        ratio = " | ".join(
-            f"{ours[w]['tok_s'] / max(c[w]['tok_s'] for c in equal):.1f}" for w in whats
-        )
-        lines.append(
-            f"| deal int8, times the best peer of equal fidelity | | {ratio} | |"
-        )
-    notes = (
-        f"\\* above {settings['kl_equal']} nats a token from f32: another model. The "
-        f"limit is what the machine was measured to do in the same run: "
-        f"{limits['read_bytes_s'] / 1e9:.0f} GB/s read and "
-        f"{limits['multiply_adds_s'] / 1e9:,.0f} G int8 multiply-adds per second."
-    )
-    lines += ["", notes, "", f"{machine_line(result['environment'])} (`{source}`)."]
-    versions = sorted(
-        {(c[whats[0]]["version"], e) for e, c in table.items() if None not in c}
-    )
-    lines[-1] += " " + "; ".join(f"{e}: {v}" for v, e in versions) + "."
-    return lines
-
-
-SECTIONS = {
-    "commongen": commongen_section,
-    "engine": engine_section,
-    "fidelity": fidelity_section,
-}
-
-
-def results_text(folder: Path) -> str:
-    """All results as Markdown.
+    Returns
+    -------
+    (str, list of str)
+        The new text, and what is missing, as messages.
 
     Raises
     ------
     ValueError
-        If a file is of a benchmark that no table is known for.
+        If a marker has no partner, or asks for a table that is not known.
     """
-    lines: list[str] = []
-    for path in sorted(folder.glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        name = result.get("benchmark")
-        if name not in SECTIONS:
-            raise ValueError(f"{path}: no table for benchmark {name!r}")
-        section = SECTIONS[name](
-            result, path.relative_to(folder.parent.parent).as_posix()
-        )
-        lines += ["", *section] if lines else section
-    if not lines:
-        lines = ["There is no result file in the tree; `make bench` makes one."]
-    return "\n".join(lines)
+    missing: list[str] = []
+
+    def block(match: re.Match[str]) -> str:
+        what = match["what"]
+        if match["end"] != what or MARKER.search(match["body"]):
+            raise ValueError(f"BEGIN results: {what}: expected an END of the same name")
+        name, _, variant = what.partition(" ")
+        path = folder / f"{name}.json"
+        if not path.is_file():
+            missing.append(f"results: {what}: there is no {path.name} in {folder}")
+            return match[0]
+        try:
+            text = results_text(path, variant)
+        except MissingPart as error:
+            missing.append(f"results: {what}: {path} {error}")
+            return match[0]
+        head, foot = (f"<!-- {end} results: {what} -->" for end in ("BEGIN", "END"))
+        return f"{head}\n\n{text}\n\n{foot}"
+
+    filled = BLOCK.sub(block, document)
+    n_marker, n_block = len(MARKER.findall(document)), len(BLOCK.findall(document))
+    if n_marker != 2 * n_block:
+        raise ValueError(f"results: {n_marker} markers make {n_block} pairs")
+    return filled, missing
 
 
-def fill(document: str, text: str) -> str:
-    """`document` with what lies between the markers replaced by `text`."""
-    if document.count(BEGIN) != 1 or document.count(END) != 1:
-        raise ValueError(f"expected one {BEGIN} and one {END}")
-    head, _, rest = document.partition(BEGIN)
-    tail = rest.partition(END)[2]
-    return f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}"
+def update(root: Path, is_check: bool) -> list[str]:
+    """Fill README.md and docs/*.md below `root`, unless `is_check`.
+
+    Returns
+    -------
+    list of str
+        What is wrong: documents that differ (with `is_check`), results that are not
+        there, markers that say nothing.
+    """
+    faults = []
+    for path in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+        name = path.relative_to(root).as_posix()
+        before = path.read_text(encoding="utf-8")
+        try:
+            after, missing = fill(before, root / "benchmarks" / "results")
+        except ValueError as error:
+            faults.append(f"{name}: {error}")
+            continue
+        faults += [f"{name}: {message}" for message in missing]
+        if after == before:
+            continue
+        if is_check:
+            faults.append(f"{name}: results differ from benchmarks/results")
+        else:
+            path.write_text(after, encoding="utf-8")
+    return faults
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
-    arguments = parser.parse_args()
-    readme = ROOT / "README.md"
-    before = readme.read_text(encoding="utf-8")
-    after = fill(before, results_text(ROOT / "benchmarks" / "results"))
-    if arguments.check:
-        if after != before:
-            print("README.md: results differ from benchmarks/results", file=sys.stderr)
-        return int(after != before)
-    if after != before:
-        readme.write_text(after, encoding="utf-8")
-    return 0
+    faults = update(ROOT, parser.parse_args().check)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return int(bool(faults))
 
 
 if __name__ == "__main__":

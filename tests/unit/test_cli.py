@@ -420,15 +420,13 @@ def test_benchmark_and_table(
     assert result["summary"]["deal"]["coverage_hard"] == 1.0
     assert result["environment"]["machine"]["cores"] >= 1
     assert [item["id"] for item in result["items"]] == ["a", "b"]
-    text = make_results_table.results_text(out.parent)
-    assert "| DeAL | 1.00 | 1.00 |" in text
-    begin, end = make_results_table.BEGIN, make_results_table.END
-    filled = make_results_table.fill(f"head\n{begin}\nold\n{end}\ntail", text)
+    begin, end = (f"<!-- {e} results: commongen -->" for e in ("BEGIN", "END"))
+    document = f"head\n{begin}\nold\n{end}\ntail"
+    filled, missing = make_results_table.fill(document, out.parent)
+    assert "| DeAL | 1.00 | 1.00 |" in filled and not missing
     assert filled.startswith("head\n") and filled.endswith("\ntail")
     assert "old" not in filled
-    assert make_results_table.fill(filled, text) == filled
-    with pytest.raises(ValueError, match="expected one"):
-        make_results_table.fill("no markers", text)
+    assert make_results_table.fill(filled, out.parent) == (filled, [])
     with pytest.raises(ValueError, match="at least 3"):
         commongen.read_items(data, 3, None)
     data.write_text(json.dumps(record | {"forms": {}}) + "\n")
