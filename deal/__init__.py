@@ -28,7 +28,7 @@ from deal.controls import AddResidual, EditFinal, MapHead
 from deal.generation import Candidate, Decision, Generation, Stats
 from deal.model import HParams, Model, Stream, load
 from deal.rewards import Reward, reward
-from deal.settings import Sampling, Search
+from deal.settings import Exact, Sampling, Search
 
 __all__ = [
     "AddResidual",
@@ -37,6 +37,7 @@ __all__ = [
     "ControlError",
     "Decision",
     "EditFinal",
+    "Exact",
     "Generation",
     "HParams",
     "KVBudgetError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -19,11 +20,20 @@ class Stats:
     n_steps : int
         Decisions taken.
     n_rollouts, n_rollout_tokens : int
-        Candidates that were rolled out, and the tokens taken there.
+        Candidates whose rollouts were evaluated, and the tokens taken there.
     n_reward_calls, n_reward_texts : int
         Calls of reward functions, and completions scored.
     seconds_prefill, seconds_forward, seconds_reward, seconds_total : float
         Wall time: the prompt, all later forward passes, the rewards, everything.
+    n_reused_tokens : int
+        Tokens of rollouts that were known before; from here on in mode "exact" alone.
+    n_pruned, n_settled : int
+        Candidates whose score did not matter, and scores that were certain before the
+        rollout's end.
+    n_draft_tokens, n_draft_accepted : int
+        Guessed tokens that were evaluated, and the right ones of them.
+    n_ahead_tokens, n_in_vain : int
+        Tokens evaluated before a decision asked for them, and those never asked for.
     """
 
     n_prompt_tokens: int
@@ -38,6 +48,13 @@ class Stats:
     seconds_forward: float
     seconds_reward: float
     seconds_total: float
+    n_reused_tokens: int = 0
+    n_pruned: int = 0
+    n_settled: int = 0
+    n_draft_tokens: int = 0
+    n_draft_accepted: int = 0
+    n_ahead_tokens: int = 0
+    n_in_vain: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,13 +69,17 @@ class Candidate:
     logprob : float
         Natural log, of the hypothesis and the candidate.
     rollout : tuple of int
-        Greedy tokens after the candidate.
-    reward : float
-        Weighted sum of the rewards of the text up to the rollout's end.
-    rewards : dict of str to float
+        Greedy tokens after the candidate; in mode "exact" as many as were looked at.
+    reward : float or None
+        Weighted sum of the rewards of the text up to the rollout's end. None, here and
+        below, where mode "exact" did not need to know.
+    rewards : dict of str to float or None
         Each reward, unweighted.
-    score : float
+    score : float or None
         ``logprob + reward_weight * reward``.
+    bounds : (float, float)
+        The score lies in this range; twice the score where that is known. A candidate
+        without a score that was not chosen was pruned by the upper end.
     is_finished : bool
         The candidate or its rollout reached an end token or a stop string.
     is_chosen : bool
@@ -68,16 +89,20 @@ class Candidate:
     token_id: int
     logprob: float
     rollout: tuple[int, ...]
-    reward: float
-    rewards: dict[str, float]
-    score: float
+    reward: float | None
+    rewards: dict[str, float | None]
+    score: float | None
+    bounds: tuple[float, float]
     is_finished: bool
     is_chosen: bool
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One decision of the search: its candidates, best first."""
+    """One decision of the search: its candidates, best first.
+
+    Those whose rank did not matter in mode "exact" come last, by falling upper bound.
+    """
 
     step: int
     candidates: tuple[Candidate, ...]
@@ -124,6 +149,10 @@ class Generation:
         return self.text
 
 
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
 def decisions(
     rows: Iterable[Mapping[str, Any]], names: tuple[str, ...]
 ) -> tuple[Decision, ...]:
@@ -136,9 +165,10 @@ def decisions(
                 token_id=row["token_id"],
                 logprob=row["logprob"],
                 rollout=tuple(row["rollout"]),
-                reward=row["reward"],
-                rewards=dict(zip(names, row["rewards"], strict=True)),
-                score=row["score"],
+                reward=_known(row["reward"]),
+                rewards=dict(zip(names, map(_known, row["rewards"]), strict=True)),
+                score=_known(row["score"]),
+                bounds=(row["low"], row["high"]),
                 is_finished=row["is_finished"],
                 is_chosen=row["is_chosen"],
             )

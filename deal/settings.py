@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-_MODES = {"naive": 2}  # deal_search_mode
+_MODES = {"naive": 2, "exact": 3}  # deal_search_mode
 _INT_MAX = 2**31 - 1
 
 
@@ -70,6 +70,41 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Exact:
+    """What makes mode "exact" fast; for measuring what each part is worth.
+
+    No setting changes a decision, a score or a text.
+
+    Parameters
+    ----------
+    reuse : bool, default=True
+        Keep what was evaluated while it can still be reached: the winner's rollout is
+        the next decision's, one token short.
+    bounds : bool, default=True
+        Drop a candidate as soon as its reward cannot make up for its log-prob any more,
+        and end a rollout once its reward is settled.
+    drafts : bool, default=True
+        Guess how a rollout goes on from what was seen before, and check the guess in
+        one pass.
+    speculation : bool, default=True
+        Fill room in a batch with what the next decisions will ask for.
+    """
+
+    reuse: bool = True
+    bounds: bool = True
+    drafts: bool = True
+    speculation: bool = True
+
+    def __post_init__(self) -> None:
+        for name in _TRICKS:
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}: expected a bool, got {getattr(self, name)!r}")
+
+
+_TRICKS = {"reuse": 1, "bounds": 2, "drafts": 4, "speculation": 8}  # DEAL_TRICK_*
+
+
+@dataclass(frozen=True)
 class Search:
     """How DeAL searches.
 
@@ -92,9 +127,12 @@ class Search:
     commit : int, default=1
         Tokens taken by one decision: the candidate and the first ``commit - 1`` of its
         rollout. In [1, lookahead + 1]; more is faster and no longer the paper's search.
-    mode : {"naive"}, default="naive"
+    mode : {"exact", "naive"}, default="exact"
         "naive" is the paper's loop as written: every decision rolls out every
-        candidate.
+        candidate. "exact" takes the same decisions, token for token and score for
+        score, and leaves out the work that cannot change them.
+    exact : Exact, optional
+        Switches of mode "exact", for measurements.
 
     References
     ----------
@@ -107,7 +145,8 @@ class Search:
     reward_weight: float = 1.0
     num_beams: int = 1
     commit: int = 1
-    mode: str = "naive"
+    mode: str = "exact"
+    exact: Exact = Exact()
 
     def __post_init__(self) -> None:
         check_int("top_k", self.top_k, 1)
@@ -121,6 +160,8 @@ class Search:
             raise ValueError(
                 f"mode: expected one of {sorted(_MODES)}, got {self.mode!r}"
             )
+        if not isinstance(self.exact, Exact):
+            raise TypeError(f"exact: expected deal.Exact, got {self.exact!r}")
 
 
 _DEFAULTS: dict[str, Any] = {  # fields of deal_search_params
@@ -138,6 +179,7 @@ _DEFAULTS: dict[str, Any] = {  # fields of deal_search_params
     "lookahead_len": 0,
     "reward_weight": 0.0,
     "commit": 1,
+    "tricks": 0,
 }
 
 
@@ -175,4 +217,7 @@ def search_params(search: Search) -> dict[str, Any]:
         "reward_weight": float(search.reward_weight),
         "beam_size": check_int("num_beams", search.num_beams, 1, _INT_MAX),
         "commit": min(int(search.commit), _INT_MAX),
+        "tricks": sum(
+            bit for name, bit in _TRICKS.items() if getattr(search.exact, name)
+        ),
     }

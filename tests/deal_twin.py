@@ -48,6 +48,7 @@ class Problem:
     lookahead: int = 0
     reward_weight: float = 0.0
     commit: int = 1
+    tricks: int = 15  # of the C search in mode exact
 
     @property
     def n_vocab(self) -> int:

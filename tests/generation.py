@@ -11,7 +11,7 @@ import deal
 
 PROMPT = "the cat sat on a couch and"
 PROMPTS = [PROMPT, "she said that he would", "little red house"]
-SEARCH = deal.Search(top_k=4, lookahead=5, reward_weight=3.0)
+SEARCH = deal.Search(top_k=4, lookahead=5, reward_weight=3.0, mode="naive")
 WORDS = ["dog", "river", "happy", "sun", "window"]
 
 

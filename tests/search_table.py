@@ -17,7 +17,7 @@ import pytest
 from deal_twin import Problem, Tokens
 
 ROOT = Path(__file__).resolve().parent.parent
-MODES = ("greedy", "beam", "naive")
+MODES = ("greedy", "beam", "naive", "exact")
 
 # --- rewards that both sides have ----------------------------------------------------
 
@@ -132,7 +132,7 @@ def case_words(problem: Problem, mode: str) -> list[str]:
         words += [weight, *reward.words()]
     words += [MODES.index(mode), p.max_new_tokens, p.num_return_sequences]
     words += [p.num_beams, p.length_penalty, p.top_k, p.lookahead]
-    words += [p.reward_weight, p.commit]
+    words += [p.reward_weight, p.commit, p.tricks]
     return [str(w) for w in words]
 
 

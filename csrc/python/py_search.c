@@ -31,35 +31,27 @@ typedef struct PySearch {
 static int
 read_params(PyObject *dict, deal_search_params *params)
 {
-    static char *keyword[] = {"mode",
-                              "n_new_max",
-                              "n_return",
-                              "repetition_penalty",
-                              "temperature",
-                              "top_k",
-                              "top_p",
-                              "min_p",
-                              "seed",
-                              "beam_size",
-                              "length_penalty",
-                              "lookahead_len",
-                              "reward_weight",
-                              "commit",
-                              NULL};
+    static char *keyword[] = {
+        "mode",          "n_new_max", "n_return",       "repetition_penalty",
+        "temperature",   "top_k",     "top_p",          "min_p",
+        "seed",          "beam_size", "length_penalty", "lookahead_len",
+        "reward_weight", "commit",    "tricks",         NULL};
     PyObject *empty = PyTuple_New(0);
     if (!empty)
         return -1;
     int mode;
     unsigned long long seed;
+    unsigned tricks;
     int ok = PyArg_ParseTupleAndKeywords(
-        empty, dict, "iiiddiddKididi:params", keyword, &mode, &params->n_new_max,
+        empty, dict, "iiiddiddKididiI:params", keyword, &mode, &params->n_new_max,
         &params->n_return, &params->repetition_penalty, &params->temperature,
         &params->top_k, &params->top_p, &params->min_p, &seed, &params->beam_size,
         &params->length_penalty, &params->lookahead_len, &params->reward_weight,
-        &params->commit);
+        &params->commit, &tricks);
     Py_DECREF(empty);
     params->mode = (deal_search_mode)mode;
     params->seed = seed;
+    params->tricks = tricks;
     return ok ? 0 : -1;
 }
 
@@ -277,14 +269,19 @@ search_stats(PyObject *object, PyObject *unused)
     deal_search_stats s;
     deal_search_stats_get(((PySearch *)object)->search, &s);
     return Py_BuildValue(
-        "{s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:d,s:d,s:d,s:d}", "n_prompt_tokens",
-        (long long)s.n_prompt_tokens, "n_forward_tokens", (long long)s.n_forward_tokens,
-        "n_forward_passes", (long long)s.n_forward_passes, "n_steps",
-        (long long)s.n_steps, "n_rollouts", (long long)s.n_rollouts, "n_rollout_tokens",
-        (long long)s.n_rollout_tokens, "n_reward_calls", (long long)s.n_reward_calls,
-        "n_reward_texts", (long long)s.n_reward_texts, "seconds_prefill",
-        s.seconds_prefill, "seconds_forward", s.seconds_forward, "seconds_reward",
-        s.seconds_reward, "seconds_total", s.seconds_total);
+        "{s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:d,s:d,s:d,s:d}",
+        "n_reused_tokens", (long long)s.n_reused_tokens, "n_pruned",
+        (long long)s.n_pruned, "n_settled", (long long)s.n_settled, "n_draft_tokens",
+        (long long)s.n_draft_tokens, "n_draft_accepted", (long long)s.n_draft_accepted,
+        "n_ahead_tokens", (long long)s.n_ahead_tokens, "n_in_vain",
+        (long long)s.n_in_vain, "n_prompt_tokens", (long long)s.n_prompt_tokens,
+        "n_forward_tokens", (long long)s.n_forward_tokens, "n_forward_passes",
+        (long long)s.n_forward_passes, "n_steps", (long long)s.n_steps, "n_rollouts",
+        (long long)s.n_rollouts, "n_rollout_tokens", (long long)s.n_rollout_tokens,
+        "n_reward_calls", (long long)s.n_reward_calls, "n_reward_texts",
+        (long long)s.n_reward_texts, "seconds_prefill", s.seconds_prefill,
+        "seconds_forward", s.seconds_forward, "seconds_reward", s.seconds_reward,
+        "seconds_total", s.seconds_total);
 }
 
 static PyObject *
@@ -300,10 +297,11 @@ search_trace(PyObject *object, PyObject *unused)
         const double *reward =
             self->n_reward ? trace.reward + i * (size_t)self->n_reward : NULL;
         PyObject *dict = Py_BuildValue(
-            "{s:i,s:i,s:i,s:i,s:d,s:d,s:N,s:d,s:O,s:O,s:N}", "step", row->i_step,
-            "beam", row->i_beam, "n_committed", row->n_committed, "token_id",
-            row->token, "logprob", row->logprob, "reward", row->h, "rewards",
-            float_list(reward, self->n_reward), "score", row->score, "is_finished",
+            "{s:i,s:i,s:i,s:i,s:d,s:d,s:N,s:d,s:d,s:d,s:O,s:O,s:N}", "step",
+            row->i_step, "beam", row->i_beam, "n_committed", row->n_committed,
+            "token_id", row->token, "logprob", row->logprob, "reward", row->h,
+            "rewards", float_list(reward, self->n_reward), "score", row->score, "low",
+            row->low, "high", row->high, "is_finished",
             row->is_finished ? Py_True : Py_False, "is_chosen",
             row->is_chosen ? Py_True : Py_False, "rollout",
             id_list(trace.rollout + row->i_rollout, (size_t)row->n_rollout));

@@ -251,6 +251,8 @@ record(deal_search *search, bool is_last, deal_error *err)
             .logprob = candidate->logprob,
             .h = slot->h,
             .score = candidate->score,
+            .low = candidate->score,
+            .high = candidate->score,
             .is_finished =
                 slot->finish == DEAL_FINISH_END || slot->finish == DEAL_FINISH_STOP,
             .is_chosen = candidate->is_pooled || (candidate->is_winner && !is_last),

@@ -100,11 +100,12 @@ deal_search_request_check(const deal_search_request *request, deal_error *err)
         break;
     case DEAL_SEARCH_BEAM:
     case DEAL_SEARCH_NAIVE:
+    case DEAL_SEARCH_EXACT:
         DEAL_TRY(check_beams(p, n_vocab, err));
         break;
     default:
         return deal_fail(err, DEAL_ERR_INVALID_ARG, "mode: expected 0 to %d, got %d",
-                         (int)DEAL_SEARCH_NAIVE, (int)p->mode);
+                         (int)DEAL_SEARCH_EXACT, (int)p->mode);
     }
     if (request->n_prompt >= n_ctx)
         return deal_fail(err, DEAL_ERR_CONTEXT_FULL,

@@ -294,8 +294,8 @@ score_state(deal_reward_set *set, int32_t i, const void *state, int32_t is_finis
 }
 
 static deal_status
-score_incremental(deal_reward_set *set, const deal_reward_case *one, size_t i_case,
-                  deal_error *err)
+score_states(deal_reward_set *set, const deal_reward_case *one, size_t i_case,
+             deal_error *err)
 {
     if (!set->has_incremental)
         return DEAL_OK;
@@ -376,21 +376,115 @@ deal_reward_set_score(deal_reward_set *set, const deal_reward_case *cases,
     DEAL_TRY(reserve_cases(set, n_cases, err));
     deal_memo_trim(&set->memo);
     for (size_t i = 0; i < n_cases; i++)
-        DEAL_TRY(score_incremental(set, &cases[i], i, err));
+        DEAL_TRY(score_states(set, &cases[i], i, err));
     for (int32_t i = 0; i < set->n_reward; i++)
         if (!is_incremental(set->reward[i]))
             DEAL_TRY(score_on_texts(set, i, cases, n_cases, err));
     set->n_texts += (int64_t)n_cases * set->n_reward;
-    for (size_t i = 0; i < n_cases; i++) {
-        double h = 0.0;
-        for (int32_t j = 0; j < set->n_reward; j++)
-            h += set->weight[j] * cases[i].reward[j];
-        if (!isfinite(h))
-            return deal_fail(err, DEAL_ERR_REWARD,
-                             "rewards: their weighted sum %g for completion %zu is not "
-                             "finite",
-                             h, i);
-        *cases[i].h = h;
-    }
+    for (size_t i = 0; i < n_cases; i++)
+        DEAL_TRY(deal_reward_set_sum(set, cases[i].reward, i, cases[i].h, err));
     return DEAL_OK;
+}
+
+// --- parts of that -------------------------------------------------------------------
+
+bool
+deal_reward_set_is_incremental(const deal_reward_set *set, int32_t i)
+{
+    return is_incremental(set->reward[i]);
+}
+
+deal_status
+deal_reward_set_score_states(deal_reward_set *set, const deal_reward_case *one,
+                             deal_error *err)
+{
+    for (int32_t i = 0; i < set->n_reward; i++)
+        set->n_texts += is_incremental(set->reward[i]);
+    return score_states(set, one, 0, err);
+}
+
+deal_status
+deal_reward_set_score_texts(deal_reward_set *set, int32_t i_reward,
+                            const deal_reward_case *cases, size_t n_cases,
+                            deal_error *err)
+{
+    DEAL_TRY(reserve_cases(set, n_cases, err));
+    set->n_texts += (int64_t)n_cases;
+    return score_on_texts(set, i_reward, cases, n_cases, err);
+}
+
+// One term of the sum. A reward of weight 0 adds nothing, whatever its range.
+static double
+term(double weight, double score)
+{
+    return weight == 0.0 ? 0.0 : weight * score;
+}
+
+deal_status
+deal_reward_set_sum(const deal_reward_set *set, const double *reward, size_t i_case,
+                    double *h, deal_error *err)
+{
+    double sum = 0.0;
+    for (int32_t i = 0; i < set->n_reward; i++)
+        sum += term(set->weight[i], reward[i]);
+    if (!isfinite(sum))
+        return deal_fail(err, DEAL_ERR_REWARD,
+                         "rewards: their weighted sum %g for completion %zu is not "
+                         "finite",
+                         sum, i_case);
+    *h = sum;
+    return DEAL_OK;
+}
+
+void
+deal_reward_set_sum_range(const deal_reward_set *set, const double *low,
+                          const double *high, double *h_low, double *h_high)
+{
+    double least = 0.0, most = 0.0;
+    for (int32_t i = 0; i < set->n_reward; i++) {
+        double weight = set->weight[i];
+        least += term(weight, weight > 0.0 ? low[i] : high[i]);
+        most += term(weight, weight > 0.0 ? high[i] : low[i]);
+    }
+    *h_low = isnan(least) ? -INFINITY : least; // infinities that cancel say nothing
+    *h_high = isnan(most) ? INFINITY : most;
+}
+
+static deal_status
+bounds_of(deal_reward_set *set, int32_t i, const void *state, int32_t n_tokens_left,
+          double *low, double *high, deal_error *err)
+{
+    const deal_reward *reward = set->reward[i];
+    char message[DEAL_REWARD_MESSAGE_SIZE] = "";
+    double from = NAN, to = NAN;
+    set->n_calls++;
+    int code = reward->bounds(reward->self, state, n_tokens_left, &from, &to, message);
+    DEAL_TRY(check_code(set, i, code, message, err));
+    if (!(from <= to) || from > *high || to < *low)
+        return deal_fail(err, DEAL_ERR_REWARD,
+                         "reward \"%s\" (%d): expected bounds low <= high within its "
+                         "range [%g, %g], got %g and %g",
+                         reward->name, (int)i, *low, *high, from, to);
+    *low = from > *low ? from : *low;
+    *high = to < *high ? to : *high;
+    return DEAL_OK;
+}
+
+deal_status
+deal_reward_set_bounds(deal_reward_set *set, const deal_reward_states *states,
+                       int32_t n_tokens_left, double *low, double *high,
+                       deal_error *err)
+{
+    deal_status status = DEAL_OK;
+    double start = deal_clock_seconds();
+    for (int32_t i = 0; i < set->n_reward && status == DEAL_OK; i++) {
+        const deal_reward *reward = set->reward[i];
+        low[i] = reward->low;
+        high[i] = reward->high;
+        if (states && is_incremental(reward) && reward->bounds)
+            status = bounds_of(set, i, state_of(set, states, i), n_tokens_left, &low[i],
+                               &high[i], err);
+    }
+    set->seconds += deal_clock_seconds() - start;
+    return status;
 }

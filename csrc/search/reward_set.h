@@ -78,4 +78,37 @@ void deal_reward_states_free(deal_reward_set *set, deal_reward_states *states);
 deal_status deal_reward_set_score(deal_reward_set *set, const deal_reward_case *cases,
                                   size_t n_cases, deal_error *err);
 
+// --- parts of that, for a search that asks for no more than it needs -----------------
+
+// Whether reward `i` is scored from its state; else it is asked about texts.
+bool deal_reward_set_is_incremental(const deal_reward_set *set, int32_t i);
+
+// Scores of the rewards that have states, into one.reward.
+deal_status deal_reward_set_score_states(deal_reward_set *set,
+                                         const deal_reward_case *one, deal_error *err);
+
+// Scores of one reward on texts, into cases[].reward: one call for those that it has
+// not seen.
+deal_status deal_reward_set_score_texts(deal_reward_set *set, int32_t i_reward,
+                                        const deal_reward_case *cases, size_t n_cases,
+                                        deal_error *err);
+
+// The weighted sum of reward (n_reward,). Fails with REWARD where it is not finite.
+deal_status deal_reward_set_sum(const deal_reward_set *set, const double *reward,
+                                size_t i_case, double *h, deal_error *err);
+
+// Ranges low and high (n_reward,) of the scores that a completion can still get: where
+// its text so far is final and at most `n_tokens_left` tokens follow. `states` NULL:
+// nothing is known of the text, and a range is what the reward declares.
+deal_status deal_reward_set_bounds(deal_reward_set *set,
+                                   const deal_reward_states *states,
+                                   int32_t n_tokens_left, double *low, double *high,
+                                   deal_error *err);
+
+// The range of the weighted sum where each score lies in its range. It is the sum of
+// the ends, in the order and with the roundings of deal_reward_set_sum(): rounding is
+// monotone, so no sum of scores falls outside, and where both ends are equal it is it.
+void deal_reward_set_sum_range(const deal_reward_set *set, const double *low,
+                               const double *high, double *h_low, double *h_high);
+
 #endif

@@ -1,5 +1,5 @@
 /* Life of a search: what it allocates, the step, its results. The decisions themselves
- * are in sample.c, beam.c and naive.c.
+ * are in sample.c, beam.c, naive.c and exact.c.
  */
 #include "search/search.h"
 
@@ -8,6 +8,7 @@
 #include "common/alloc.h"
 #include "common/clock.h"
 #include "common/utf8.h"
+#include "search/exact.h"
 #include "search/request.h"
 #include "search/search_internal.h"
 
@@ -16,6 +17,14 @@
 #define N_TOKEN_RESERVED ((size_t)1 << 20)
 #define TOKEN_SIZE_RESERVED ((size_t)8)
 #define N_ROW_RESERVED ((size_t)1 << 16)
+
+// Whether rewards take part in the decisions.
+static bool
+is_steered(const deal_search *search)
+{
+    deal_search_mode mode = search->request.params.mode;
+    return mode == DEAL_SEARCH_NAIVE || mode == DEAL_SEARCH_EXACT;
+}
 
 // --- new and free --------------------------------------------------------------------
 
@@ -172,7 +181,7 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
                                   request->n_reward, &prompt, err));
     bool is_sample = params->mode == DEAL_SEARCH_SAMPLE;
     search->n_live_max = is_sample ? params->n_return : params->beam_size;
-    if (params->mode == DEAL_SEARCH_NAIVE) {
+    if (is_steered(search)) {
         search->n_expand = params->top_k;
     } else if (params->mode == DEAL_SEARCH_BEAM) {
         // Enough for beam_size to be left when every end token is among them.
@@ -185,6 +194,8 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
     if (!is_sample)
         DEAL_TRY(init_beams(search, err));
     DEAL_TRY(reserve_all(search, err));
+    if (params->mode == DEAL_SEARCH_EXACT)
+        DEAL_TRY(deal_exact_new(search, err));
     return init_outputs(search, err);
 }
 
@@ -240,6 +251,7 @@ deal_search_free(deal_search *search)
     };
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         deal_free(block[i]);
+    deal_exact_free(search->exact);
     deal_draw_free(&search->draw);
     deal_trace_log_free(&search->trace);
     deal_reward_set_free(&search->rewards);
@@ -342,10 +354,10 @@ prefill(deal_search *search, uint32_t want, int32_t top_k, deal_error *err)
     int32_t n = request->n_prompt;
     bool is_sample = request->params.mode == DEAL_SEARCH_SAMPLE;
     search->n_live = is_sample ? search->n_live_max : 1;
-    bool is_steered = request->params.mode == DEAL_SEARCH_NAIVE;
     for (int32_t i = 0; i < search->n_live; i++)
         DEAL_TRY(deal_hypothesis_reset(&search->live[i], &search->ending,
-                                       is_steered ? &search->rewards : NULL, err));
+                                       is_steered(search) ? &search->rewards : NULL,
+                                       err));
     DEAL_TRY(deal_search_reserve_items(search, (size_t)n, err));
     deal_node root;
     if (request->controls)
@@ -422,6 +434,8 @@ take_decision(deal_search *search, bool *is_done, deal_error *err)
         return deal_sample_step(search, is_done, err);
     case DEAL_SEARCH_BEAM:
         return deal_beam_step(search, is_done, err);
+    case DEAL_SEARCH_EXACT:
+        return deal_exact_step(search, is_done, err);
     case DEAL_SEARCH_NAIVE:
         break;
     }
@@ -445,8 +459,7 @@ finish(deal_search *search, deal_error *err)
 {
     for (int32_t i = 0; i < search->n_live; i++)
         deal_search_release(search, &search->live[i]);
-    bool is_steered = search->request.params.mode == DEAL_SEARCH_NAIVE;
-    if (is_steered || search->rewards.n_reward == 0)
+    if (is_steered(search) || search->rewards.n_reward == 0)
         return DEAL_OK;
     int32_t n;
     deal_hypothesis *result = results(search, &n);

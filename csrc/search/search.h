@@ -68,6 +68,14 @@ typedef struct deal_search_stats {
     int64_t n_steps;          // decisions taken
     int64_t n_rollouts;       // candidates whose continuation was rolled out
     int64_t n_rollout_tokens; // tokens taken in rollouts
+    // EXACT
+    int64_t n_reused_tokens;  // of rollouts, known when their decision began
+    int64_t n_pruned;         // candidates whose score did not matter
+    int64_t n_settled;        // scores that were certain before the rollout's end
+    int64_t n_draft_tokens;   // guessed tokens that were evaluated
+    int64_t n_draft_accepted; // of those, right ones
+    int64_t n_ahead_tokens;   // evaluated before a decision asked for them
+    int64_t n_in_vain;        // of those, never asked for
     int64_t n_reward_calls;   // advance, score and score_texts calls
     int64_t n_reward_texts;   // completions scored
     double seconds_prefill, seconds_forward, seconds_reward, seconds_total;
@@ -82,6 +90,7 @@ typedef struct deal_trace_row {
     double logprob;    // of hypothesis and candidate
     double h;          // of hypothesis, candidate and rollout
     double score;      // logprob + reward_weight * h
+    double low, high;  // range of the score; EXACT: h and score are NaN where unknown
     bool is_finished;  // candidate or rollout reached its end
     bool is_chosen;    // kept in the beam, or put among the finished
     int32_t n_rollout; // tokens rolled out after the candidate

@@ -1,6 +1,7 @@
 /* What the modes of a search share; private to csrc/search.
  *
- * sample.c, beam.c and naive.c each take one decision over the hypotheses in `live`.
+ * sample.c, beam.c, naive.c and exact.c each take one decision over the hypotheses in
+ * `live`.
  */
 #ifndef DEAL_SEARCH_SEARCH_INTERNAL_H
 #define DEAL_SEARCH_SEARCH_INTERNAL_H
@@ -20,6 +21,8 @@ typedef struct deal_candidate {
     bool is_pooled; // it has entered the pool
     bool is_winner; // it is to go on in the beam
 } deal_candidate;
+
+typedef struct deal_exact deal_exact; // exact_internal.h
 
 struct deal_search {
     deal_search_request request;
@@ -54,6 +57,7 @@ struct deal_search {
     int32_t *roll_token; // (n_live_max * n_expand,)
     float *roll_logit;
     deal_draw draw;
+    deal_exact *exact; // in EXACT
 };
 
 // One decision; `is_done` where it was the last.
@@ -81,7 +85,7 @@ void deal_search_release(deal_search *search, deal_hypothesis *hypothesis);
 // Makes the `n_next` hypotheses in `next` the live ones; gives back the old nodes.
 void deal_search_swap(deal_search *search, int32_t n_next);
 
-// --- beam.c, for naive.c too ---------------------------------------------------------
+// --- beam.c, for DeAL too ------------------------------------------------------------
 
 // Fills `candidate` and `slot` with the n_expand best tokens of every live hypothesis.
 deal_status deal_beam_expand(deal_search *search, deal_reward_set *rewards,

@@ -14,29 +14,39 @@ typedef enum deal_search_mode {
     DEAL_SEARCH_SAMPLE = 0, // temperature 0: greedy
     DEAL_SEARCH_BEAM = 1,
     DEAL_SEARCH_NAIVE = 2, // DeAL as the paper writes it
+    DEAL_SEARCH_EXACT = 3, // the same decisions, without most of the work
 } deal_search_mode;
+
+// What makes EXACT fast; or-ed together. None of it changes a decision.
+enum {
+    DEAL_TRICK_REUSE = 1 << 0,  // what was evaluated is kept while it can be reached
+    DEAL_TRICK_BOUNDS = 1 << 1, // nothing is rolled out or asked that cannot matter
+    DEAL_TRICK_DRAFTS = 1 << 2, // rollouts are guessed, and checked in one pass
+    DEAL_TRICK_SPECULATION = 1 << 3, // room in a batch is filled with what may come
+};
 
 typedef struct deal_search_params {
     deal_search_mode mode;
     int32_t n_new_max; // >= 1
-    int32_t n_return;  // >= 1; at most beam_size in BEAM and NAIVE, 1 in greedy
+    int32_t n_return;  // >= 1; 1 in greedy, at most beam_size in the other modes
 
     // SAMPLE, in this order, as transformers applies them
     double repetition_penalty; // > 0; 1 is off; over prompt and generated tokens
     double temperature;        // >= 0
-    int32_t top_k;             // >= 0; 0 is off. NAIVE: candidates per hypothesis, >= 1
+    int32_t top_k;             // >= 0; 0 is off. DeAL: candidates per hypothesis, >= 1
     double top_p;              // (0, 1]; 1 is off
     double min_p;              // [0, 1]; 0 is off
     uint64_t seed;
 
-    // BEAM and NAIVE
+    // BEAM, NAIVE and EXACT
     int32_t beam_size;     // >= 1
     double length_penalty; // BEAM: finished hypotheses rank by logprob / n_token^this
 
-    // NAIVE
+    // NAIVE and EXACT
     int32_t lookahead_len; // >= 0 tokens of greedy rollout
     double reward_weight;  // finite
     int32_t commit;        // in [1, lookahead_len + 1] tokens per decision
+    uint32_t tricks;       // EXACT: DEAL_TRICK_*
 } deal_search_params;
 
 #endif

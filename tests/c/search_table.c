@@ -11,7 +11,7 @@
  *     n_reward (weight reward)*n_reward   "texts", "plain" or "owning" and a salt;
  *                                         "length" unit min max; "keywords" n words
  *     mode n_new_max n_return beam_size length_penalty top_k lookahead_len
- *     reward_weight commit
+ *     reward_weight commit tricks
  */
 #include <math.h>
 #include <stdbool.h>
@@ -180,7 +180,7 @@ static void
 read_params(deal_search_params *params)
 {
     *params = (deal_search_params){.repetition_penalty = 1.0, .top_p = 1.0};
-    params->mode = (deal_search_mode)read_int(0, 2);
+    params->mode = (deal_search_mode)read_int(0, 3);
     params->n_new_max = read_int(1, INT32_MAX);
     params->n_return = read_int(1, INT32_MAX);
     params->beam_size = read_int(1, INT32_MAX);
@@ -189,6 +189,7 @@ read_params(deal_search_params *params)
     params->lookahead_len = read_int(0, INT32_MAX);
     params->reward_weight = read_number();
     params->commit = read_int(1, INT32_MAX);
+    params->tricks = (uint32_t)read_int(0, 15);
 }
 
 static void
@@ -332,6 +333,8 @@ put_trace(const deal_search *search, int32_t n_reward)
         put_number(",\"logprob\":", row->logprob);
         put_number(",\"h\":", row->h);
         put_number(",\"score\":", row->score);
+        put_number(",\"low\":", row->low);
+        put_number(",\"high\":", row->high);
         printf(",\"is_finished\":%s,\"is_chosen\":%s,\"rollout\":",
                row->is_finished ? "true" : "false", row->is_chosen ? "true" : "false");
         put_ints(trace.rollout + row->i_rollout, (size_t)row->n_rollout);
@@ -354,6 +357,9 @@ put_stats(const deal_search *search)
            (long long)s.n_forward_passes, (long long)s.n_steps, (long long)s.n_rollouts,
            (long long)s.n_rollout_tokens, (long long)s.n_reward_calls,
            (long long)s.n_reward_texts);
+    printf(",\"n_draft_tokens\":%lld,\"n_ahead_tokens\":%lld,\"n_in_vain\":%lld",
+           (long long)s.n_draft_tokens, (long long)s.n_ahead_tokens,
+           (long long)s.n_in_vain);
     put_number(",\"seconds_prefill\":", s.seconds_prefill);
     put_number(",\"seconds_forward\":", s.seconds_forward);
     put_number(",\"seconds_reward\":", s.seconds_reward);

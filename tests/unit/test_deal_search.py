@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ def lm(path: Path) -> deal.Model:
     return deal.load(path, compute="f32", threads=2)
 
 
+def naive(**settings: Any) -> deal.Search:
+    return deal.Search(mode="naive", **settings)
+
+
 # --- DeAL ----------------------------------------------------------------------------
 
 
@@ -40,10 +45,10 @@ def lm(path: Path) -> deal.Model:
     "search",
     [
         SEARCH,
-        deal.Search(top_k=3, lookahead=0, reward_weight=2.0),
-        deal.Search(top_k=4, lookahead=6, reward_weight=4.0, num_beams=3),
-        deal.Search(top_k=4, lookahead=6, reward_weight=4.0, commit=3),
-        deal.Search(top_k=2, lookahead=30, reward_weight=-3.0, num_beams=2),
+        naive(top_k=3, lookahead=0, reward_weight=2.0),
+        naive(top_k=4, lookahead=6, reward_weight=4.0, num_beams=3),
+        naive(top_k=4, lookahead=6, reward_weight=4.0, commit=3),
+        naive(top_k=2, lookahead=30, reward_weight=-3.0, num_beams=2),
     ],
 )
 def test_native_keywords_decide_as_python_does(
@@ -160,9 +165,9 @@ def test_order_of_rewards_does_not_matter(lm: deal.Model) -> None:
     "search",
     [
         SEARCH,
-        deal.Search(top_k=5, lookahead=0, reward_weight=2.0, num_beams=2),
-        deal.Search(top_k=3, lookahead=7, reward_weight=5.0, num_beams=3),
-        deal.Search(top_k=3, lookahead=7, reward_weight=5.0, commit=8),
+        naive(top_k=5, lookahead=0, reward_weight=2.0, num_beams=2),
+        naive(top_k=3, lookahead=7, reward_weight=5.0, num_beams=3),
+        naive(top_k=3, lookahead=7, reward_weight=5.0, commit=8),
     ],
 )
 def test_trace(lm: deal.Model, search: deal.Search) -> None:
@@ -283,3 +288,80 @@ def test_sampling_reports_rewards(lm: deal.Model) -> None:
     for r in rs:
         assert r.reward == pytest.approx(coverage([r.text], WORDS)[0])
         assert r.trace == ()
+
+
+# --- mode exact ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"top_k": 4, "lookahead": 5, "reward_weight": 3.0},
+        {"top_k": 3, "lookahead": 0, "reward_weight": 2.0},
+        {"top_k": 4, "lookahead": 6, "reward_weight": 4.0, "num_beams": 3},
+        {"top_k": 4, "lookahead": 6, "reward_weight": 4.0, "commit": 3},
+        {"top_k": 70, "lookahead": 4, "reward_weight": 6.0, "num_beams": 2},
+    ],
+)
+@pytest.mark.parametrize("stop", [None, ["ed"]])
+def test_exact_is_naive(lm: deal.Model, settings: dict[str, Any], stop: Any) -> None:
+    def vowels(completions: list[str], **kwargs: Any) -> list[float]:
+        return [sum(c in "aeiou" for c in text) / 10 for text in completions]
+
+    keywords = deal.rewards.Keywords(WORDS)
+    ranged = deal.reward(python_keywords, range=(0, 1))
+    length = deal.rewards.Length(target=8)
+    end = vocabulary("byte").pieces.index("\u0120red")
+    for rewards in (keywords, ranged, vowels, keywords - 0.5 * length + 0.1 * ranged):
+        search = deal.Search(**settings)
+        options: dict[str, Any] = {
+            "rewards": rewards,
+            "max_new_tokens": 16,
+            "num_return_sequences": search.num_beams,
+            "eos_token_id": end,
+            "stop": stop,
+        }
+        for prompt in PROMPTS[:3]:
+            a = lm.generate(prompt, search=naive(**settings), **options)
+            b = lm.generate(prompt, search=search, **options)
+            if search.num_beams == 1:
+                a, b = [a], [b]
+            for x, y in zip(a, b, strict=True):
+                check_same(x, y)
+
+
+def check_same(naive: deal.Generation, exact: deal.Generation) -> None:
+    """To the last bit; what the exact search did not look at is None."""
+    for name in ("text", "token_ids", "logprob", "reward", "rewards", "score"):
+        assert getattr(exact, name) == getattr(naive, name), name
+    assert exact.finish_reason == naive.finish_reason
+    assert exact.stats.n_steps == naive.stats.n_steps
+    for a, b in zip(naive.trace, exact.trace, strict=True):
+        found = {(c.beam, c.token_id): c for c in b.candidates}
+        assert len(found) == len(a.candidates)
+        for want in a.candidates:
+            got = found[want.beam, want.token_id]
+            assert got.is_chosen == want.is_chosen and got.logprob == want.logprob
+            assert got.score is None or got.score == want.score
+            assert got.bounds[0] <= want.score <= got.bounds[1]
+            assert got.rollout == want.rollout[: len(got.rollout)]
+
+
+def test_exact_does_less(lm: deal.Model) -> None:
+    """Each trick can be switched off, which changes the work and nothing else."""
+    reward = deal.rewards.Keywords(WORDS)
+    settings = {"top_k": 5, "lookahead": 8, "reward_weight": 4.0}
+    full = lm.generate(PROMPT, rewards=reward, search=naive(**settings))
+    bare = deal.Exact(reuse=False, bounds=False, drafts=False, speculation=False)
+    n_forward = []
+    for exact in (
+        bare,
+        dataclasses.replace(bare, reuse=True),
+        dataclasses.replace(bare, reuse=True, bounds=True),
+    ):
+        search = deal.Search(exact=exact, **settings)
+        r = lm.generate(PROMPT, rewards=reward, search=search)
+        check_same(full, r)
+        n_forward.append(r.stats.n_forward_tokens)
+    assert n_forward[0] == full.stats.n_forward_tokens
+    assert n_forward[1] < 0.95 * n_forward[0] and n_forward[2] < 0.7 * n_forward[1]

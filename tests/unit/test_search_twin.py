@@ -251,6 +251,49 @@ def check_case(problem: Problem, answer: dict[str, Any], want: Outcome) -> None:
     assert answer["n_node"] == answer["n_state"] == 0  # all is given back
 
 
+# --- mode exact ----------------------------------------------------------------------
+
+
+def key_of(row: dict[str, Any]) -> tuple[int, int, int]:
+    return row["step"], row["beam"], row["token"]
+
+
+def check_exact(naive: dict[str, Any], exact: dict[str, Any]) -> None:
+    """The same to the last bit, but for what the exact search did not look at."""
+    assert exact["results"] == naive["results"]
+    assert [text for _, text in exact["steps"]] == [text for _, text in naive["steps"]]
+    rows = {key_of(row): row for row in naive["trace"]}
+    assert len(rows) == len(exact["trace"]) == len(naive["trace"])
+    for found in exact["trace"]:
+        want = rows[key_of(found)]
+        for name in ("n_committed", "logprob", "is_chosen"):
+            assert found[name] == want[name], name
+        assert found["low"] <= want["score"] <= found["high"]
+        for name in ("score", "h"):
+            assert math.isnan(found[name]) or found[name] == want[name], name
+        for a, b in zip(found["rewards"], want["rewards"], strict=True):
+            assert math.isnan(a) or a == b
+        assert found["rollout"] == want["rollout"][: len(found["rollout"])]
+        if found["rollout"] == want["rollout"]:
+            assert found["is_finished"] == want["is_finished"]
+    for name in ("n_steps", "n_prompt_tokens"):
+        assert exact["stats"][name] == naive["stats"][name]
+    counts = exact["stats"]
+    assert counts["n_forward_tokens"] <= naive["stats"]["n_forward_tokens"] + (
+        counts["n_ahead_tokens"] + counts["n_draft_tokens"]
+    )
+    assert counts["n_reward_calls"] == exact["n_calls"]
+    assert exact["n_node"] == exact["n_state"] == 0
+
+
+def exact_pairs(
+    program: Program, problems: list[Problem]
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    cases = [(problem, mode) for problem in problems for mode in ("naive", "exact")]
+    answers = program.run(cases)
+    return list(zip(answers[::2], answers[1::2], strict=True))
+
+
 # --- the tests -----------------------------------------------------------------------
 
 
@@ -264,6 +307,26 @@ def test_random_cases(search_table: Program, mode: str, n_case: int) -> None:
             check_case(*both)
         except AssertionError as error:
             raise AssertionError(f"{mode} case {seed}: {both[0]}") from error
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_exact_is_naive(search_table: Program, seed: int) -> None:
+    problems = [random_case(1000 * seed + i, "naive")[0] for i in range(1000)]
+    problems = [
+        dataclasses.replace(problem, tricks=random.Random(i).choice([15, 15, i % 16]))
+        for i, problem in enumerate(problems)
+    ]
+    pairs = exact_pairs(search_table, problems)
+    for i, (naive, exact) in enumerate(pairs):
+        try:
+            check_exact(naive, exact)
+        except AssertionError as error:
+            raise AssertionError(f"case {1000 * seed + i}: {problems[i]}") from error
+    n_rows = [
+        sum(answer["stats"]["n_forward_tokens"] for answer in answers)
+        for answers in zip(*pairs, strict=True)
+    ]
+    assert n_rows[1] < 0.8 * n_rows[0]
 
 
 def test_random_cases_are_hard(search_table: Program) -> None:

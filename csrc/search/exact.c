@@ -1,0 +1,571 @@
+/* The decisions of mode naive, at a fraction of their cost.
+ *
+ * Naive rolls out every candidate, scores all, ranks them and keeps the best. Here
+ * every candidate has an outlook, a range that its score cannot leave (outlook.c), and
+ * only what the outcome still hangs on is looked into: rollouts by a batch of rows
+ * (rows.c), most of them known before, and rewards by one call. Candidates are taken in
+ * the order of rank as soon as a rank is certain: the one of the highest upper end has
+ * it where its lower end is above all other upper ends, or equal and first of equals.
+ *
+ * What naive does with ranks, the pool, commits and the end, is done here on the same
+ * numbers in the same order. docs/exact-search.md has the proof.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "common/alloc.h"
+#include "search/exact.h"
+#include "search/exact_internal.h"
+
+// --- new and free --------------------------------------------------------------------
+
+deal_status
+deal_exact_new(deal_search *search, deal_error *err)
+{
+    deal_exact *x = deal_alloc_zero(1, sizeof *x);
+    if (!x)
+        return deal_fail_memory(err, "exact search");
+    search->exact = x;
+    size_t n_live = (size_t)search->n_live_max,
+           n_reward = (size_t)search->rewards.n_reward;
+    size_t n_slot = n_live * (size_t)search->n_expand;
+    deal_known_init(&x->known, search->request.lm, search->n_expand);
+    x->at = deal_alloc(n_live, sizeof *x->at);
+    x->next_at = deal_alloc(n_live, sizeof *x->next_at);
+    x->has_last = deal_alloc(n_live, sizeof *x->has_last);
+    x->next_has_last = deal_alloc(n_live, sizeof *x->next_has_last);
+    x->next_candidate = deal_alloc(n_live, sizeof *x->next_candidate);
+    x->next_low = deal_alloc(n_live, sizeof *x->next_low);
+    x->next_high = deal_alloc(n_live, sizeof *x->next_high);
+    x->outlook = deal_alloc_zero(n_slot, sizeof *x->outlook);
+    x->ends = deal_alloc(n_slot, 2 * n_reward * sizeof *x->ends);
+    x->flags = deal_alloc(n_slot, n_reward * sizeof *x->flags);
+    x->lows = deal_alloc(n_live, sizeof *x->lows);
+    x->order = deal_alloc(n_slot, sizeof *x->order);
+    x->asked = deal_alloc(n_slot, sizeof *x->asked);
+    x->cost = deal_alloc_zero(n_reward, sizeof *x->cost);
+    if (!x->at || !x->next_at || !x->has_last || !x->next_has_last ||
+        !x->next_candidate || !x->next_low || !x->next_high || !x->outlook ||
+        !x->ends || !x->flags || !x->lows || !x->order || !x->asked || !x->cost)
+        return deal_fail_memory(err, "exact search");
+    for (size_t i = 0; i < n_slot; i++) {
+        x->outlook[i].reward_low = x->ends + 2 * n_reward * i;
+        x->outlook[i].reward_high = x->outlook[i].reward_low + n_reward;
+        x->outlook[i].is_scored = x->flags + n_reward * i;
+    }
+    x->is_whole = (search->request.params.tricks & DEAL_TRICK_BOUNDS) == 0;
+    return DEAL_OK;
+}
+
+void
+deal_exact_free(deal_exact *x)
+{
+    if (!x)
+        return;
+    if (x->known.lm)
+        deal_known_free(&x->known);
+    void *const block[] = {
+        x->at,        x->next_at,   x->has_last, x->next_has_last, x->next_candidate,
+        x->next_low,  x->next_high, x->outlook,  x->ends,          x->flags,
+        x->lows,      x->order,     x->asked,    x->cost,          x->row,
+        x->row_token, x->row_logit,
+    };
+    for (size_t i = 0; i < sizeof block / sizeof *block; i++)
+        deal_free(block[i]);
+    deal_free(x);
+}
+
+// --- candidates ----------------------------------------------------------------------
+
+// The prompt's last node becomes the first entry.
+static deal_status
+start(deal_search *search, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    deal_lm *lm = search->request.lm;
+    DEAL_TRY(deal_known_reserve(&x->known, 1, err));
+    DEAL_TRY(deal_search_evaluate(search, DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z,
+                                  search->n_expand, err));
+    deal_node node = search->live[0].node;
+    lm->ops->retain(lm, node);
+    deal_search_release(search, &search->live[0]);
+    x->at[0] = deal_known_add(&x->known, DEAL_KNOWN_NONE, -1, node, search->n_expand,
+                              search->top_token, search->top_logit, search->log_z[0]);
+    x->has_last[0] = true;
+    return DEAL_OK;
+}
+
+static deal_status
+evaluate_live(deal_search *search, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    for (int32_t i = 0; i < search->n_live; i++) {
+        const deal_hypothesis *live = &search->live[i];
+        deal_row row = {.at = x->at[i],
+                        .i_parent = -1,
+                        .token = live->token[live->n_token - 1],
+                        .n_top = search->n_expand};
+        int32_t i_row;
+        if (!x->has_last[i])
+            DEAL_TRY(deal_rows_add(search, &row, &i_row, err));
+    }
+    DEAL_TRY(deal_rows_run(search, err));
+    for (int32_t i = 0; i < search->n_live; i++) {
+        const deal_hypothesis *live = &search->live[i];
+        if (!x->has_last[i])
+            x->at[i] =
+                deal_known_child(&x->known, x->at[i], live->token[live->n_token - 1]);
+        x->has_last[i] = true;
+        x->known.entry[x->at[i]].is_ahead = false;
+    }
+    return DEAL_OK;
+}
+
+// What is known after each live hypothesis, where deal_beam_expand() looks for it.
+static void
+show_tops(deal_search *search)
+{
+    const deal_exact *x = search->exact;
+    size_t k = (size_t)search->n_expand;
+    for (int32_t i = 0; i < search->n_live; i++) {
+        size_t from = (size_t)x->at[i] * k, to = (size_t)i * k;
+        memcpy(search->top_token + to, x->known.top_token + from,
+               k * sizeof *search->top_token);
+        memcpy(search->top_logit + to, x->known.top_logit + from,
+               k * sizeof *search->top_logit);
+        search->log_z[i] = x->known.entry[x->at[i]].log_z;
+        search->i_row[i] = i;
+    }
+}
+
+static deal_status
+expand(deal_search *search, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    if (!search->is_started)
+        DEAL_TRY(start(search, err));
+    else
+        DEAL_TRY(evaluate_live(search, err));
+    show_tops(search);
+    DEAL_TRY(deal_beam_expand(search, &search->rewards, err));
+    deal_memo_trim(&search->rewards.memo);
+    for (int32_t i = 0; i < search->n_candidate; i++) {
+        deal_outlook *outlook = &x->outlook[i];
+        DEAL_TRY(deal_reward_set_bounds(&search->rewards, NULL, 0, outlook->reward_low,
+                                        outlook->reward_high, err));
+        memset(outlook->is_scored, 0,
+               (size_t)search->rewards.n_reward * sizeof *outlook->is_scored);
+        outlook->is_needed = outlook->has_rows = false;
+        outlook->cursor = x->at[search->candidate[i].i_live];
+        x->order[i] = i;
+        int32_t n_before = search->slot[i].n_token;
+        DEAL_TRY(deal_rows_follow(search, i, err));
+        search->stats.n_reused_tokens += search->slot[i].n_token - n_before;
+    }
+    x->n_taken = 0;
+    return DEAL_OK;
+}
+
+// --- ranks ---------------------------------------------------------------------------
+
+static bool
+is_first_of_equals(const deal_search *search, int32_t i, int32_t j)
+{
+    const deal_candidate *a = &search->candidate[i], *b = &search->candidate[j];
+    return a->token != b->token ? a->token < b->token : a->i_live < b->i_live;
+}
+
+// Whether i comes before j, whatever their scores turn out to be.
+static bool
+is_surely_before(const deal_search *search, int32_t i, int32_t j)
+{
+    const deal_outlook *a = &search->exact->outlook[i], *b = &search->exact->outlook[j];
+    return a->low > b->high || (a->low == b->high && is_first_of_equals(search, i, j));
+}
+
+// Sorts those without a rank by falling upper end, equal ones as ties are broken. The
+// order changes little from one time to the next.
+static void
+sort_rest(deal_search *search)
+{
+    deal_exact *x = search->exact;
+    for (int32_t r = x->n_taken + 1; r < search->n_candidate; r++) {
+        int32_t i = x->order[r], at = r;
+        for (; at > x->n_taken; at--) {
+            int32_t j = x->order[at - 1];
+            double high = x->outlook[i].high, other = x->outlook[j].high;
+            if (high < other || (high == other && is_first_of_equals(search, j, i)))
+                break;
+            x->order[at] = j;
+        }
+        x->order[at] = i;
+    }
+}
+
+// No candidate that has no rank yet can enter the pool or keep the search going.
+static bool
+is_rest_lost(const deal_search *search)
+{
+    const deal_exact *x = search->exact;
+    if (search->request.params.commit > 1 || search->n_pool < search->n_live_max)
+        return false;
+    for (int32_t w = 0; w < search->n_winner; w++) // they have a score to compare
+        if (x->outlook[search->winner[w]].high > search->pool[search->n_pool - 1].score)
+            return false;
+    double high = x->outlook[x->order[x->n_taken]].high;
+    return high <= search->pool[search->n_pool - 1].score;
+}
+
+// Gives rank n_taken to the candidate that surely has it.
+static deal_status
+take(deal_search *search, int32_t i, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    if (!search->candidate[i].is_final) {
+        search->winner[search->n_winner++] = i;
+    } else if (x->n_taken < search->n_live_max) {
+        bool is_full = search->n_pool == search->n_live_max;
+        if (!is_full || x->outlook[i].high > search->pool[search->n_pool - 1].score) {
+            DEAL_TRY(deal_outlook_score(search, i, err));
+            DEAL_TRY(deal_beam_pool(search, i, err));
+        }
+    }
+    x->n_taken++;
+    return DEAL_OK;
+}
+
+// Gives out all ranks that are certain; `is_decided` where no other one matters.
+static deal_status
+take_certain(deal_search *search, bool *is_decided, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    while (x->n_taken < search->n_candidate && search->n_winner < search->n_live_max &&
+           !is_rest_lost(search)) {
+        int32_t i = x->order[x->n_taken];
+        bool is_last = x->n_taken + 1 == search->n_candidate;
+        if (!is_last && !x->outlook[i].is_exact &&
+            !is_surely_before(search, i, x->order[x->n_taken + 1])) {
+            *is_decided = false;
+            return DEAL_OK;
+        }
+        DEAL_TRY(take(search, i, err));
+    }
+    *is_decided = true;
+    return DEAL_OK;
+}
+
+// --- what the ranks hang on ----------------------------------------------------------
+
+// A score that as many candidates that go on surely reach as there is room for: those
+// that cannot reach it do not matter.
+static double
+bar_of(deal_search *search)
+{
+    deal_exact *x = search->exact;
+    int32_t n_room = search->n_live_max - search->n_winner, n = 0;
+    for (int32_t r = x->n_taken; r < search->n_candidate; r++) {
+        int32_t i = x->order[r];
+        double low = x->outlook[i].low;
+        if (search->candidate[i].is_final || (n == n_room && low <= x->lows[n - 1]))
+            continue;
+        int32_t at = n < n_room ? n++ : n - 1;
+        for (; at > 0 && x->lows[at - 1] < low; at--)
+            x->lows[at] = x->lows[at - 1];
+        x->lows[at] = low;
+    }
+    return n == n_room ? x->lows[n - 1] : -INFINITY;
+}
+
+// Marks those whose range overlaps with another's, down to the bar.
+static void
+need(deal_search *search)
+{
+    deal_exact *x = search->exact;
+    for (int32_t i = 0; i < search->n_candidate; i++)
+        x->outlook[i].is_needed = false;
+    double bar = bar_of(search), least = INFINITY;
+    for (int32_t r = x->n_taken; r < search->n_candidate; r++) {
+        int32_t i = x->order[r];
+        deal_outlook *outlook = &x->outlook[i];
+        if (outlook->high < bar)
+            break;
+        bool is_last = r + 1 == search->n_candidate;
+        bool is_apart = least > outlook->high &&
+                        (is_last || is_surely_before(search, i, x->order[r + 1]));
+        outlook->is_needed = !outlook->is_exact && !is_apart;
+        least = outlook->low < least ? outlook->low : least;
+    }
+}
+
+// Of the needed candidates, leaves those of the first ranks whose rollouts are almost
+// complete, where that may settle what the others could still reach.
+static void
+lead(deal_search *search)
+{
+    deal_exact *x = search->exact;
+    int32_t n_front = search->n_live_max - search->n_winner, n_leader = 0;
+    bool is_open = false; // the others may reach anything
+    for (int32_t r = x->n_taken; r < search->n_candidate; r++) {
+        int32_t i = x->order[r];
+        const deal_outlook *outlook = &x->outlook[i];
+        if (!outlook->is_needed || outlook->is_complete)
+            continue;
+        int32_t n_left =
+            deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
+        n_leader += r - x->n_taken < n_front && n_left <= 2;
+        is_open = is_open || outlook->high == INFINITY;
+    }
+    if (n_leader == 0 || is_open)
+        return;
+    for (int32_t r = x->n_taken; r < search->n_candidate; r++) {
+        int32_t i = x->order[r];
+        int32_t n_left =
+            deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
+        if (r - x->n_taken >= n_front || n_left > 2)
+            x->outlook[i].is_needed = false;
+    }
+}
+
+// One call of a reward, or one pass.
+static deal_status
+refine(deal_search *search, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    bool is_open = false, is_asked = false;
+    for (int32_t i = 0; i < search->n_candidate; i++)
+        is_open = is_open || (x->outlook[i].is_needed && !x->outlook[i].is_complete &&
+                              x->outlook[i].high == INFINITY);
+    if (!is_open) // else no score of another one can spare it its rollout
+        DEAL_TRY(deal_outlook_ask(search, &is_asked, err));
+    if (is_asked)
+        return DEAL_OK;
+    lead(search);
+    return deal_rows_roll(search, err);
+}
+
+static deal_status
+decide(deal_search *search, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    search->n_winner = 0;
+    for (;;) {
+        bool is_decided = false, has_all = true;
+        for (int32_t i = 0; i < search->n_candidate; i++)
+            has_all = has_all && x->outlook[i].is_exact;
+        sort_rest(search);
+        if (has_all || !x->is_whole)
+            DEAL_TRY(take_certain(search, &is_decided, err));
+        if (is_decided)
+            break;
+        need(search);
+        DEAL_TRY(refine(search, err));
+    }
+    // A winner takes the beginning of its rollout along.
+    for (bool is_short = true; is_short;) {
+        is_short = false;
+        for (int32_t i = 0; i < search->n_candidate; i++)
+            x->outlook[i].is_needed = false;
+        for (int32_t w = 0; w < search->n_winner; w++) {
+            int32_t i = search->winner[w];
+            if (search->slot[i].finish == DEAL_FINISH_NONE &&
+                deal_exact_n_rolled(search, i) + 1 < search->request.params.commit)
+                x->outlook[i].is_needed = is_short = true;
+        }
+        if (is_short)
+            DEAL_TRY(deal_rows_roll(search, err));
+    }
+    return DEAL_OK;
+}
+
+// --- commit --------------------------------------------------------------------------
+
+// The hypothesis that winner `i` becomes, or its place in the pool.
+static deal_status
+commit_one(deal_search *search, int32_t i, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    deal_hypothesis *slot = &search->slot[i];
+    int32_t i_live = search->candidate[i].i_live,
+            commit = search->request.params.commit;
+    int32_t first = search->live[i_live].n_token, n = slot->n_token - first;
+    bool is_whole = n <= commit && slot->finish != DEAL_FINISH_NONE;
+    n = n < commit ? n : commit;
+    int32_t entry = x->at[i_live];
+    for (int32_t j = 0; j + 1 < n; j++) {
+        entry = deal_known_child(&x->known, entry, slot->token[first + j]);
+        slot->logprob += deal_known_best_logprob(&x->known, entry);
+    }
+    double weight = search->request.params.reward_weight;
+    if (is_whole) {
+        DEAL_TRY(deal_outlook_score(search, i, err));
+        slot->score = slot->logprob + weight * slot->h;
+        return deal_beam_pool(search, i, err);
+    }
+    int32_t i_next = x->n_next++, last = slot->token[first + n - 1];
+    deal_hypothesis *next = &search->next[i_next];
+    DEAL_TRY(deal_hypothesis_copy(next, &search->live[i_live], &search->rewards, err));
+    for (int32_t j = 0; j < n; j++)
+        DEAL_TRY(deal_hypothesis_push(next, slot->token[first + j], &search->ending,
+                                      &search->rewards, err));
+    next->logprob = slot->logprob;
+    int32_t child = deal_known_child(&x->known, entry, last);
+    x->next_candidate[i_next] = i;
+    x->next_has_last[i_next] = child != DEAL_KNOWN_NONE;
+    x->next_at[i_next] = child != DEAL_KNOWN_NONE ? child : entry;
+    search->candidate[i].is_winner = true;
+    return DEAL_OK;
+}
+
+static deal_status
+commit(deal_search *search, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    x->n_next = 0;
+    for (int32_t w = 0; w < search->n_winner; w++)
+        DEAL_TRY(commit_one(search, search->winner[w], err));
+    return DEAL_OK;
+}
+
+// Whether none of those that would go on can enter the pool any more, as
+// deal_beam_is_done() tells from scores.
+static deal_status
+check_done(deal_search *search, bool *is_done, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    *is_done = x->n_next == 0;
+    if (*is_done || search->n_pool < search->n_live_max)
+        return DEAL_OK;
+    double worst = search->pool[search->n_pool - 1].score;
+    double weight = search->request.params.reward_weight;
+    for (;;) {
+        bool is_open = false;
+        for (int32_t i = 0; i < search->n_candidate; i++)
+            x->outlook[i].is_needed = false;
+        for (int32_t n = 0; n < x->n_next; n++) {
+            deal_outlook *outlook = &x->outlook[x->next_candidate[n]];
+            double logprob = search->next[n].logprob;
+            double ends[2] = {logprob, logprob};
+            if (weight != 0.0 && !isinf(logprob)) {
+                ends[weight < 0.0] = logprob + weight * outlook->h_low;
+                ends[weight > 0.0] = logprob + weight * outlook->h_high;
+            }
+            if (ends[0] > worst)
+                return DEAL_OK;
+            outlook->is_needed = ends[1] > worst;
+            is_open = is_open || outlook->is_needed;
+        }
+        if (!is_open)
+            break;
+        DEAL_TRY(refine(search, err));
+    }
+    *is_done = true;
+    return DEAL_OK;
+}
+
+// --- the decision --------------------------------------------------------------------
+
+static deal_status
+record(deal_search *search, bool is_last, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    sort_rest(search);
+    for (int32_t r = 0; r < search->n_candidate; r++) {
+        int32_t i = x->order[r];
+        const deal_candidate *candidate = &search->candidate[i];
+        deal_hypothesis *slot = &search->slot[i];
+        const deal_outlook *outlook = &x->outlook[i];
+        int32_t first = search->live[candidate->i_live].n_token;
+        deal_reward_case unused;
+        if (search->rewards.n_reward > 0) // makes room for its scores
+            DEAL_TRY(deal_hypothesis_case(slot, &search->rewards, &unused, err));
+        for (int32_t j = 0; j < search->rewards.n_reward; j++)
+            slot->reward[j] = outlook->reward_low[j] == outlook->reward_high[j]
+                                  ? outlook->reward_low[j]
+                                  : NAN;
+        deal_trace_row row = {
+            .i_step = (int32_t)search->stats.n_steps,
+            .i_beam = candidate->i_live,
+            .n_committed = first,
+            .token = candidate->token,
+            .logprob = candidate->logprob,
+            .h = outlook->h_low == outlook->h_high ? outlook->h_low : NAN,
+            .score = outlook->is_exact ? outlook->low : NAN,
+            .low = outlook->low,
+            .high = outlook->high,
+            .is_finished =
+                slot->finish == DEAL_FINISH_END || slot->finish == DEAL_FINISH_STOP,
+            .is_chosen = candidate->is_pooled || (candidate->is_winner && !is_last),
+            .n_rollout = slot->n_token - first - 1,
+        };
+        DEAL_TRY(deal_trace_log_append(&search->trace, &row, slot->reward,
+                                       search->rewards.n_reward,
+                                       slot->token + first + 1, err));
+        search->stats.n_pruned += !outlook->is_exact;
+        search->stats.n_settled += outlook->is_exact && !outlook->is_complete;
+    }
+    return DEAL_OK;
+}
+
+// Asks for all candidates of the next decision where a rollout has asked for the best
+// one alone. The nodes above are still there to ask with.
+static deal_status
+fill_tops(deal_search *search, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    deal_lm *lm = search->request.lm;
+    for (int32_t i = 0; i < x->n_next; i++) {
+        const deal_known_entry *entry = &x->known.entry[x->next_at[i]];
+        if (!x->next_has_last[i] || entry->n_top == search->n_expand)
+            continue;
+        DEAL_TRY(deal_search_reserve_items(search, 1, err));
+        search->item[0] = (deal_lm_item){
+            .parent = x->known.entry[entry->parent].node,
+            .i_parent = -1,
+            .token = entry->token,
+            .want = DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z,
+            .top_k = search->n_expand,
+            .top_token = search->top_token,
+            .top_logit = search->top_logit,
+        };
+        DEAL_TRY(deal_search_extend(search, 1, err));
+        lm->ops->release(lm, search->item[0].node);
+        deal_known_fill(&x->known, x->next_at[i], search->top_token, search->top_logit,
+                        search->item[0].log_z);
+    }
+    return DEAL_OK;
+}
+
+// Keeps what lies below the hypotheses that go on; without reuse, no more of it than
+// naive does.
+static void
+trim(deal_search *search, int32_t n_next)
+{
+    deal_exact *x = search->exact;
+    deal_known_trim(&x->known, x->next_at, n_next,
+                    (search->request.params.tricks & DEAL_TRICK_REUSE) != 0);
+    int32_t *at = x->at;
+    x->at = x->next_at;
+    x->next_at = at;
+    bool *has_last = x->has_last;
+    x->has_last = x->next_has_last;
+    x->next_has_last = has_last;
+}
+
+deal_status
+deal_exact_step(deal_search *search, bool *is_done, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    bool is_last = false;
+    DEAL_TRY(expand(search, err));
+    DEAL_TRY(decide(search, err));
+    DEAL_TRY(commit(search, err));
+    DEAL_TRY(check_done(search, &is_last, err));
+    DEAL_TRY(record(search, is_last, err));
+    if (!is_last)
+        DEAL_TRY(fill_tops(search, err));
+    trim(search, is_last ? 0 : x->n_next);
+    deal_search_swap(search, x->n_next);
+    search->stats.n_in_vain = x->known.n_in_vain;
+    *is_done = is_last;
+    return DEAL_OK;
+}

@@ -1,0 +1,230 @@
+/* What a candidate can still score.
+ *
+ * Its rollout is a fixed text, of which a part is known; every reward's bounds enclose
+ * the scores of all texts that the known part can grow to, that one among them. The
+ * range of the score is the naive search's own expression,
+ *
+ *     logprob + reward_weight * (0 + weight[0] * reward[0] + weight[1] * reward[1] ...)
+ *
+ * taken at the ends, each operation rounded as there. Rounding is monotone, so the
+ * score never falls outside, and a range without width is the score, to the last bit.
+ */
+#include <math.h>
+
+#include "common/clock.h"
+#include "search/exact_internal.h"
+
+int32_t
+deal_exact_rollout_len(const deal_search *search)
+{
+    const deal_search_params *params = &search->request.params;
+    return search->rewards.n_reward > 0 ? params->lookahead_len : params->commit - 1;
+}
+
+int32_t
+deal_exact_n_rolled(const deal_search *search, int32_t i)
+{
+    return search->slot[i].n_token - search->live[search->candidate[i].i_live].n_token -
+           1;
+}
+
+static bool
+is_all_scored(const deal_search *search, const deal_outlook *outlook)
+{
+    for (int32_t i = 0; i < search->rewards.n_reward; i++)
+        if (!outlook->is_scored[i])
+            return false;
+    return true;
+}
+
+// A score outside of the bounds that the reward gave before refutes them.
+static deal_status
+put_score(deal_search *search, deal_outlook *outlook, int32_t i_reward, double score,
+          deal_error *err)
+{
+    double low = outlook->reward_low[i_reward], high = outlook->reward_high[i_reward];
+    if (score < low || score > high)
+        return deal_fail(err, DEAL_ERR_REWARD,
+                         "reward \"%s\" (%d): score %g is not in [%g, %g], the bounds "
+                         "that it gave for the text's beginning",
+                         search->request.reward[i_reward]->name, (int)i_reward, score,
+                         low, high);
+    outlook->reward_low[i_reward] = outlook->reward_high[i_reward] = score;
+    outlook->is_scored[i_reward] = true;
+    return DEAL_OK;
+}
+
+static deal_status
+score_states(deal_search *search, int32_t i, deal_error *err)
+{
+    deal_reward_set *rewards = &search->rewards;
+    deal_outlook *outlook = &search->exact->outlook[i];
+    if (!rewards->has_incremental)
+        return DEAL_OK;
+    deal_reward_case one;
+    DEAL_TRY(deal_hypothesis_case(&search->slot[i], rewards, &one, err));
+    bool is_new = false;
+    for (int32_t j = 0; j < rewards->n_reward; j++)
+        is_new = is_new ||
+                 (deal_reward_set_is_incremental(rewards, j) && !outlook->is_scored[j]);
+    if (!is_new)
+        return DEAL_OK;
+    DEAL_TRY(deal_reward_set_score_states(rewards, &one, err));
+    for (int32_t j = 0; j < rewards->n_reward; j++)
+        if (deal_reward_set_is_incremental(rewards, j))
+            DEAL_TRY(put_score(search, outlook, j, one.reward[j], err));
+    return DEAL_OK;
+}
+
+// Bounds of a rollout that goes on. A stop string may still cut what the states have
+// seen where the text ends with the beginning of one.
+static deal_status
+bound_states(deal_search *search, int32_t i, deal_error *err)
+{
+    const deal_hypothesis *slot = &search->slot[i];
+    deal_outlook *outlook = &search->exact->outlook[i];
+    int32_t n_left = deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
+    int32_t n_room = search->ending.n_new_max - slot->n_token;
+    n_left = n_left < n_room ? n_left : n_room;
+    n_left += slot->text.size > slot->final_size; // what is pending comes on top
+    bool is_held = deal_stop_held_size(&search->ending.stop, slot->text.data,
+                                       slot->final_size) > 0;
+    return deal_reward_set_bounds(&search->rewards, is_held ? NULL : &slot->states,
+                                  n_left, outlook->reward_low, outlook->reward_high,
+                                  err);
+}
+
+static void
+put_range(deal_search *search, int32_t i)
+{
+    deal_outlook *outlook = &search->exact->outlook[i];
+    double weight = search->request.params.reward_weight;
+    double logprob = search->candidate[i].logprob;
+    deal_reward_set_sum_range(&search->rewards, outlook->reward_low,
+                              outlook->reward_high, &outlook->h_low, &outlook->h_high);
+    if (weight == 0.0 || isinf(logprob)) {
+        outlook->low = outlook->high = logprob;
+    } else if (weight > 0.0) {
+        outlook->low = logprob + weight * outlook->h_low;
+        outlook->high = logprob + weight * outlook->h_high;
+    } else {
+        outlook->low = logprob + weight * outlook->h_high;
+        outlook->high = logprob + weight * outlook->h_low;
+    }
+    outlook->is_exact = outlook->low == outlook->high;
+}
+
+static deal_status
+put_whole(deal_search *search, int32_t i, deal_error *err)
+{
+    deal_outlook *outlook = &search->exact->outlook[i];
+    deal_hypothesis *slot = &search->slot[i];
+    double weight = search->request.params.reward_weight;
+    slot->h = 0.0;
+    if (search->rewards.n_reward > 0)
+        DEAL_TRY(deal_reward_set_sum(&search->rewards, slot->reward, 0, &slot->h, err));
+    if (!isfinite(weight * slot->h))
+        return deal_fail(err, DEAL_ERR_REWARD,
+                         "reward_weight: %g times the rewards' sum %g is not finite",
+                         weight, slot->h);
+    slot->score = search->candidate[i].logprob + weight * slot->h;
+    outlook->h_low = outlook->h_high = slot->h;
+    outlook->low = outlook->high = slot->score;
+    outlook->is_exact = true;
+    return DEAL_OK;
+}
+
+deal_status
+deal_outlook_update(deal_search *search, int32_t i, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    deal_outlook *outlook = &x->outlook[i];
+    const deal_hypothesis *slot = &search->slot[i];
+    outlook->is_complete =
+        slot->finish != DEAL_FINISH_NONE ||
+        deal_exact_n_rolled(search, i) >= deal_exact_rollout_len(search);
+    if (outlook->is_complete)
+        DEAL_TRY(score_states(search, i, err));
+    else if (!x->is_whole)
+        DEAL_TRY(bound_states(search, i, err));
+    if (outlook->is_complete && is_all_scored(search, outlook))
+        return put_whole(search, i, err);
+    if (x->is_whole) {
+        outlook->low = outlook->h_low = -INFINITY;
+        outlook->high = outlook->h_high = INFINITY;
+        outlook->is_exact = false;
+        return DEAL_OK;
+    }
+    put_range(search, i);
+    search->slot[i].score = outlook->low;
+    search->slot[i].h = outlook->h_low;
+    return DEAL_OK;
+}
+
+// --- rewards on texts ----------------------------------------------------------------
+
+// The cheapest reward that was not asked about candidate i yet, or -1.
+static int32_t
+next_reward(const deal_search *search, int32_t i)
+{
+    const deal_exact *x = search->exact;
+    int32_t found = -1;
+    for (int32_t j = 0; j < search->rewards.n_reward; j++)
+        if (!x->outlook[i].is_scored[j] && (found < 0 || x->cost[j] < x->cost[found]))
+            found = j;
+    return found;
+}
+
+// Asks about `n` complete candidates x->asked.
+static deal_status
+ask(deal_search *search, int32_t i_reward, size_t n, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    DEAL_TRY(deal_search_reserve_cases(search, n, err));
+    for (size_t c = 0; c < n; c++)
+        DEAL_TRY(deal_hypothesis_case(&search->slot[x->asked[c]], &search->rewards,
+                                      &search->cases[c], err));
+    double start = deal_clock_seconds();
+    DEAL_TRY(
+        deal_reward_set_score_texts(&search->rewards, i_reward, search->cases, n, err));
+    double seconds = (deal_clock_seconds() - start) / (double)n;
+    x->cost[i_reward] =
+        x->cost[i_reward] > 0.0 ? 0.9 * x->cost[i_reward] + 0.1 * seconds : seconds;
+    for (size_t c = 0; c < n; c++) {
+        int32_t i = x->asked[c];
+        DEAL_TRY(put_score(search, &x->outlook[i], i_reward,
+                           search->slot[i].reward[i_reward], err));
+        DEAL_TRY(deal_outlook_update(search, i, err));
+    }
+    return DEAL_OK;
+}
+
+deal_status
+deal_outlook_ask(deal_search *search, bool *is_asked, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    int32_t i_reward = -1;
+    size_t n = 0;
+    for (int32_t i = 0; i < search->n_candidate; i++) {
+        const deal_outlook *outlook = &x->outlook[i];
+        if (!outlook->is_needed || !outlook->is_complete || next_reward(search, i) < 0)
+            continue;
+        if (i_reward < 0)
+            i_reward = next_reward(search, i);
+        if (!outlook->is_scored[i_reward])
+            x->asked[n++] = i;
+    }
+    *is_asked = n > 0;
+    return n > 0 ? ask(search, i_reward, n, err) : DEAL_OK;
+}
+
+deal_status
+deal_outlook_score(deal_search *search, int32_t i, deal_error *err)
+{
+    int32_t i_reward;
+    while ((i_reward = next_reward(search, i)) >= 0) {
+        search->exact->asked[0] = i;
+        DEAL_TRY(ask(search, i_reward, 1, err));
+    }
+    return DEAL_OK;
+}
