@@ -24,6 +24,7 @@ from deal._errors import (
     RewardError,
     TokenizerError,
 )
+from deal._explain import Explanation, explain
 from deal.controls import AddResidual, EditFinal, MapHead
 from deal.generation import Candidate, Decision, Generation, Stats
 from deal.model import HParams, Model, Stream, load
@@ -38,6 +39,7 @@ __all__ = [
     "Decision",
     "EditFinal",
     "Exact",
+    "Explanation",
     "Generation",
     "HParams",
     "KVBudgetError",
@@ -52,6 +54,7 @@ __all__ = [
     "Stream",
     "TokenizerError",
     "controls",
+    "explain",
     "get_include",
     "load",
     "reward",

@@ -218,6 +218,55 @@ def generate(
 
 
 @app.command()
+def explain(
+    prompt: Annotated[str, typer.Argument(help="Text to continue; - reads stdin.")],
+    keywords: Annotated[
+        str, typer.Option(help="Words to use: cat,couch|sofa,pet (| separates forms).")
+    ],
+    model: ModelOption = DEFAULT_MODEL,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put the prompt into the chat template.")
+    ] = False,
+    max_new_tokens: NewTokensOption = 16,
+    top_k: Annotated[int, typer.Option(min=1, help="Candidates a step.")] = 5,
+    lookahead: Annotated[int, typer.Option(min=0, help="Tokens of rollout.")] = 16,
+    reward_weight: Annotated[
+        float, typer.Option(help="Nats per unit of reward.")
+    ] = 4.0,
+    num_beams: Annotated[int, typer.Option(min=1, help="Hypotheses kept.")] = 1,
+    svg: Annotated[
+        Path | None, typer.Option(help="Draw the tree into this file.")
+    ] = None,
+    compute: ComputeOption = Compute.auto,
+    threads: ThreadsOption = None,
+) -> None:
+    """Show every decision of a search: candidates, rollouts, rewards, bounds."""
+    from deal._explain import explain
+    from deal.rewards import Keywords
+    from deal.settings import Search
+
+    if svg is not None and svg.suffix != ".svg":
+        raise typer.BadParameter(
+            "expected a name that ends in .svg", param_hint="--svg"
+        )
+    rewards = Keywords(_parse_keywords(keywords))
+    search = Search(top_k, lookahead, reward_weight, num_beams)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    lm = _load(model, compute, threads, None)
+    options: dict[str, Any] = {"rewards": rewards, "search": search}
+    options["max_new_tokens"] = max_new_tokens
+    with _interruptible():
+        if chat:
+            result = lm.chat([{"role": "user", "content": text}], **options)
+        else:
+            result = lm.generate(text, **options)
+    explanation = explain(result, lm.tokenizer)
+    print(explanation)
+    if svg is not None:
+        explanation.save(svg)
+
+
+@app.command()
 def chat(
     model: ModelOption = DEFAULT_MODEL,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
@@ -256,8 +305,10 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Show a model's hyper-parameters, weight types, tokenizer and chat template."""
+    from deal._info import model_facts
+
     path = _hub.resolve(model)
-    facts = _model_facts(path, compute)
+    facts = model_facts(path, _load(str(path), compute, None, None))
     if as_json:
         _print_json(facts)
         return
@@ -294,7 +345,9 @@ def models(
     if fetch is not None:
         with _interruptible():
             _hub.fetch(fetch.lower(), verify=True)
-    rows = [_alias_row(alias) for alias in sorted(_hub.ALIASES)] + _hub_rows()
+    from deal._info import alias_row, hub_rows
+
+    rows = [alias_row(alias) for alias in sorted(_hub.ALIASES)] + hub_rows()
     if as_json:
         _print_json({"cache": str(_hub.cache_dir()), "models": rows})
         return
@@ -461,111 +514,3 @@ def _answer(lm: Model, messages: list[dict[str, str]], options: Any) -> str | No
     sys.stdout.write("\n")
     sys.stdout.flush()
     return "".join(pieces)
-
-
-def _model_facts(path: Path, compute: Compute) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    lm = _load(str(path), compute, None, None)
-    types: dict[str, dict[str, int]] = {}
-    n_parameters = 0
-    for name, shape, size in _tensors(path):
-        row = types.setdefault(name, {"tensors": 0, "size": 0})
-        row["tensors"] += 1
-        row["size"] += size
-        n_parameters += _product(shape)
-    tokenizer = lm.tokenizer
-    library = type(tokenizer._backend).__name__.removesuffix("Backend").lower()
-    return {
-        "path": str(path),
-        "architecture": lm.architecture,
-        "size": sum(row["size"] for row in types.values()),
-        "compute": lm.compute,
-        "memory": lm._core.owned_size,
-        "parameters": n_parameters,
-        "types": types,
-        "hparams": asdict(lm.hparams),
-        "tokenizer": {
-            "tokenizer": library,
-            "vocab_size": tokenizer.vocab_size,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_ids": list(tokenizer.eos_token_ids),
-        },
-        "chat_template": tokenizer.chat_template,
-    }
-
-
-def _tensors(path: Path) -> list[tuple[str, tuple[int, ...], int]]:
-    """Type name, shape and bytes of each tensor; reads headers only."""
-    if path.is_dir():
-        from deal._checkpoint import read_folder
-
-        return [(t.type, tuple(t.shape), t.size) for t in read_folder(path).tensors]
-    from deal import _core
-
-    return [
-        (kind, tuple(shape), _type_size(kind, _product(shape)))
-        for _, kind, shape in _core.Gguf(path).tensors
-    ]
-
-
-# GGUF's types: bytes of a block, and how many weights it holds.
-_BLOCKS = {
-    "F32": (4, 1),
-    "F16": (2, 1),
-    "BF16": (2, 1),
-    "Q8_0": (34, 32),
-    "Q4_0": (18, 32),
-    "Q4_1": (20, 32),
-    "Q5_0": (22, 32),
-    "Q5_1": (24, 32),
-    "Q4_K": (144, 256),
-    "Q5_K": (176, 256),
-    "Q6_K": (210, 256),
-}
-
-
-def _type_size(kind: str, n: int) -> int:
-    size, width = _BLOCKS[kind]
-    return n // width * size
-
-
-def _product(shape: Sequence[int]) -> int:
-    product = 1
-    for n in shape:
-        product *= n
-    return product
-
-
-def _alias_row(alias: str) -> dict[str, Any]:
-    entry, path = _hub.ALIASES[alias], _hub.cached_path(alias)
-    return {
-        "name": alias,
-        "source": f"{entry.package}=={entry.version}",
-        "size": entry.size,
-        "path": str(path) if path else None,
-        "summary": entry.summary,
-    }
-
-
-def _hub_rows() -> list[dict[str, Any]]:
-    """Models in huggingface_hub's cache, where that is installed."""
-    try:
-        from huggingface_hub import CacheNotFound, scan_cache_dir
-    except ImportError:
-        return []
-    try:
-        repos = scan_cache_dir().repos
-    except CacheNotFound:
-        return []
-    return [
-        {
-            "name": repo.repo_id,
-            "source": "huggingface_hub",
-            "size": repo.size_on_disk,
-            "path": str(repo.repo_path),
-            "summary": "from the Hugging Face hub",
-        }
-        for repo in sorted(repos, key=lambda repo: repo.repo_id)
-        if repo.repo_type == "model"
-    ]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import deal
-from deal import _hub, cli, demo
+from deal import _hub, _info, cli, demo
 
 ROOT = Path(__file__).resolve().parents[2]
 ALIAS = "smollm2-135m-instruct"
@@ -331,7 +331,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture) -> None:
 
 def test_block_sizes_are_ggmls() -> None:
     gguf = pytest.importorskip("gguf", reason="the reference for block sizes")
-    for name, (size, width) in cli._BLOCKS.items():
+    for name, (size, width) in _info._BLOCKS.items():
         kind = gguf.GGMLQuantizationType[name]
         assert gguf.GGML_QUANT_SIZES[kind] == (width, size)
 
