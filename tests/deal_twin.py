@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 Tokens = tuple[int, ...]
 
@@ -48,6 +49,7 @@ class Problem:
     lookahead: int = 0
     reward_weight: float = 0.0
     commit: int = 1
+    drawing: Any = None  # of segment_twin.py
 
     @property
     def n_vocab(self) -> int:

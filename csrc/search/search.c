@@ -1,5 +1,5 @@
 /* Life of a search: what it allocates, the step, its results. The decisions themselves
- * are in sample.c, beam.c and naive.c.
+ * are in sample.c, beam.c, naive.c and segment.c.
  */
 #include "search/search.h"
 
@@ -72,7 +72,7 @@ reserve_all(deal_search *search, deal_error *err)
     const deal_search_params *params = &search->request.params;
     size_t n_live = (size_t)search->n_live_max,
            n_token = (size_t)search->ending.n_new_max;
-    size_t n_slot = n_live * (size_t)search->n_expand;
+    size_t n_slot = search->n_slot;
     bool is_sample = params->mode == DEAL_SEARCH_SAMPLE;
     size_t n_each = N_TOKEN_RESERVED / (is_sample ? n_live : 3 * n_live + n_slot);
     int32_t n = (int32_t)(n_token < n_each ? n_token : n_each);
@@ -84,7 +84,9 @@ reserve_all(deal_search *search, deal_error *err)
     DEAL_TRY(reserve_tokens(search, search->slot, n_slot, n, err));
     if (params->mode == DEAL_SEARCH_BEAM)
         return DEAL_OK;
-    size_t n_step = (n_token - 1) / (size_t)params->commit + 1;
+    bool is_segment = params->mode == DEAL_SEARCH_SEGMENT;
+    int32_t n_taken = is_segment ? params->lookahead_len : params->commit;
+    size_t n_step = (n_token - 1) / (size_t)n_taken + 1;
     size_t n_row = product_up_to(n_step, n_slot, N_ROW_RESERVED);
     size_t n_roll =
         product_up_to(n_row, (size_t)params->lookahead_len, N_TOKEN_RESERVED);
@@ -98,7 +100,7 @@ init_beams(deal_search *search, deal_error *err)
 {
     size_t n_live = (size_t)search->n_live_max,
            n_reward = (size_t)search->rewards.n_reward;
-    size_t n_slot = n_live * (size_t)search->n_expand;
+    size_t n_slot = search->n_slot;
     if (n_slot > INT32_MAX)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "num_beams and top_k: expected at most %d candidates, got %zu",
@@ -126,20 +128,23 @@ init_outputs(deal_search *search, deal_error *err)
 {
     const deal_search_params *params = &search->request.params;
     size_t n_vocab = (size_t)search->request.lm->n_vocab;
-    size_t n_live = (size_t)search->n_live_max;
-    size_t n_top = n_live * (search->n_expand ? (size_t)search->n_expand : 1);
+    size_t n_live = (size_t)search->n_live_max, n_row = n_live;
+    bool is_segment = params->mode == DEAL_SEARCH_SEGMENT;
+    if (is_segment && search->n_slot > n_row)
+        n_row = search->n_slot;
+    size_t n_top = search->n_expand ? (size_t)search->n_expand : 1;
     search->i_row = deal_alloc(n_live, sizeof *search->i_row);
-    search->log_z = deal_alloc(n_live, sizeof *search->log_z);
+    search->log_z = deal_alloc(n_row, sizeof *search->log_z);
     bool has_all = search->i_row && search->log_z;
-    bool is_drawn = params->mode == DEAL_SEARCH_SAMPLE &&
-                    (params->temperature > 0.0 || params->repetition_penalty != 1.0);
+    bool is_drawn = params->temperature > 0.0 || params->repetition_penalty != 1.0;
+    is_drawn = is_drawn && (params->mode == DEAL_SEARCH_SAMPLE || is_segment);
     if (is_drawn) {
         DEAL_TRY(deal_draw_init(&search->draw, (int32_t)n_vocab, err));
-        search->logits = deal_alloc(n_live, n_vocab * sizeof *search->logits);
+        search->logits = deal_alloc(n_row, n_vocab * sizeof *search->logits);
         has_all = has_all && search->logits;
     } else {
-        search->top_token = deal_alloc(n_top, sizeof *search->top_token);
-        search->top_logit = deal_alloc(n_top, sizeof *search->top_logit);
+        search->top_token = deal_alloc(n_row, n_top * sizeof *search->top_token);
+        search->top_logit = deal_alloc(n_row, n_top * sizeof *search->top_logit);
         has_all = has_all && search->top_token && search->top_logit;
     }
     return has_all ? DEAL_OK : deal_fail_memory(err, "outputs of the model");
@@ -179,11 +184,20 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
         int64_t n = (int64_t)params->beam_size *
                     (request->n_end > 0 ? (int64_t)request->n_end + 1 : 2);
         search->n_expand = n < n_vocab ? (int32_t)n : n_vocab;
+    } else if (params->mode == DEAL_SEARCH_SEGMENT) {
+        search->n_expand = params->n_proposal;
     }
+    // A segment that reaches the end is proposed in one round, from the prompt alone.
+    bool is_single = params->mode == DEAL_SEARCH_SEGMENT &&
+                     params->lookahead_len >= search->ending.n_new_max;
+    search->n_slot =
+        (is_single ? 1 : (size_t)search->n_live_max) * (size_t)search->n_expand;
     search->stats.n_prompt_tokens = request->n_prompt;
     DEAL_TRY(new_hypotheses((size_t)search->n_live_max, &search->live, err));
     if (!is_sample)
         DEAL_TRY(init_beams(search, err));
+    if (params->mode == DEAL_SEARCH_SEGMENT)
+        DEAL_TRY(deal_segment_init(search, err));
     DEAL_TRY(reserve_all(search, err));
     return init_outputs(search, err);
 }
@@ -232,11 +246,13 @@ deal_search_free(deal_search *search)
     free_hypotheses(search, search->live, n_live);
     free_hypotheses(search, search->next, n_live);
     free_hypotheses(search, search->pool, n_live);
-    free_hypotheses(search, search->slot, n_live * (size_t)search->n_expand);
+    free_hypotheses(search, search->slot, search->n_slot);
+    free_hypotheses(search, search->spare, (size_t)search->n_expand);
     void *const block[] = {
-        search->candidate, search->rank,   search->winner,     search->item,
-        search->cases,     search->i_row,  search->top_token,  search->top_logit,
-        search->log_z,     search->logits, search->roll_token, search->roll_logit,
+        search->candidate, search->rank,     search->winner,     search->item,
+        search->cases,     search->i_row,    search->top_token,  search->top_logit,
+        search->log_z,     search->logits,   search->roll_token, search->roll_logit,
+        search->n_member,  search->slot_row, search->option,
     };
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         deal_free(block[i]);
@@ -317,9 +333,9 @@ deal_search_extend(deal_search *search, int32_t n_items, deal_error *err)
     return status;
 }
 
-static void
-fill_want(deal_search *search, deal_lm_item *item, int32_t i_row, uint32_t want,
-          int32_t top_k)
+void
+deal_search_fill_want(deal_search *search, deal_lm_item *item, int32_t i_row,
+                      uint32_t want, int32_t top_k)
 {
     item->want = want;
     if (want & DEAL_WANT_TOP_K) {
@@ -333,6 +349,13 @@ fill_want(deal_search *search, deal_lm_item *item, int32_t i_row, uint32_t want,
             search->logits + (size_t)i_row * (size_t)search->request.lm->n_vocab;
 }
 
+// Whether rewards take part in the decisions.
+static bool
+is_steering(deal_search_mode mode)
+{
+    return mode == DEAL_SEARCH_NAIVE || mode == DEAL_SEARCH_SEGMENT;
+}
+
 // Evaluates the prompt; the live hypotheses are empty and share its last node, row 0.
 static deal_status
 prefill(deal_search *search, uint32_t want, int32_t top_k, deal_error *err)
@@ -342,7 +365,7 @@ prefill(deal_search *search, uint32_t want, int32_t top_k, deal_error *err)
     int32_t n = request->n_prompt;
     bool is_sample = request->params.mode == DEAL_SEARCH_SAMPLE;
     search->n_live = is_sample ? search->n_live_max : 1;
-    bool is_steered = request->params.mode == DEAL_SEARCH_NAIVE;
+    bool is_steered = is_steering(request->params.mode);
     for (int32_t i = 0; i < search->n_live; i++)
         DEAL_TRY(deal_hypothesis_reset(&search->live[i], &search->ending,
                                        is_steered ? &search->rewards : NULL, err));
@@ -355,7 +378,7 @@ prefill(deal_search *search, uint32_t want, int32_t top_k, deal_error *err)
     for (int32_t i = 0; i < n; i++)
         search->item[i] = (deal_lm_item){
             .parent = root, .i_parent = i - 1, .token = request->prompt[i]};
-    fill_want(search, &search->item[n - 1], 0, want, top_k);
+    deal_search_fill_want(search, &search->item[n - 1], 0, want, top_k);
     deal_status status = deal_search_extend(search, n, err);
     lm->ops->release(lm, root);
     DEAL_TRY(status);
@@ -386,7 +409,7 @@ deal_search_evaluate(deal_search *search, uint32_t want, int32_t top_k, deal_err
         search->item[n] = (deal_lm_item){.parent = live->node,
                                          .i_parent = -1,
                                          .token = live->token[live->n_token - 1]};
-        fill_want(search, &search->item[n], n, want, top_k);
+        deal_search_fill_want(search, &search->item[n], n, want, top_k);
         search->i_row[i] = n++;
     }
     DEAL_TRY(deal_search_extend(search, n, err));
@@ -422,6 +445,8 @@ take_decision(deal_search *search, bool *is_done, deal_error *err)
         return deal_sample_step(search, is_done, err);
     case DEAL_SEARCH_BEAM:
         return deal_beam_step(search, is_done, err);
+    case DEAL_SEARCH_SEGMENT:
+        return deal_segment_step(search, is_done, err);
     case DEAL_SEARCH_NAIVE:
         break;
     }
@@ -432,11 +457,12 @@ static deal_hypothesis *
 results(const deal_search *search, int32_t *n)
 {
     const deal_search_params *params = &search->request.params;
-    bool is_sample = params->mode == DEAL_SEARCH_SAMPLE;
-    *n = is_sample ? search->n_live : search->n_pool;
+    bool is_live =
+        params->mode == DEAL_SEARCH_SAMPLE || params->mode == DEAL_SEARCH_SEGMENT;
+    *n = is_live ? search->n_live : search->n_pool;
     if (*n > params->n_return)
         *n = params->n_return;
-    return is_sample ? search->live : search->pool;
+    return is_live ? search->live : search->pool;
 }
 
 // Gives the trie back, and scores the results where rewards have not steered.
@@ -445,8 +471,7 @@ finish(deal_search *search, deal_error *err)
 {
     for (int32_t i = 0; i < search->n_live; i++)
         deal_search_release(search, &search->live[i]);
-    bool is_steered = search->request.params.mode == DEAL_SEARCH_NAIVE;
-    if (is_steered || search->rewards.n_reward == 0)
+    if (is_steering(search->request.params.mode) || search->rewards.n_reward == 0)
         return DEAL_OK;
     int32_t n;
     deal_hypothesis *result = results(search, &n);

@@ -63,6 +63,7 @@ make_params(int i_mode)
         .lookahead_len = 3,
         .reward_weight = 2.0,
         .commit = 2,
+        .n_proposal = 2,
     };
 }
 
