@@ -50,9 +50,10 @@ class Candidate:
         Rank of the hypothesis that it extends.
     token_id : int
     logprob : float
-        Natural log, of the hypothesis and the candidate.
+        Natural log, of the hypothesis and the candidate; in ``mode="segment"`` of
+        the whole segment.
     rollout : tuple of int
-        Greedy tokens after the candidate.
+        Greedy tokens after the candidate; in ``mode="segment"`` the rest of it.
     reward : float
         Weighted sum of the rewards of the text up to the rollout's end.
     rewards : dict of str to float
@@ -102,6 +103,7 @@ class Generation:
         Each reward of `text` by name, unweighted.
     score : float
         What the search ranked by: ``logprob + reward_weight * reward`` for DeAL,
+        `reward` for ``mode="segment"``,
         ``logprob / len(token_ids) ** length_penalty`` for beam search, `logprob` else.
     finish_reason : {"stop", "length"}
         An end token or stop string, or the limit on tokens.
