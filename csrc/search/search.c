@@ -82,6 +82,9 @@ reserve_all(deal_search *search, deal_error *err)
     DEAL_TRY(reserve_tokens(search, search->next, n_live, n, err));
     DEAL_TRY(reserve_tokens(search, search->pool, n_live, n, err));
     DEAL_TRY(reserve_tokens(search, search->slot, n_slot, n, err));
+    if (search->spare)
+        DEAL_TRY(
+            reserve_tokens(search, search->spare, (size_t)search->n_expand, n, err));
     if (params->mode == DEAL_SEARCH_BEAM)
         return DEAL_OK;
     bool is_segment = params->mode == DEAL_SEARCH_SEGMENT;
