@@ -1,6 +1,7 @@
 /* What the modes of a search share; private to csrc/search.
  *
- * sample.c, beam.c, naive.c and segment.c each take one decision over the hypotheses in `live`.
+ * sample.c, beam.c, naive.c and segment.c each take one decision over the hypotheses
+ * in `live`.
  */
 #ifndef DEAL_SEARCH_SEARCH_INTERNAL_H
 #define DEAL_SEARCH_SEARCH_INTERNAL_H

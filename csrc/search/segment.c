@@ -5,17 +5,17 @@
  * reward alone. A finished hypothesis stands for its place again, as it is. The search
  * is over when all that are kept are finished.
  *
- * Proposals are drawn, or with temperature 0 they are the result of a beam search within
- * the segment, n_proposal wide, one for each hypothesis; there ended ones keep their
- * places by their log-prob. All proposals of all hypotheses grow in lockstep, one batch
- * for each position. A segment as long as the completion makes one round of it: best of
- * n (sampled, or beam search reranked).
+ * Proposals are drawn, or with temperature 0 they are the result of a beam search
+ * within the segment, n_proposal wide, one for each hypothesis; there ended ones keep
+ * their places by their log-prob. All proposals of all hypotheses grow in lockstep, one
+ * batch for each position. A segment as long as the completion makes one round of it:
+ * best of n (sampled, or beam search reranked).
  *
- * This is the search that IBM's AISteer360 ships under the name of DeAL (beams within
- * the segment). It has no log-prob in its score and is not the paper's.
+ * This is the search that IBM's AISteer360 ships under the name of DeAL (beams
+ * within the segment). It has no log-prob in its score and is not the paper's.
  *
- * Hypothesis g proposes in slots [g * n_proposal, ...), n_member[g] of them. The draw at
- * position j of slot i is number (seed, i, j), so that best of n chooses among what
+ * Hypothesis g proposes in slots [g * n_proposal, ...), n_member[g] of them. The draw
+ * at position j of slot i is number (seed, i, j), so that best of n chooses among what
  * sampling returns with n streams.
  */
 #include "common/alloc.h"
