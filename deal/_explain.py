@@ -162,8 +162,9 @@ def explain(generation: Generation, tokenizer: Any) -> Explanation:
 
 
 def _goes_on(decision: Decision) -> list[Candidate]:
-    """The next decision's hypotheses, by rank."""
-    return [c for c in decision.candidates if c.is_chosen and not _is_over(c)]
+    """The next decision's hypotheses, which lie in the order of their tokens."""
+    going = [c for c in decision.candidates if c.is_chosen and not _is_over(c)]
+    return sorted(going, key=lambda c: (c.beam, -c.logprob, c.token_id))
 
 
 def _is_over(candidate: Candidate) -> bool:

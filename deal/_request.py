@@ -17,6 +17,7 @@ from deal.settings import (
     check_int,
     sample_params,
     search_params,
+    segment_params,
 )
 
 Prompt = str | Sequence[int] | np.ndarray
@@ -41,7 +42,9 @@ def make_options(
     if reward is not None and search is None and sampling is None:
         search = Search(num_beams=check_int("num_beams", given["num_beams"], 1))
     _check_modes(search, sampling, given["num_beams"])
-    if search is not None:
+    if search is not None and search.mode == "segment":
+        params = segment_params(search, sampling)
+    elif search is not None:
         check_int("top_k", search.top_k, 1, n_vocab)
         params = search_params(search)
     elif given["num_beams"] > 1:
@@ -65,7 +68,8 @@ def _check_modes(search: Any, sampling: Any, num_beams: Any) -> None:
         raise TypeError(f"search: expected deal.Search, got {search!r}")
     if sampling is not None and not isinstance(sampling, Sampling):
         raise TypeError(f"sampling: expected deal.Sampling, got {sampling!r}")
-    if sampling is not None and (search is not None or num_beams > 1):
+    draws = search.mode == "segment" if search is not None else num_beams == 1
+    if sampling is not None and not draws:
         raise ValueError("sampling: a search draws nothing; give one of the two")
     if search is not None and num_beams not in (1, search.num_beams):
         raise ValueError(

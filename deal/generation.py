@@ -64,12 +64,14 @@ class Candidate:
     Attributes
     ----------
     beam : int
-        Rank of the hypothesis that it extends.
+        Which hypothesis it extends; they lie in the order of their tokens.
     token_id : int
     logprob : float
-        Natural log, of the hypothesis and the candidate.
+        Natural log, of the hypothesis and the candidate; in ``mode="segment"`` of
+        the whole segment.
     rollout : tuple of int
-        Greedy tokens after the candidate; in mode "exact" as many as were looked at.
+        Greedy tokens after the candidate; in mode "exact" as many as were looked at,
+        in mode "segment" the rest of the segment.
     reward : float or None
         Weighted sum of the rewards of the text up to the rollout's end. None, here and
         below, where mode "exact" did not need to know.
@@ -127,6 +129,7 @@ class Generation:
         Each reward of `text` by name, unweighted.
     score : float
         What the search ranked by: ``logprob + reward_weight * reward`` for DeAL,
+        `reward` for ``mode="segment"``,
         ``logprob / len(token_ids) ** length_penalty`` for beam search, `logprob` else.
     finish_reason : {"stop", "length"}
         An end token or stop string, or the limit on tokens.

@@ -351,7 +351,8 @@ class Model(Scoring):
             Beam search ranks by ``logprob / n_tokens ** length_penalty``.
         rewards : Reward or callable, optional
             What good text is; higher is better. See :mod:`deal.rewards`. With
-            `sampling` they do not steer: the results only report them.
+            `sampling` and no `search` they do not steer: the results only report
+            them.
         search : Search, optional
             Settings of the DeAL search. Default with rewards: ``Search()``.
         num_return_sequences : int, default=1

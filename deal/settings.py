@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-_MODES = {"naive": 2, "exact": 3}  # deal_search_mode
+_MODES = {"naive": 2, "exact": 3, "segment": 4}  # deal_search_mode
 _INT_MAX = 2**31 - 1
 
 
@@ -127,17 +127,31 @@ class Search:
     commit : int, default=1
         Tokens taken by one decision: the candidate and the first ``commit - 1`` of its
         rollout. In [1, lookahead + 1]; more is faster and no longer the paper's search.
-    mode : {"exact", "naive"}, default="exact"
+    mode : {"exact", "naive", "segment"}, default="exact"
         "naive" is the paper's loop as written: every decision rolls out every
         candidate. "exact" takes the same decisions, token for token and score for
-        score, and leaves out the work that cannot change them.
+        score, and leaves out the work that cannot change them. "segment" is another
+        search, not exact and not the paper's.
     exact : Exact, optional
         Switches of mode "exact", for measurements.
+
+    Notes
+    -----
+    ``mode="segment"`` proposes for each hypothesis `top_k` continuations of
+    `lookahead` tokens, and keeps the `num_beams` best of all by reward alone, until all
+    that are kept are finished; this is what AISteer360 calls DeAL [2]_. Equal rewards
+    go to the larger log-prob, then to the lower token ids. With ``sampling`` beside it
+    the proposals are drawn, independently, so that two may be the same; without, or
+    with a temperature of 0, they are those of a beam search within the segment.
+    `reward_weight` and `commit` stay at their defaults. A segment as long as the
+    completion is best of n: see `best_of_n`.
 
     References
     ----------
     .. [1] J. Y. Huang et al., "DeAL: Decoding-time Alignment for Large Language
        Models", arXiv:2402.06147, 2024, section on action selection.
+    .. [2] IBM AISteer360, output control "DeAL":
+       https://github.com/IBM/AISteer360
     """
 
     top_k: int = 5
@@ -162,6 +176,43 @@ class Search:
             )
         if not isinstance(self.exact, Exact):
             raise TypeError(f"exact: expected deal.Exact, got {self.exact!r}")
+        if self.mode == "segment":
+            self._check_segment()
+
+    def _check_segment(self) -> None:
+        check_int("lookahead", self.lookahead, 1)
+        if self.reward_weight != 1.0:
+            raise ValueError(
+                'reward_weight: mode="segment" keeps by reward alone; expected 1, got '
+                f"{self.reward_weight}"
+            )
+        if self.commit != 1:
+            raise ValueError(
+                'commit: mode="segment" takes whole segments, of `lookahead` tokens; '
+                f"expected 1, got {self.commit}"
+            )
+
+    @classmethod
+    def best_of_n(cls, n: int) -> Search:
+        """Whole completions, `n` of them, ranked by reward alone.
+
+        With ``sampling`` these are the `n` sequences that sampling alone returns for
+        ``num_return_sequences=n`` and the same seed, as TRL's ``BestOfNSampler`` ranks
+        them [1]_; without, those of a beam search. ``num_return_sequences`` gives so
+        many of the best. It is ``mode="segment"`` with a segment without end.
+
+        Parameters
+        ----------
+        n : int
+            At least 1.
+
+        References
+        ----------
+        .. [1] L. von Werra et al., "TRL: Transformer Reinforcement Learning",
+           https://github.com/huggingface/trl, ``BestOfNSampler``.
+        """
+        n = check_int("n", n, 1)
+        return cls(top_k=n, num_beams=n, lookahead=_INT_MAX, mode="segment")
 
 
 _DEFAULTS: dict[str, Any] = {  # fields of deal_search_params
@@ -180,6 +231,7 @@ _DEFAULTS: dict[str, Any] = {  # fields of deal_search_params
     "reward_weight": 0.0,
     "commit": 1,
     "tricks": 0,
+    "n_proposal": 1,
 }
 
 
@@ -205,6 +257,16 @@ def beam_params(num_beams: int, length_penalty: float) -> dict[str, Any]:
         "length_penalty": check_float(
             "length_penalty", length_penalty, "a finite number", lambda x: True
         ),
+    }
+
+
+def segment_params(search: Search, sampling: Sampling | None) -> dict[str, Any]:
+    """C parameters of a segment search; of beams in the segment without `sampling`."""
+    return sample_params(sampling) | {
+        "mode": _MODES["segment"],
+        "n_proposal": check_int("top_k", search.top_k, 1, _INT_MAX),
+        "lookahead_len": min(int(search.lookahead), _INT_MAX),
+        "beam_size": check_int("num_beams", search.num_beams, 1, _INT_MAX),
     }
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 Tokens = tuple[int, ...]
 
@@ -49,6 +50,7 @@ class Problem:
     reward_weight: float = 0.0
     commit: int = 1
     tricks: int = 15  # of the C search in mode exact
+    drawing: Any = None  # of segment_twin.py
 
     @property
     def n_vocab(self) -> int:

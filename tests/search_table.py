@@ -17,7 +17,7 @@ import pytest
 from deal_twin import Problem, Tokens
 
 ROOT = Path(__file__).resolve().parent.parent
-MODES = ("greedy", "beam", "naive", "exact")
+MODES = {"greedy": 0, "beam": 1, "naive": 2, "exact": 3, "segment": 4}
 
 # --- rewards that both sides have ----------------------------------------------------
 
@@ -130,9 +130,11 @@ def case_words(problem: Problem, mode: str) -> list[str]:
     words.append(len(p.rewards))
     for weight, reward in p.rewards:
         words += [weight, *reward.words()]
-    words += [MODES.index(mode), p.max_new_tokens, p.num_return_sequences]
+    words += [MODES[mode], p.max_new_tokens, p.num_return_sequences]
     words += [p.num_beams, p.length_penalty, p.top_k, p.lookahead]
     words += [p.reward_weight, p.commit, p.tricks]
+    if mode == "segment":
+        words += p.drawing.words()
     return [str(w) for w in words]
 
 

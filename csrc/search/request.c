@@ -38,7 +38,7 @@ check_tokens(const char *name, const int32_t *token, int32_t n, int32_t n_vocab,
 }
 
 static deal_status
-check_sample(const deal_search_params *p, deal_error *err)
+check_draw(const deal_search_params *p, deal_error *err)
 {
     DEAL_TRY(check_real("repetition_penalty", p->repetition_penalty,
                         p->repetition_penalty > 0.0, "a number above 0", err));
@@ -47,8 +47,14 @@ check_sample(const deal_search_params *p, deal_error *err)
     DEAL_TRY(check_int("top_k", p->top_k, 0, INT32_MAX, err));
     DEAL_TRY(check_real("top_p", p->top_p, p->top_p > 0.0 && p->top_p <= 1.0,
                         "a number in (0, 1]", err));
-    DEAL_TRY(check_real("min_p", p->min_p, p->min_p >= 0.0 && p->min_p <= 1.0,
-                        "a number in [0, 1]", err));
+    return check_real("min_p", p->min_p, p->min_p >= 0.0 && p->min_p <= 1.0,
+                      "a number in [0, 1]", err);
+}
+
+static deal_status
+check_sample(const deal_search_params *p, deal_error *err)
+{
+    DEAL_TRY(check_draw(p, err));
     if (p->temperature == 0.0 && p->n_return > 1)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "num_return_sequences: greedy decoding has 1 result, got %d",
@@ -69,6 +75,30 @@ check_beams(const deal_search_params *p, int32_t n_vocab, deal_error *err)
     DEAL_TRY(check_int("lookahead", p->lookahead_len, 0, INT32_MAX, err));
     DEAL_TRY(check_int("commit", p->commit, 1, (int64_t)p->lookahead_len + 1, err));
     return check_real("reward_weight", p->reward_weight, true, "a finite number", err);
+}
+
+static deal_status
+check_segment(const deal_search_request *request, deal_error *err)
+{
+    const deal_search_params *p = &request->params;
+    if (request->n_reward < 1)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "rewards: a segment search keeps by reward; expected at "
+                         "least 1, got none");
+    DEAL_TRY(check_draw(p, err));
+    DEAL_TRY(check_int("num_beams", p->beam_size, 1, DEAL_SEARCH_N_LIVE_MAX, err));
+    DEAL_TRY(check_int("num_return_sequences", p->n_return, 1, p->beam_size, err));
+    DEAL_TRY(check_int("lookahead", p->lookahead_len, 1, INT32_MAX, err));
+    if (p->temperature > 0.0)
+        return check_int("top_k", p->n_proposal, 1, DEAL_SEARCH_N_LIVE_MAX, err);
+    if (p->repetition_penalty != 1.0)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "repetition_penalty: beams within a segment have none; "
+                         "expected 1 with temperature 0, got %g",
+                         p->repetition_penalty);
+    int32_t n_vocab = request->lm->n_vocab;
+    int32_t high = n_vocab < DEAL_SEARCH_N_LIVE_MAX ? n_vocab : DEAL_SEARCH_N_LIVE_MAX;
+    return check_int("top_k", p->n_proposal, 1, high, err);
 }
 
 deal_status
@@ -103,9 +133,12 @@ deal_search_request_check(const deal_search_request *request, deal_error *err)
     case DEAL_SEARCH_EXACT:
         DEAL_TRY(check_beams(p, n_vocab, err));
         break;
+    case DEAL_SEARCH_SEGMENT:
+        DEAL_TRY(check_segment(request, err));
+        break;
     default:
         return deal_fail(err, DEAL_ERR_INVALID_ARG, "mode: expected 0 to %d, got %d",
-                         (int)DEAL_SEARCH_EXACT, (int)p->mode);
+                         (int)DEAL_SEARCH_SEGMENT, (int)p->mode);
     }
     if (request->n_prompt >= n_ctx)
         return deal_fail(err, DEAL_ERR_CONTEXT_FULL,

@@ -6,14 +6,13 @@
 #include "common/rng.h"
 #include "search/search_internal.h"
 
-static deal_status
-choose(deal_search *search, int32_t i_stream, int32_t *token, double *logprob,
-       deal_error *err)
+deal_status
+deal_sample_choose(deal_search *search, const deal_hypothesis *stream,
+                   uint64_t i_stream, int32_t i_row, int32_t *token, double *logprob,
+                   deal_error *err)
 {
     const deal_search_request *request = &search->request;
     const deal_search_params *params = &request->params;
-    const deal_hypothesis *stream = &search->live[i_stream];
-    int32_t i_row = search->i_row[i_stream];
     double log_z = (double)search->log_z[i_row];
     if (!search->logits) {
         *token = search->top_token[i_row];
@@ -32,8 +31,7 @@ choose(deal_search *search, int32_t i_stream, int32_t *token, double *logprob,
     if (params->temperature == 0.0) {
         *token = deal_draw_argmax(draw);
     } else {
-        double u = deal_rng_uniform(params->seed, (uint64_t)i_stream,
-                                    (uint64_t)stream->n_token);
+        double u = deal_rng_uniform(params->seed, i_stream, (uint64_t)stream->n_token);
         *token = deal_draw_token(draw, params, u);
     }
     *logprob = (double)logits[*token] - log_z;
@@ -52,7 +50,8 @@ deal_sample_step(deal_search *search, bool *is_done, deal_error *err)
             continue;
         int32_t token;
         double logprob;
-        DEAL_TRY(choose(search, i, &token, &logprob, err));
+        DEAL_TRY(deal_sample_choose(search, stream, (uint64_t)i, search->i_row[i],
+                                    &token, &logprob, err));
         DEAL_TRY(deal_hypothesis_push(stream, token, &search->ending, NULL, err));
         stream->logprob += logprob;
         stream->score = stream->logprob;

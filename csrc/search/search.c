@@ -1,9 +1,7 @@
 /* Life of a search: what it allocates, the step, its results. The decisions themselves
- * are in sample.c, beam.c, naive.c and exact.c.
+ * are in sample.c, beam.c, naive.c, exact.c and segment.c.
  */
 #include "search/search.h"
-
-#include <math.h>
 
 #include "common/alloc.h"
 #include "common/clock.h"
@@ -18,12 +16,17 @@
 #define TOKEN_SIZE_RESERVED ((size_t)8)
 #define N_ROW_RESERVED ((size_t)1 << 16)
 
-// Whether rewards take part in the decisions.
 static bool
-is_steered(const deal_search *search)
+is_deal(const deal_search *search)
 {
     deal_search_mode mode = search->request.params.mode;
     return mode == DEAL_SEARCH_NAIVE || mode == DEAL_SEARCH_EXACT;
+}
+
+bool
+deal_search_is_steered(const deal_search *search)
+{
+    return is_deal(search) || search->request.params.mode == DEAL_SEARCH_SEGMENT;
 }
 
 // --- new and free --------------------------------------------------------------------
@@ -81,7 +84,7 @@ reserve_all(deal_search *search, deal_error *err)
     const deal_search_params *params = &search->request.params;
     size_t n_live = (size_t)search->n_live_max,
            n_token = (size_t)search->ending.n_new_max;
-    size_t n_slot = n_live * (size_t)search->n_expand;
+    size_t n_slot = search->n_slot;
     bool is_sample = params->mode == DEAL_SEARCH_SAMPLE;
     size_t n_each = N_TOKEN_RESERVED / (is_sample ? n_live : 3 * n_live + n_slot);
     int32_t n = (int32_t)(n_token < n_each ? n_token : n_each);
@@ -91,9 +94,14 @@ reserve_all(deal_search *search, deal_error *err)
     DEAL_TRY(reserve_tokens(search, search->next, n_live, n, err));
     DEAL_TRY(reserve_tokens(search, search->pool, n_live, n, err));
     DEAL_TRY(reserve_tokens(search, search->slot, n_slot, n, err));
+    if (search->spare)
+        DEAL_TRY(
+            reserve_tokens(search, search->spare, (size_t)search->n_expand, n, err));
     if (params->mode == DEAL_SEARCH_BEAM)
         return DEAL_OK;
-    size_t n_step = (n_token - 1) / (size_t)params->commit + 1;
+    bool is_segment = params->mode == DEAL_SEARCH_SEGMENT;
+    int32_t n_taken = is_segment ? params->lookahead_len : params->commit;
+    size_t n_step = (n_token - 1) / (size_t)n_taken + 1;
     size_t n_row = product_up_to(n_step, n_slot, N_ROW_RESERVED);
     size_t n_roll =
         product_up_to(n_row, (size_t)params->lookahead_len, N_TOKEN_RESERVED);
@@ -107,7 +115,7 @@ init_beams(deal_search *search, deal_error *err)
 {
     size_t n_live = (size_t)search->n_live_max,
            n_reward = (size_t)search->rewards.n_reward;
-    size_t n_slot = n_live * (size_t)search->n_expand;
+    size_t n_slot = search->n_slot;
     if (n_slot > INT32_MAX)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "num_beams and top_k: expected at most %d candidates, got %zu",
@@ -135,20 +143,23 @@ init_outputs(deal_search *search, deal_error *err)
 {
     const deal_search_params *params = &search->request.params;
     size_t n_vocab = (size_t)search->request.lm->n_vocab;
-    size_t n_live = (size_t)search->n_live_max;
-    size_t n_top = n_live * (search->n_expand ? (size_t)search->n_expand : 1);
+    size_t n_live = (size_t)search->n_live_max, n_row = n_live;
+    bool is_segment = params->mode == DEAL_SEARCH_SEGMENT;
+    if (is_segment && search->n_slot > n_row)
+        n_row = search->n_slot;
+    size_t n_top = search->n_expand ? (size_t)search->n_expand : 1;
     search->i_row = deal_alloc(n_live, sizeof *search->i_row);
-    search->log_z = deal_alloc(n_live, sizeof *search->log_z);
+    search->log_z = deal_alloc(n_row, sizeof *search->log_z);
     bool has_all = search->i_row && search->log_z;
-    bool is_drawn = params->mode == DEAL_SEARCH_SAMPLE &&
-                    (params->temperature > 0.0 || params->repetition_penalty != 1.0);
+    bool is_drawn = params->temperature > 0.0 || params->repetition_penalty != 1.0;
+    is_drawn = is_drawn && (params->mode == DEAL_SEARCH_SAMPLE || is_segment);
     if (is_drawn) {
         DEAL_TRY(deal_draw_init(&search->draw, (int32_t)n_vocab, err));
-        search->logits = deal_alloc(n_live, n_vocab * sizeof *search->logits);
+        search->logits = deal_alloc(n_row, n_vocab * sizeof *search->logits);
         has_all = has_all && search->logits;
     } else {
-        search->top_token = deal_alloc(n_top, sizeof *search->top_token);
-        search->top_logit = deal_alloc(n_top, sizeof *search->top_logit);
+        search->top_token = deal_alloc(n_row, n_top * sizeof *search->top_token);
+        search->top_logit = deal_alloc(n_row, n_top * sizeof *search->top_logit);
         has_all = has_all && search->top_token && search->top_logit;
     }
     return has_all ? DEAL_OK : deal_fail_memory(err, "outputs of the model");
@@ -181,18 +192,27 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
                                   request->n_reward, &prompt, err));
     bool is_sample = params->mode == DEAL_SEARCH_SAMPLE;
     search->n_live_max = is_sample ? params->n_return : params->beam_size;
-    if (is_steered(search)) {
+    if (is_deal(search)) {
         search->n_expand = params->top_k;
     } else if (params->mode == DEAL_SEARCH_BEAM) {
         // Enough for beam_size to be left when every end token is among them.
         int64_t n = (int64_t)params->beam_size *
                     (request->n_end > 0 ? (int64_t)request->n_end + 1 : 2);
         search->n_expand = n < n_vocab ? (int32_t)n : n_vocab;
+    } else if (params->mode == DEAL_SEARCH_SEGMENT) {
+        search->n_expand = params->n_proposal;
     }
+    // A segment that reaches the end is proposed in one round, from the prompt alone.
+    bool is_single = params->mode == DEAL_SEARCH_SEGMENT &&
+                     params->lookahead_len >= search->ending.n_new_max;
+    search->n_slot =
+        (is_single ? 1 : (size_t)search->n_live_max) * (size_t)search->n_expand;
     search->stats.n_prompt_tokens = request->n_prompt;
     DEAL_TRY(new_hypotheses((size_t)search->n_live_max, &search->live, err));
     if (!is_sample)
         DEAL_TRY(init_beams(search, err));
+    if (params->mode == DEAL_SEARCH_SEGMENT)
+        DEAL_TRY(deal_segment_init(search, err));
     DEAL_TRY(reserve_all(search, err));
     if (params->mode == DEAL_SEARCH_EXACT)
         DEAL_TRY(deal_exact_new(search, err));
@@ -243,11 +263,13 @@ deal_search_free(deal_search *search)
     free_hypotheses(search, search->live, n_live);
     free_hypotheses(search, search->next, n_live);
     free_hypotheses(search, search->pool, n_live);
-    free_hypotheses(search, search->slot, n_live * (size_t)search->n_expand);
+    free_hypotheses(search, search->slot, search->n_slot);
+    free_hypotheses(search, search->spare, (size_t)search->n_expand);
     void *const block[] = {
-        search->candidate, search->rank,   search->winner,     search->item,
-        search->cases,     search->i_row,  search->top_token,  search->top_logit,
-        search->log_z,     search->logits, search->roll_token, search->roll_logit,
+        search->candidate, search->rank,     search->winner,     search->item,
+        search->cases,     search->i_row,    search->top_token,  search->top_logit,
+        search->log_z,     search->logits,   search->roll_token, search->roll_logit,
+        search->n_member,  search->slot_row, search->option,
     };
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         deal_free(block[i]);
@@ -258,170 +280,6 @@ deal_search_free(deal_search *search)
     deal_stop_set_free(&search->ending.stop);
     deal_bytes_free(&search->ending.scratch);
     deal_free(search);
-}
-
-// --- the language model --------------------------------------------------------------
-
-deal_status
-deal_search_reserve_items(deal_search *search, size_t n, deal_error *err)
-{
-    if (n <= search->item_cap)
-        return DEAL_OK;
-    size_t cap = deal_grow_cap(search->item_cap, n);
-    deal_free(search->item);
-    search->item_cap = 0;
-    search->item = deal_alloc(cap, sizeof *search->item);
-    if (!search->item)
-        return deal_fail_memory(err, "batch");
-    search->item_cap = cap;
-    return DEAL_OK;
-}
-
-deal_status
-deal_search_reserve_cases(deal_search *search, size_t n, deal_error *err)
-{
-    if (n <= search->case_cap)
-        return DEAL_OK;
-    size_t cap = deal_grow_cap(search->case_cap, n);
-    deal_free(search->cases);
-    search->case_cap = 0;
-    search->cases = deal_alloc(cap, sizeof *search->cases);
-    if (!search->cases)
-        return deal_fail_memory(err, "completions to score");
-    search->case_cap = cap;
-    return DEAL_OK;
-}
-
-// All logits are checked where they are read, in draw.c.
-static deal_status
-check_item(const deal_lm_item *item, deal_error *err)
-{
-    bool is_sound = true;
-    if (item->want & DEAL_WANT_LOG_Z)
-        is_sound = isfinite(item->log_z);
-    if (item->want & DEAL_WANT_TARGET)
-        is_sound = is_sound && !isnan(item->target_logit);
-    if (item->want & DEAL_WANT_TOP_K)
-        for (int32_t i = 0; i < item->top_k; i++)
-            is_sound = is_sound && !isnan(item->top_logit[i]);
-    return is_sound ? DEAL_OK
-                    : deal_fail(err, DEAL_ERR_FORMAT,
-                                "model: its logits after token %d hold NaN or infinity",
-                                (int)item->token);
-}
-
-deal_status
-deal_search_extend(deal_search *search, int32_t n_items, deal_error *err)
-{
-    deal_lm *lm = search->request.lm;
-    double start = deal_clock_seconds();
-    deal_status status = lm->ops->extend(lm, search->item, n_items, err);
-    double seconds = deal_clock_seconds() - start;
-    if (search->is_started)
-        search->stats.seconds_forward += seconds;
-    else
-        search->stats.seconds_prefill += seconds;
-    DEAL_TRY(status);
-    for (int32_t i = 0; i < n_items && status == DEAL_OK; i++)
-        status = check_item(&search->item[i], err);
-    for (int32_t i = 0; i < n_items && status != DEAL_OK; i++)
-        lm->ops->release(lm, search->item[i].node);
-    return status;
-}
-
-static void
-fill_want(deal_search *search, deal_lm_item *item, int32_t i_row, uint32_t want,
-          int32_t top_k)
-{
-    item->want = want;
-    if (want & DEAL_WANT_TOP_K) {
-        size_t i_top = (size_t)i_row * (size_t)top_k;
-        item->top_k = top_k;
-        item->top_token = search->top_token + i_top;
-        item->top_logit = search->top_logit + i_top;
-    }
-    if (want & DEAL_WANT_LOGITS)
-        item->logits =
-            search->logits + (size_t)i_row * (size_t)search->request.lm->n_vocab;
-}
-
-// Evaluates the prompt; the live hypotheses are empty and share its last node, row 0.
-static deal_status
-prefill(deal_search *search, uint32_t want, int32_t top_k, deal_error *err)
-{
-    const deal_search_request *request = &search->request;
-    deal_lm *lm = request->lm;
-    int32_t n = request->n_prompt;
-    bool is_sample = request->params.mode == DEAL_SEARCH_SAMPLE;
-    search->n_live = is_sample ? search->n_live_max : 1;
-    for (int32_t i = 0; i < search->n_live; i++)
-        DEAL_TRY(deal_hypothesis_reset(&search->live[i], &search->ending,
-                                       is_steered(search) ? &search->rewards : NULL,
-                                       err));
-    DEAL_TRY(deal_search_reserve_items(search, (size_t)n, err));
-    deal_node root;
-    if (request->controls)
-        DEAL_TRY(lm->ops->controlled_root(lm, request->controls, n, &root, err));
-    else
-        DEAL_TRY(lm->ops->root(lm, &root, err));
-    for (int32_t i = 0; i < n; i++)
-        search->item[i] = (deal_lm_item){
-            .parent = root, .i_parent = i - 1, .token = request->prompt[i]};
-    fill_want(search, &search->item[n - 1], 0, want, top_k);
-    deal_status status = deal_search_extend(search, n, err);
-    lm->ops->release(lm, root);
-    DEAL_TRY(status);
-    for (int32_t i = 0; i + 1 < n; i++)
-        lm->ops->release(lm, search->item[i].node);
-    search->log_z[0] = search->item[n - 1].log_z;
-    for (int32_t i = 0; i < search->n_live; i++) {
-        search->i_row[i] = 0;
-        search->live[i].node = search->item[n - 1].node;
-        if (i > 0)
-            lm->ops->retain(lm, search->live[i].node);
-    }
-    search->is_started = true;
-    return DEAL_OK;
-}
-
-deal_status
-deal_search_evaluate(deal_search *search, uint32_t want, int32_t top_k, deal_error *err)
-{
-    if (!search->is_started)
-        return prefill(search, want, top_k, err);
-    DEAL_TRY(deal_search_reserve_items(search, (size_t)search->n_live, err));
-    int32_t n = 0;
-    for (int32_t i = 0; i < search->n_live; i++) {
-        const deal_hypothesis *live = &search->live[i];
-        if (live->finish != DEAL_FINISH_NONE)
-            continue;
-        search->item[n] = (deal_lm_item){.parent = live->node,
-                                         .i_parent = -1,
-                                         .token = live->token[live->n_token - 1]};
-        fill_want(search, &search->item[n], n, want, top_k);
-        search->i_row[i] = n++;
-    }
-    DEAL_TRY(deal_search_extend(search, n, err));
-    for (int32_t i = 0; i < search->n_live; i++) {
-        deal_hypothesis *live = &search->live[i];
-        if (live->finish != DEAL_FINISH_NONE)
-            continue;
-        deal_search_release(search, live);
-        live->node = search->item[search->i_row[i]].node;
-        search->log_z[search->i_row[i]] = search->item[search->i_row[i]].log_z;
-    }
-    return DEAL_OK;
-}
-
-void
-deal_search_swap(deal_search *search, int32_t n_next)
-{
-    for (int32_t i = 0; i < search->n_live; i++)
-        deal_search_release(search, &search->live[i]);
-    deal_hypothesis *next = search->next;
-    search->next = search->live;
-    search->live = next;
-    search->n_live = n_next;
 }
 
 // --- step ----------------------------------------------------------------------------
@@ -436,6 +294,8 @@ take_decision(deal_search *search, bool *is_done, deal_error *err)
         return deal_beam_step(search, is_done, err);
     case DEAL_SEARCH_EXACT:
         return deal_exact_step(search, is_done, err);
+    case DEAL_SEARCH_SEGMENT:
+        return deal_segment_step(search, is_done, err);
     case DEAL_SEARCH_NAIVE:
         break;
     }
@@ -446,11 +306,12 @@ static deal_hypothesis *
 results(const deal_search *search, int32_t *n)
 {
     const deal_search_params *params = &search->request.params;
-    bool is_sample = params->mode == DEAL_SEARCH_SAMPLE;
-    *n = is_sample ? search->n_live : search->n_pool;
+    bool is_live =
+        params->mode == DEAL_SEARCH_SAMPLE || params->mode == DEAL_SEARCH_SEGMENT;
+    *n = is_live ? search->n_live : search->n_pool;
     if (*n > params->n_return)
         *n = params->n_return;
-    return is_sample ? search->live : search->pool;
+    return is_live ? search->live : search->pool;
 }
 
 // Gives the trie back, and scores the results where rewards have not steered.
@@ -459,7 +320,7 @@ finish(deal_search *search, deal_error *err)
 {
     for (int32_t i = 0; i < search->n_live; i++)
         deal_search_release(search, &search->live[i]);
-    if (is_steered(search) || search->rewards.n_reward == 0)
+    if (deal_search_is_steered(search) || search->rewards.n_reward == 0)
         return DEAL_OK;
     int32_t n;
     deal_hypothesis *result = results(search, &n);

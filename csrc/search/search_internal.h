@@ -1,7 +1,7 @@
 /* What the modes of a search share; private to csrc/search.
  *
- * sample.c, beam.c, naive.c and exact.c each take one decision over the hypotheses in
- * `live`.
+ * sample.c, beam.c, naive.c, exact.c and segment.c each take one decision over the
+ * hypotheses in `live`.
  */
 #ifndef DEAL_SEARCH_SEARCH_INTERNAL_H
 #define DEAL_SEARCH_SEARCH_INTERNAL_H
@@ -24,6 +24,13 @@ typedef struct deal_candidate {
 
 typedef struct deal_exact deal_exact; // exact_internal.h
 
+// A way to go on within a segment, of beams: a member of the group and its next token.
+typedef struct deal_segment_option {
+    int32_t i_slot;
+    int32_t token;         // -1: the member has ended and stays as it is
+    double logprob, total; // of the token; of all
+} deal_segment_option;
+
 struct deal_search {
     deal_search_request request;
     deal_ending ending;
@@ -37,7 +44,8 @@ struct deal_search {
     deal_hypothesis *live,
         *next; // (n_live_max,) in the order of their tokens, or by stream
     int32_t n_live;
-    deal_hypothesis *slot; // (n_live_max * n_expand,)
+    deal_hypothesis *slot; // (n_slot,)
+    size_t n_slot;         // n_live_max * n_expand; n_expand where it is one round
     deal_candidate *candidate;
     int32_t *rank; // (n_candidate,) their order
     int32_t n_candidate;
@@ -55,21 +63,40 @@ struct deal_search {
     float *top_logit;
     float *log_z;        // (n_live_max,)
     float *logits;       // (n_live_max, n_vocab) in SAMPLE that draws
-    int32_t *roll_token; // (n_live_max * n_expand,)
+    int32_t *roll_token; // (n_slot,)
     float *roll_logit;
     deal_draw draw;
     deal_exact *exact; // in EXACT
+
+    // SEGMENT, where the rows above are max(n_live_max, n_slot)
+    int32_t *n_member;           // (n_live_max,) slots in use of each hypothesis
+    int32_t *slot_row;           // (n_slot,)
+    deal_hypothesis *spare;      // (n_expand,) the next members of one hypothesis
+    deal_segment_option *option; // (n_expand,)
 };
 
 // One decision; `is_done` where it was the last.
 deal_status deal_sample_step(deal_search *search, bool *is_done, deal_error *err);
 deal_status deal_beam_step(deal_search *search, bool *is_done, deal_error *err);
 deal_status deal_naive_step(deal_search *search, bool *is_done, deal_error *err);
+deal_status deal_segment_step(deal_search *search, bool *is_done, deal_error *err);
 
 // --- search.c ------------------------------------------------------------------------
 
+// Whether rewards have a say in the decisions.
+bool deal_search_is_steered(const deal_search *search);
+
+// Gives back both trie references.
+void deal_search_release(deal_search *search, deal_hypothesis *hypothesis);
+
+// --- evaluate.c ----------------------------------------------------------------------
+
 deal_status deal_search_reserve_items(deal_search *search, size_t n, deal_error *err);
 deal_status deal_search_reserve_cases(deal_search *search, size_t n, deal_error *err);
+
+// Asks an item for what row `i_row` of the outputs has room for.
+void deal_search_fill_want(deal_search *search, deal_lm_item *item, int32_t i_row,
+                           uint32_t want, int32_t top_k);
 
 // extend() over search->item, its outputs checked. All or nothing, as extend() is.
 deal_status deal_search_extend(deal_search *search, int32_t n_items, deal_error *err);
@@ -80,11 +107,20 @@ deal_status deal_search_extend(deal_search *search, int32_t n_items, deal_error 
 deal_status deal_search_evaluate(deal_search *search, uint32_t want, int32_t top_k,
                                  deal_error *err);
 
-// Gives back both trie references.
-void deal_search_release(deal_search *search, deal_hypothesis *hypothesis);
-
 // Makes the `n_next` hypotheses in `next` the live ones; gives back the old nodes.
 void deal_search_swap(deal_search *search, int32_t n_next);
+
+// --- segment.c -----------------------------------------------------------------------
+
+// What segments need besides beams; freed with the search, also after a failure.
+deal_status deal_segment_init(deal_search *search, deal_error *err);
+
+// --- sample.c, for segment.c too -----------------------------------------------------
+
+// The next token of `stream`, drawn from row `i_row`, or its most likely one.
+deal_status deal_sample_choose(deal_search *search, const deal_hypothesis *stream,
+                               uint64_t i_stream, int32_t i_row, int32_t *token,
+                               double *logprob, deal_error *err);
 
 // --- beam.c, for DeAL too ------------------------------------------------------------
 

@@ -180,7 +180,7 @@ static void
 read_params(deal_search_params *params)
 {
     *params = (deal_search_params){.repetition_penalty = 1.0, .top_p = 1.0};
-    params->mode = (deal_search_mode)read_int(0, 3);
+    params->mode = (deal_search_mode)read_int(0, DEAL_SEARCH_SEGMENT);
     params->n_new_max = read_int(1, INT32_MAX);
     params->n_return = read_int(1, INT32_MAX);
     params->beam_size = read_int(1, INT32_MAX);
@@ -190,6 +190,14 @@ read_params(deal_search_params *params)
     params->reward_weight = read_number();
     params->commit = read_int(1, INT32_MAX);
     params->tricks = (uint32_t)read_int(0, 15);
+    if (params->mode != DEAL_SEARCH_SEGMENT)
+        return;
+    params->n_proposal = read_int(1, INT32_MAX);
+    params->temperature = read_number();
+    params->top_k = read_int(0, INT32_MAX);
+    params->top_p = read_number();
+    params->repetition_penalty = read_number();
+    params->seed = (uint64_t)read_int(0, INT32_MAX);
 }
 
 static void

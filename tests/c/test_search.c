@@ -12,7 +12,7 @@
 
 #define N_VOCAB 7
 #define N_TOY 3
-#define N_MODE 4
+#define N_MODE 6
 
 typedef struct world {
     deal_table_lm *lm;
@@ -25,7 +25,8 @@ typedef struct world {
 static const int32_t prompt[] = {0, 1, 2}, end_token[] = {6};
 static const char *const stop[] = {"b.a", "zz"};
 static const double weight[] = {1.0, -0.5, 2.0};
-static const char *const mode_name[] = {"sample", "greedy", "beam", "naive"};
+static const char *const mode_name[] = {"sample", "greedy",  "beam",
+                                        "naive",  "segment", "segment beams"};
 
 // Two of the pieces are halves of a character; the last is special.
 static deal_vocab *
@@ -47,14 +48,15 @@ make_vocab(void)
 static deal_search_params
 make_params(int i_mode)
 {
-    static const deal_search_mode mode[] = {DEAL_SEARCH_SAMPLE, DEAL_SEARCH_SAMPLE,
-                                            DEAL_SEARCH_BEAM, DEAL_SEARCH_NAIVE};
+    static const deal_search_mode mode[] = {DEAL_SEARCH_SAMPLE,  DEAL_SEARCH_SAMPLE,
+                                            DEAL_SEARCH_BEAM,    DEAL_SEARCH_NAIVE,
+                                            DEAL_SEARCH_SEGMENT, DEAL_SEARCH_SEGMENT};
     return (deal_search_params){
         .mode = mode[i_mode],
         .n_new_max = 9,
         .n_return = i_mode == 1 ? 1 : 3,
         .repetition_penalty = i_mode == 0 ? 1.2 : 1.0,
-        .temperature = i_mode == 0 ? 1.0 : 0.0,
+        .temperature = i_mode == 0 || i_mode == 4 ? 1.0 : 0.0,
         .top_k = 4,
         .top_p = 0.95,
         .seed = 3,
@@ -63,6 +65,7 @@ make_params(int i_mode)
         .lookahead_len = 3,
         .reward_weight = 2.0,
         .commit = 2,
+        .n_proposal = 2,
     };
 }
 
@@ -349,7 +352,7 @@ test_bad_params(void)
 {
     world w;
     world_init(&w, 0);
-    BAD(params.mode, (deal_search_mode)7, "mode: expected 0 to 3, got 7");
+    BAD(params.mode, (deal_search_mode)7, "mode: expected 0 to 4, got 7");
     BAD(params.n_new_max, 0, "max_new_tokens: expected at least 1, got 0");
     BAD(params.n_return, 0, "num_return_sequences: expected 1 to 4096, got 0");
     BAD(params.temperature, 0.0, "num_return_sequences: greedy");
@@ -512,7 +515,11 @@ test_steady_state(int i_mode, deal_byte_rule rule, uint64_t seed)
     w.request.params.n_new_max = 200;
     w.request.reward = w.reward + 1; // those on texts fill a memo
     w.request.n_reward = i_mode < 3 ? 0 : N_TOY - 1;
-    CHECK_EQ_INT(count_allocations(&w, 3, &n_step), 0);
+    // Segments pass their buffers round; each gets its states when it is first used.
+    int n_first = i_mode < 4 ? 3 : 30;
+    if (i_mode >= 4)
+        w.request.params.n_new_max = 600;
+    CHECK_EQ_INT(count_allocations(&w, n_first, &n_step), 0);
     CHECK(n_step >= 100);
     world_free(&w);
 }
