@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,13 @@ class Compute(str, Enum):
     f32 = "f32"
 
 
+class KvType(str, Enum):
+    """Choices of --kv-type."""
+
+    f32 = "f32"
+    f16 = "f16"
+
+
 ModelOption = Annotated[
     str,
     typer.Option(
@@ -57,6 +65,15 @@ ThreadsOption = Annotated[
 ContextOption = Annotated[
     int | None,
     typer.Option(min=1, help="Longest context in tokens.", show_default=False),
+]
+KvTypeOption = Annotated[
+    KvType, typer.Option(help="Numbers that keys and values are kept in.")
+]
+KvBudgetOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Most bytes of KV cells.", show_default="no limit but the context"
+    ),
 ]
 NewTokensOption = Annotated[
     int, typer.Option("--max-new-tokens", min=1, help="Longest completion in tokens.")
@@ -159,6 +176,8 @@ def generate(
     compute: ComputeOption = Compute.auto,
     threads: ThreadsOption = None,
     max_length: ContextOption = None,
+    kv_type: KvTypeOption = KvType.f32,
+    kv_budget: KvBudgetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Continue a prompt: greedy, sampled, with beams, or searched with keywords."""
@@ -200,7 +219,7 @@ def generate(
             options["sampling"] = Sampling(0.0, repetition_penalty=repetition_penalty)
     if prompt == "-":
         prompt = sys.stdin.read()
-    lm = _load(model, compute, threads, max_length)
+    lm = _load(model, compute, threads, max_length, kv_type, kv_budget)
     question: Any = [{"role": "user", "content": prompt}] if chat else prompt
     with _interruptible():
         if stream and not as_json and num_return_sequences == 1:
@@ -231,6 +250,8 @@ def chat(
     compute: ComputeOption = Compute.auto,
     threads: ThreadsOption = None,
     max_length: ContextOption = None,
+    kv_type: KvTypeOption = KvType.f32,
+    kv_budget: KvBudgetOption = None,
 ) -> None:
     """Talk to a model. Ctrl-C stops an answer, Ctrl-D leaves, /reset forgets."""
     from deal.settings import Sampling
@@ -243,7 +264,7 @@ def chat(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
-    lm = _load(model, compute, threads, max_length)
+    lm = _load(model, compute, threads, max_length, kv_type, kv_budget)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  line editing and history for input()
     _chat_loop(lm, system, {"max_new_tokens": max_new_tokens, "sampling": sampling})
@@ -354,21 +375,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _load(
-    model: str, compute: Compute, threads: int | None, n_ctx: int | None
+    model: str,
+    compute: Compute,
+    threads: int | None,
+    n_ctx: int | None,
+    kv_type: KvType = KvType.f32,
+    kv_budget: int | None = None,
 ) -> Model:
     from deal.model import load
 
     with _interruptible():  # fetching and reading may take a while
-        return load(model, compute=compute.value, threads=threads, max_length=n_ctx)
+        return load(
+            model,
+            compute=compute.value,
+            threads=threads,
+            max_length=n_ctx,
+            kv_type=kv_type.value,
+            kv_budget=kv_budget,
+        )
 
 
 def _one_line(error: Exception) -> str:
+    from deal._errors import KVBudgetError
+
     if isinstance(error, OSError) and error.strerror:
         file = f": {error.filename}" if error.filename else ""
         text = f"{error.strerror}{file}"
     else:
         text = str(error) or type(error).__name__
-    if not isinstance(error, (ValueError, OSError, NotImplementedError, ImportError)):
+    ours = (ValueError, OSError, NotImplementedError, ImportError, KVBudgetError)
+    if not isinstance(error, ours):
         text = f"{type(error).__name__}: {text} (DEAL_DEBUG=1 shows where)"
     return " ".join(text.split())
 
@@ -445,7 +481,7 @@ def _chat_loop(lm: Model, system: str | None, options: dict[str, Any]) -> None:
 
 def _answer(lm: Model, messages: list[dict[str, str]], options: Any) -> str | None:
     """Stream one answer; None where there is no room left for it."""
-    from deal._errors import ContextLengthError
+    from deal._errors import ContextLengthError, KVBudgetError
 
     pieces: list[str] = []
     try:
@@ -455,7 +491,9 @@ def _answer(lm: Model, messages: list[dict[str, str]], options: Any) -> str | No
             sys.stdout.flush()
     except KeyboardInterrupt:  # what was said so far stays part of the conversation
         pass
-    except ContextLengthError as error:
+    except (ContextLengthError, KVBudgetError) as error:
+        if pieces:
+            print()
         print(f"{_one_line(error)} (/reset starts anew)", file=sys.stderr)
         return None
     sys.stdout.write("\n")
@@ -466,14 +504,16 @@ def _answer(lm: Model, messages: list[dict[str, str]], options: Any) -> str | No
 def _model_facts(path: Path, compute: Compute) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from deal._tensors import tensors
+
     lm = _load(str(path), compute, None, None)
     types: dict[str, dict[str, int]] = {}
     n_parameters = 0
-    for name, shape, size in _tensors(path):
+    for name, shape, size in tensors(path):
         row = types.setdefault(name, {"tensors": 0, "size": 0})
         row["tensors"] += 1
         row["size"] += size
-        n_parameters += _product(shape)
+        n_parameters += math.prod(shape)
     tokenizer = lm.tokenizer
     library = type(tokenizer._backend).__name__.removesuffix("Backend").lower()
     return {
@@ -493,48 +533,6 @@ def _model_facts(path: Path, compute: Compute) -> dict[str, Any]:
         },
         "chat_template": tokenizer.chat_template,
     }
-
-
-def _tensors(path: Path) -> list[tuple[str, tuple[int, ...], int]]:
-    """Type name, shape and bytes of each tensor; reads headers only."""
-    if path.is_dir():
-        from deal._checkpoint import read_folder
-
-        return [(t.type, tuple(t.shape), t.size) for t in read_folder(path).tensors]
-    from deal import _core
-
-    return [
-        (kind, tuple(shape), _type_size(kind, _product(shape)))
-        for _, kind, shape in _core.Gguf(path).tensors
-    ]
-
-
-# GGUF's types: bytes of a block, and how many weights it holds.
-_BLOCKS = {
-    "F32": (4, 1),
-    "F16": (2, 1),
-    "BF16": (2, 1),
-    "Q8_0": (34, 32),
-    "Q4_0": (18, 32),
-    "Q4_1": (20, 32),
-    "Q5_0": (22, 32),
-    "Q5_1": (24, 32),
-    "Q4_K": (144, 256),
-    "Q5_K": (176, 256),
-    "Q6_K": (210, 256),
-}
-
-
-def _type_size(kind: str, n: int) -> int:
-    size, width = _BLOCKS[kind]
-    return n // width * size
-
-
-def _product(shape: Sequence[int]) -> int:
-    product = 1
-    for n in shape:
-        product *= n
-    return product
 
 
 def _alias_row(alias: str) -> dict[str, Any]:
