@@ -44,6 +44,13 @@ class Compute(str, Enum):
     f32 = "f32"
 
 
+class KvType(str, Enum):
+    """Choices of --kv-type."""
+
+    f32 = "f32"
+    f16 = "f16"
+
+
 ModelOption = Annotated[
     str,
     typer.Option(
@@ -57,6 +64,15 @@ ThreadsOption = Annotated[
 ContextOption = Annotated[
     int | None,
     typer.Option(min=1, help="Longest context in tokens.", show_default=False),
+]
+KvTypeOption = Annotated[
+    KvType, typer.Option(help="Numbers that keys and values are kept in.")
+]
+KvBudgetOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Most bytes of KV cells.", show_default="no limit but the context"
+    ),
 ]
 NewTokensOption = Annotated[
     int, typer.Option("--max-new-tokens", min=1, help="Longest completion in tokens.")
@@ -159,6 +175,8 @@ def generate(
     compute: ComputeOption = Compute.auto,
     threads: ThreadsOption = None,
     max_length: ContextOption = None,
+    kv_type: KvTypeOption = KvType.f32,
+    kv_budget: KvBudgetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Continue a prompt: greedy, sampled, with beams, or searched with keywords."""
@@ -200,7 +218,7 @@ def generate(
             options["sampling"] = Sampling(0.0, repetition_penalty=repetition_penalty)
     if prompt == "-":
         prompt = sys.stdin.read()
-    lm = _load(model, compute, threads, max_length)
+    lm = _load(model, compute, threads, max_length, kv_type, kv_budget)
     question: Any = [{"role": "user", "content": prompt}] if chat else prompt
     with _interruptible():
         if stream and not as_json and num_return_sequences == 1:
@@ -280,6 +298,8 @@ def chat(
     compute: ComputeOption = Compute.auto,
     threads: ThreadsOption = None,
     max_length: ContextOption = None,
+    kv_type: KvTypeOption = KvType.f32,
+    kv_budget: KvBudgetOption = None,
 ) -> None:
     """Talk to a model. Ctrl-C stops an answer, Ctrl-D leaves, /reset forgets."""
     from deal.settings import Sampling
@@ -292,7 +312,7 @@ def chat(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
-    lm = _load(model, compute, threads, max_length)
+    lm = _load(model, compute, threads, max_length, kv_type, kv_budget)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  line editing and history for input()
     _chat_loop(lm, system, {"max_new_tokens": max_new_tokens, "sampling": sampling})
@@ -407,21 +427,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _load(
-    model: str, compute: Compute, threads: int | None, n_ctx: int | None
+    model: str,
+    compute: Compute,
+    threads: int | None,
+    n_ctx: int | None,
+    kv_type: KvType = KvType.f32,
+    kv_budget: int | None = None,
 ) -> Model:
     from deal.model import load
 
     with _interruptible():  # fetching and reading may take a while
-        return load(model, compute=compute.value, threads=threads, max_length=n_ctx)
+        return load(
+            model,
+            compute=compute.value,
+            threads=threads,
+            max_length=n_ctx,
+            kv_type=kv_type.value,
+            kv_budget=kv_budget,
+        )
 
 
 def _one_line(error: Exception) -> str:
+    from deal._errors import KVBudgetError
+
     if isinstance(error, OSError) and error.strerror:
         file = f": {error.filename}" if error.filename else ""
         text = f"{error.strerror}{file}"
     else:
         text = str(error) or type(error).__name__
-    if not isinstance(error, (ValueError, OSError, NotImplementedError, ImportError)):
+    ours = (ValueError, OSError, NotImplementedError, ImportError, KVBudgetError)
+    if not isinstance(error, ours):
         text = f"{type(error).__name__}: {text} (DEAL_DEBUG=1 shows where)"
     return " ".join(text.split())
 
@@ -498,7 +533,7 @@ def _chat_loop(lm: Model, system: str | None, options: dict[str, Any]) -> None:
 
 def _answer(lm: Model, messages: list[dict[str, str]], options: Any) -> str | None:
     """Stream one answer; None where there is no room left for it."""
-    from deal._errors import ContextLengthError
+    from deal._errors import ContextLengthError, KVBudgetError
 
     pieces: list[str] = []
     try:
@@ -508,7 +543,9 @@ def _answer(lm: Model, messages: list[dict[str, str]], options: Any) -> str | No
             sys.stdout.flush()
     except KeyboardInterrupt:  # what was said so far stays part of the conversation
         pass
-    except ContextLengthError as error:
+    except (ContextLengthError, KVBudgetError) as error:
+        if pieces:
+            print()
         print(f"{_one_line(error)} (/reset starts anew)", file=sys.stderr)
         return None
     sys.stdout.write("\n")

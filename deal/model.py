@@ -104,8 +104,8 @@ def load(
         with "f32". It holds numbers up to 65504: a model that needs more is an error.
     kv_budget : int, optional
         Most bytes of KV cells that one request may hold; they come in pages of 64
-        tokens. A request that needs more fails with `KVBudgetError`, and the model
-        stays usable. Default: no limit but the context.
+        tokens, and less than a page is an error. A request that needs more fails with
+        `KVBudgetError`, and the model stays usable. Default: no limit but the context.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def load(
             if hasattr(os, "sched_getaffinity")
             else (os.cpu_count() or 1)
         )
-    if kv_type not in _KV_TYPE:
+    if not isinstance(kv_type, str) or kv_type not in _KV_TYPE:
         raise ValueError(f"kv_type: expected 'f32' or 'f16', got {kv_type!r}")
     if kv_budget is not None:
         check_int("kv_budget", kv_budget, 1, sys.maxsize)
@@ -144,6 +144,12 @@ def load(
     if max_length is None:
         max_length = hparams.n_ctx_train
     check_int("max_length", max_length, 1, hparams.n_ctx_train)
+    page_size = core.kv_page_size(_KV_TYPE[kv_type])
+    if kv_budget is not None and kv_budget < page_size:
+        raise ValueError(
+            f"kv_budget: expected at least {page_size} bytes (one page of 64 cells), "
+            f"got {kv_budget}"
+        )
     compute = _pick_compute(compute, types)
     return Model(
         core,

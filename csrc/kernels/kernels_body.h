@@ -75,10 +75,13 @@ exp_approx(float x)
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
+    // The last bits of m's representation are n. Taken from there, and not from a
+    // conversion, which NaN has none of; its p is NaN, and so is the result.
     union {
-        int32_t i;
         float f;
-    } power = {.i = ((int32_t)n + 127) << 23};
+        uint32_t u;
+    } power = {.f = m};
+    power.u = (power.u + 127) << 23;
     return x < -87.0f ? 0.0f : p * power.f;
 }
 

@@ -241,16 +241,46 @@ n_in_max(const deal_hparams *hp)
     return n > hp->n_ff ? n : hp->n_ff;
 }
 
+static void
+init_trie(deal_trie *trie, const deal_hparams *hp, deal_kv_type kv_type,
+          size_t kv_budget)
+{
+    deal_trie_init(trie, hp->n_layer, hp->n_head_kv, hp->head_dim, hp->n_embd, kv_type,
+                   kv_budget);
+}
+
+size_t
+deal_session_page_size(const deal_model *model, deal_kv_type kv_type)
+{
+    deal_trie trie; // holds nothing
+    init_trie(&trie, &model->hparams, kv_type, 0);
+    return deal_trie_page_size(&trie);
+}
+
+static deal_status
+check_params(const deal_model *model, const deal_session_params *params,
+             deal_error *err)
+{
+    int32_t n_ctx = params->n_ctx, n_ctx_train = model->hparams.n_ctx_train;
+    if (n_ctx < 1 || n_ctx > n_ctx_train)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "max_length: expected 1 to %d (the model's context), got %d",
+                         n_ctx_train, n_ctx);
+    size_t page_size = deal_session_page_size(model, params->kv_type);
+    if (params->kv_budget > 0 && params->kv_budget < page_size)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "kv_budget: expected at least %zu bytes (one page of %d "
+                         "cells), got %zu",
+                         page_size, DEAL_PAGE_LEN, params->kv_budget);
+    return DEAL_OK;
+}
+
 deal_status
 deal_session_new(const deal_model *model, const deal_session_params *params,
                  deal_session **out, deal_error *err)
 {
     const deal_hparams *hp = &model->hparams;
-    int32_t n_ctx = params->n_ctx;
-    if (n_ctx < 1 || n_ctx > hp->n_ctx_train)
-        return deal_fail(err, DEAL_ERR_INVALID_ARG,
-                         "max_length: expected 1 to %d (the model's context), got %d",
-                         hp->n_ctx_train, n_ctx);
+    DEAL_TRY(check_params(model, params, err));
     deal_session *s = deal_alloc_zero(1, sizeof *s);
     if (!s)
         return deal_fail_memory(err, "session");
@@ -258,9 +288,8 @@ deal_session_new(const deal_model *model, const deal_session_params *params,
     s->lm = (deal_lm){.ops = &session_ops,
                       .n_vocab = hp->n_vocab,
                       .n_embd = hp->n_embd,
-                      .n_ctx = n_ctx};
-    deal_trie_init(&s->trie, hp->n_layer, hp->n_head_kv, hp->head_dim, hp->n_embd,
-                   params->kv_type, params->kv_budget);
+                      .n_ctx = params->n_ctx};
+    init_trie(&s->trie, hp, params->kv_type, params->kv_budget);
     deal_status status;
     DEAL_TRY_GOTO(deal_pool_new(params->n_thread, &s->pool, err), fail);
     DEAL_TRY_GOTO(deal_matmul_init(&s->matmul, s->pool, model->compute,

@@ -15,7 +15,7 @@ typedef struct deal_session_params {
     int32_t n_ctx;        // longest path, in [1, n_ctx_train]
     int32_t n_thread;     // at least 1
     deal_kv_type kv_type; // of the cells
-    size_t kv_budget;     // most bytes of KV cells; 0: no limit but the context
+    size_t kv_budget;     // most bytes of KV cells, a page or more; 0: no limit
 } deal_session_params;
 
 // The model is borrowed and must outlive the session. Caller frees with
@@ -23,6 +23,9 @@ typedef struct deal_session_params {
 deal_status deal_session_new(const deal_model *model, const deal_session_params *params,
                              deal_session **session, deal_error *err);
 void deal_session_free(deal_session *session);
+
+// Bytes of a page of KV cells, the least that a budget can be.
+size_t deal_session_page_size(const deal_model *model, deal_kv_type kv_type);
 
 // The seam; borrowed from `session`.
 deal_lm *deal_session_lm(deal_session *session);

@@ -310,7 +310,25 @@ model_owned_size(PyObject *self, void *unused)
     return PyLong_FromSize_t(((PyModel *)self)->model->weights.owned_size);
 }
 
+PyDoc_STRVAR(kv_page_size_doc,
+             "kv_page_size(kv_type)\n--\n\n"
+             "Bytes of a page of KV cells, the least that a session's budget can be.");
+
+static PyObject *
+model_kv_page_size(PyObject *self, PyObject *arg)
+{
+    long kv_type = PyLong_AsLong(arg);
+    if (kv_type == -1 && PyErr_Occurred())
+        return NULL;
+    if (kv_type != DEAL_KV_F32 && kv_type != DEAL_KV_F16)
+        return PyErr_Format(PyExc_ValueError,
+                            "kv_type: expected 0 (f32) or 1 (f16), got %ld", kv_type);
+    return PyLong_FromSize_t(
+        deal_session_page_size(((PyModel *)self)->model, (deal_kv_type)kv_type));
+}
+
 static PyMethodDef model_methods[] = {
+    {"kv_page_size", model_kv_page_size, METH_O, kv_page_size_doc},
     {"from_gguf", model_from_gguf, METH_VARARGS | METH_CLASS, from_gguf_doc},
     {"from_tensors", model_from_tensors, METH_VARARGS | METH_CLASS, from_tensors_doc},
     {NULL, NULL, 0, NULL},

@@ -55,6 +55,11 @@ test_silu_mul(const deal_kernels *k)
             CHECK_NEAR(c[i], a[i] / (1.0 + exp(-(double)a[i])) * b[i],
                        1e-6 * (1.0 + fabs((double)a[i])));
     }
+    for (int i = 0; i < N_MAX; i++)
+        c[i] = NAN; // stays what it is, and no undefined shift on the way
+    k->silu_mul(N_MAX, b, c);
+    for (int i = 0; i < N_MAX; i++)
+        CHECK(isnan(c[i]));
 }
 
 static void

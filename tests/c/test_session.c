@@ -39,11 +39,31 @@ make_tree(tree *t, uint64_t seed)
     }
 }
 
-// Extends the tree in batches of random sizes up to `n_max`, reading all logits.
+// A random order in which every node comes after its parent: i_order (N_NODE,) tells
+// where node i comes.
+static void
+make_order(const tree *t, uint64_t seed, int *order, int *i_order)
+{
+    bool is_placed[N_NODE] = {false};
+    for (int k = 0; k < N_NODE; k++) {
+        int ready[N_NODE], n_ready = 0;
+        for (int i = 0; i < N_NODE; i++)
+            if (!is_placed[i] && (t->parent[i] < 0 || is_placed[t->parent[i]]))
+                ready[n_ready++] = i;
+        order[k] = ready[(int)(deal_rng_uniform(seed, 5, (uint64_t)k) * n_ready)];
+        i_order[order[k]] = k;
+        is_placed[order[k]] = true;
+    }
+}
+
+// Extends the tree in a random order, and so with its paths scattered over the cells,
+// in batches of random sizes up to `n_max`, reading all logits.
 static void
 run_tree(const deal_model *model, const tree *t, int n_max, int n_thread, uint64_t seed,
          float (*out)[N_VOCAB])
 {
+    int order[N_NODE], i_order[N_NODE];
+    make_order(t, seed, order, i_order);
     deal_error err;
     deal_session *session;
     if (!CHECK(tiny_session(model, 600, n_thread, kv_type, &session, &err) == DEAL_OK))
@@ -56,17 +76,20 @@ run_tree(const deal_model *model, const tree *t, int n_max, int n_thread, uint64
         n = n < N_NODE - i ? n : N_NODE - i;
         deal_lm_item item[N_NODE];
         for (int j = 0; j < n; j++) {
-            int parent = t->parent[i + j];
+            int i_node = order[i + j], parent = t->parent[i_node];
+            int is_here = parent >= 0 && i_order[parent] >= i;
             item[j] = (deal_lm_item){.parent = parent < 0 ? root : node[parent],
-                                     .i_parent = parent >= i ? parent - i : -1,
-                                     .token = t->token[i + j],
+                                     .i_parent = is_here ? i_order[parent] - i : -1,
+                                     .token = t->token[i_node],
                                      .want = DEAL_WANT_LOGITS,
-                                     .logits = out[i + j]};
+                                     .logits = out[i_node]};
+            if (is_here)
+                item[j].parent = DEAL_NODE_NONE;
         }
         if (!CHECK(lm->ops->extend(lm, item, n, &err) == DEAL_OK))
             return;
         for (int j = 0; j < n; j++)
-            node[i + j] = item[j].node;
+            node[order[i + j]] = item[j].node;
         i += n;
     }
     CHECK_EQ_INT(lm->n_forward_tokens, N_NODE);
@@ -87,7 +110,8 @@ test_batch_invariance(const deal_model *model)
         run_tree(model, &t, 1, 1, seed, logits[0]);
         const int n_max[] = {2, 9, 40, N_NODE};
         for (int i = 0; i < 4; i++) {
-            run_tree(model, &t, n_max[i], 1 + i % 3, seed + 10, logits[1]);
+            run_tree(model, &t, n_max[i], 1 + i % 3, seed + 10 * (1 + (uint64_t)i),
+                     logits[1]);
             CHECK(memcmp(logits[0], logits[1], sizeof logits[0]) == 0);
         }
     }
@@ -414,11 +438,35 @@ test_models(int32_t n_swa)
     free(tiny.data);
 }
 
+// Weights of 4 bits, which have panels of their own.
+static void
+test_4bit(int32_t n_swa)
+{
+    tiny_weights tiny;
+    tiny_weights_make(&tiny, n_swa);
+    CHECK(tiny_quantize(&tiny) > 0);
+    for (int compute = DEAL_COMPUTE_F32; compute <= DEAL_COMPUTE_INT8; compute++) {
+        deal_model *model;
+        deal_error err;
+        if (!CHECK(deal_model_from_tensors(&tiny.hparams, &tiny.table, NULL, 0,
+                                           (deal_compute)compute, &model,
+                                           &err) == DEAL_OK))
+            continue;
+        kv_type = DEAL_KV_F32;
+        test_batch_invariance(model);
+        test_sets_agree(&tiny, (deal_compute)compute);
+        deal_model_free(model);
+    }
+    free(tiny.data);
+}
+
 int
 main(void)
 {
     test_models(0);
     test_models(70);
     test_models(5);
+    test_4bit(0);
+    test_4bit(70);
     return check_report("test_session");
 }

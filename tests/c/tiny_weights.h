@@ -111,4 +111,39 @@ tiny_weights_make(tiny_weights *tiny, int32_t n_swa)
     }
 }
 
+// Rounds every matrix whose rows are whole groups of 32 to Q4_0, in place; returns how
+// many.
+static inline int
+tiny_quantize(tiny_weights *tiny)
+{
+    int n_matrix = 0;
+    for (int32_t t = 0; t < tiny->table.n_tensor; t++) {
+        deal_tensor *tensor = &tiny->tensor[t];
+        size_t n_group = tensor->size / sizeof(float) / 32;
+        if (tensor->n_dim != 2 || tensor->dim[1] % 32 != 0)
+            continue;
+        const float *from = tensor->data;
+        unsigned char *to =
+            (unsigned char *)tiny->data + ((const char *)from - (char *)tiny->data);
+        for (size_t g = 0; g < n_group; g++) {
+            float x[32];
+            memcpy(x, from + 32 * g, sizeof x); // `to` never passes it
+            unsigned char *block = to + 18 * g;
+            block[0] = 0x1f; // 0.02 as f16
+            block[1] = 0x25;
+            for (int i = 0; i < 16; i++) {
+                int low = (int)(x[i] / 0.02f + 8.5f);
+                int high = (int)(x[i + 16] / 0.02f + 8.5f);
+                low = low > 15 ? 15 : low;
+                high = high > 15 ? 15 : high;
+                block[2 + i] = (unsigned char)(low | high << 4);
+            }
+        }
+        tensor->type = DEAL_TYPE_Q4_0;
+        tensor->size = 18 * n_group;
+        n_matrix++;
+    }
+    return n_matrix;
+}
+
 #endif

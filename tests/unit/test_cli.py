@@ -138,8 +138,39 @@ def test_generate_streams(stub: StubModel, capsys: pytest.CaptureFixture) -> Non
     assert options["max_new_tokens"] == 7
     assert options["stop"] == ["x"]
     assert stub.loaded == [
-        (ALIAS, {"compute": "auto", "threads": None, "max_length": None})
+        (
+            ALIAS,
+            {
+                "compute": "auto",
+                "threads": None,
+                "max_length": None,
+                "kv_type": "f32",
+                "kv_budget": None,
+            },
+        )
     ]
+
+
+@pytest.mark.parametrize("command", [["generate", "Once"], ["chat"]])
+def test_kv_options(stub: StubModel, lines: list[Any], command: list[str]) -> None:
+    assert cli.main([*command, "--kv-type", "f16", "--kv-budget", "5000000"]) == 0
+    options = stub.loaded[0][1]
+    assert (options["kv_type"], options["kv_budget"]) == ("f16", 5000000)
+    assert cli.main([*command, "--kv-type", "f8"]) == 2
+    assert cli.main([*command, "--kv-budget", "0"]) == 2
+
+
+def test_kv_budget_that_is_too_small(
+    stub: StubModel, lines: list[Any], capsys: pytest.CaptureFixture
+) -> None:
+    """One line, no traceback; a conversation goes on."""
+    stub.error = deal.KVBudgetError("kv_budget: expected at most 9 bytes")
+    assert cli.main(["generate", "Once"]) == 1
+    message = capsys.readouterr().err
+    assert message == "deal: error: kv_budget: expected at most 9 bytes\n"
+    lines += ["hello"]
+    assert cli.main(["chat"]) == 0
+    assert "at most 9 bytes (/reset starts anew)" in capsys.readouterr().err
 
 
 def test_generate_keywords(stub: StubModel, capsys: pytest.CaptureFixture) -> None:

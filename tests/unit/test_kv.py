@@ -134,10 +134,13 @@ def test_bad_budget(path: Path, kv_budget: int) -> None:
         deal.load(path, kv_budget=kv_budget)
 
 
-def test_budget_below_one_page(path: Path) -> None:
-    lm = deal.load(path, kv_budget=1000)
-    with pytest.raises(deal.KVBudgetError, match="at most 1000 bytes.*0 held"):
-        lm.generate(PROMPT)
+@pytest.mark.parametrize("kv_type", ["f32", "f16"])
+def test_budget_below_one_page(path: Path, kv_type: str) -> None:
+    size = page_size(deal.load(path, kv_type=kv_type))
+    with pytest.raises(ValueError, match=f"at least {size} bytes.*got {size - 1}"):
+        deal.load(path, kv_type=kv_type, kv_budget=size - 1)
+    lm = deal.load(path, kv_type=kv_type, kv_budget=size)
+    assert len(lm.generate(PROMPT, max_new_tokens=2, eos_token_id=[]).token_ids) == 2
 
 
 def test_overflow_of_f16_is_an_error(tmp_path: Path) -> None:
