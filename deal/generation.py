@@ -64,7 +64,7 @@ class Candidate:
     Attributes
     ----------
     beam : int
-        Rank of the hypothesis that it extends.
+        Index of the hypothesis that it extends, in the order of their tokens.
     token_id : int
     logprob : float
         Natural log, of the hypothesis and the candidate.

@@ -358,15 +358,16 @@ class Beam(Search):
         candidates = self.expand(n)
         for candidate in candidates:
             candidate.score = candidate.first.logprob
-        live = []
+        n_beams, going = self.problem.num_beams, []
         for rank, candidate in enumerate(ranked(candidates)):
             one = candidate.first
             one = dataclasses.replace(one, score=self.length_score(one))
             if one.finish is None:
-                live.append(one)
-            elif rank < self.problem.num_beams:
+                going.append((candidates.index(candidate), one))
+            elif rank < n_beams:
                 self.pool.add(one)
-        self.go_on(live[: self.problem.num_beams])
+        going = sorted(going[:n_beams], key=lambda pair: pair[0])
+        self.go_on([one for _, one in going])
         return self.pool.is_final(self.live)
 
     def length_score(self, one: Hypothesis) -> float:
@@ -390,6 +391,7 @@ class Deal(Search):
             if candidate.first.finish is not None:
                 candidate.is_chosen = self.pool.add(candidate.last)
         winners = [c for c in order if c.first.finish is None][:n_beams]
+        winners.sort(key=candidates.index)  # beams lie as their tokens came
         live, going = [], []
         for winner, one in zip(winners, self.committed(winners), strict=True):
             if one.finish is not None:

@@ -119,6 +119,12 @@ deal_beam_select(deal_search *search, deal_error *err)
             DEAL_TRY(deal_beam_pool(search, i, err));
         }
     }
+    for (int32_t w = 1; w < search->n_winner; w++) {
+        int32_t i = search->winner[w], at = w;
+        for (; at > 0 && search->winner[at - 1] > i; at--)
+            search->winner[at] = search->winner[at - 1];
+        search->winner[at] = i;
+    }
     return DEAL_OK;
 }
 

@@ -43,10 +43,16 @@ deal_exact_new(deal_search *search, deal_error *err)
     x->lows = deal_alloc(n_live, sizeof *x->lows);
     x->order = deal_alloc(n_slot, sizeof *x->order);
     x->asked = deal_alloc(n_slot, sizeof *x->asked);
-    x->cost = deal_alloc_zero(n_reward, sizeof *x->cost);
+    x->seconds = deal_alloc_zero(n_reward, sizeof *x->seconds);
+    x->path = deal_alloc(n_live, sizeof *x->path);
+    x->slack = deal_alloc(n_live, sizeof *x->slack);
+    deal_draft_init(&x->draft);
+    x->win_rate = 0.95;
+    x->stay_rate = 0.5;
     if (!x->at || !x->next_at || !x->has_last || !x->next_has_last ||
         !x->next_candidate || !x->next_low || !x->next_high || !x->outlook ||
-        !x->ends || !x->flags || !x->lows || !x->order || !x->asked || !x->cost)
+        !x->ends || !x->flags || !x->lows || !x->order || !x->asked || !x->seconds ||
+        !x->path || !x->slack)
         return deal_fail_memory(err, "exact search");
     for (size_t i = 0; i < n_slot; i++) {
         x->outlook[i].reward_low = x->ends + 2 * n_reward * i;
@@ -65,10 +71,10 @@ deal_exact_free(deal_exact *x)
     if (x->known.lm)
         deal_known_free(&x->known);
     void *const block[] = {
-        x->at,        x->next_at,   x->has_last, x->next_has_last, x->next_candidate,
-        x->next_low,  x->next_high, x->outlook,  x->ends,          x->flags,
-        x->lows,      x->order,     x->asked,    x->cost,          x->row,
-        x->row_token, x->row_logit,
+        x->at,       x->next_at,   x->has_last,  x->next_has_last, x->next_candidate,
+        x->next_low, x->next_high, x->outlook,   x->ends,          x->flags,
+        x->lows,     x->order,     x->asked,     x->seconds,       x->path,
+        x->slack,    x->row,       x->row_token, x->row_logit,
     };
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         deal_free(block[i]);
@@ -89,9 +95,18 @@ start(deal_search *search, deal_error *err)
     deal_node node = search->live[0].node;
     lm->ops->retain(lm, node);
     deal_search_release(search, &search->live[0]);
-    x->at[0] = deal_known_add(&x->known, DEAL_KNOWN_NONE, -1, node, search->n_expand,
-                              search->top_token, search->top_logit, search->log_z[0]);
+    x->at[0] = deal_known_add(&x->known, DEAL_KNOWN_NONE,
+                              search->request.prompt[search->request.n_prompt - 1],
+                              node, search->n_expand, search->top_token,
+                              search->top_logit, search->log_z[0]);
     x->has_last[0] = true;
+    const int32_t *prompt = search->request.prompt;
+    for (int32_t i = 0; i + 1 < search->request.n_prompt; i++) {
+        int32_t context[DEAL_DRAFT_ORDER];
+        for (int32_t j = 0; j < DEAL_DRAFT_ORDER; j++)
+            context[j] = i >= j ? prompt[i - j] : -1;
+        deal_draft_learn(&x->draft, context, prompt[i + 1]);
+    }
     return DEAL_OK;
 }
 
@@ -155,174 +170,31 @@ expand(deal_search *search, deal_error *err)
                                         outlook->reward_high, err));
         memset(outlook->is_scored, 0,
                (size_t)search->rewards.n_reward * sizeof *outlook->is_scored);
-        outlook->is_needed = outlook->has_rows = false;
+        outlook->is_needed = outlook->was_needed = outlook->has_rows = false;
         outlook->cursor = x->at[search->candidate[i].i_live];
         x->order[i] = i;
         int32_t n_before = search->slot[i].n_token;
         DEAL_TRY(deal_rows_follow(search, i, err));
         search->stats.n_reused_tokens += search->slot[i].n_token - n_before;
+        outlook->reach = outlook->high;
     }
-    x->n_taken = 0;
+    x->has_pooled = false;
+    x->bar = -INFINITY;
     return DEAL_OK;
 }
 
-// --- ranks ---------------------------------------------------------------------------
+// --- what is looked into -------------------------------------------------------------
 
-static bool
-is_first_of_equals(const deal_search *search, int32_t i, int32_t j)
-{
-    const deal_candidate *a = &search->candidate[i], *b = &search->candidate[j];
-    return a->token != b->token ? a->token < b->token : a->i_live < b->i_live;
-}
-
-// Whether i comes before j, whatever their scores turn out to be.
-static bool
-is_surely_before(const deal_search *search, int32_t i, int32_t j)
-{
-    const deal_outlook *a = &search->exact->outlook[i], *b = &search->exact->outlook[j];
-    return a->low > b->high || (a->low == b->high && is_first_of_equals(search, i, j));
-}
-
-// Sorts those without a rank by falling upper end, equal ones as ties are broken. The
-// order changes little from one time to the next.
+// After a leader's pass: how many of those that stood back are needed all the same.
 static void
-sort_rest(deal_search *search)
+count_stays(deal_search *search)
 {
     deal_exact *x = search->exact;
-    for (int32_t r = x->n_taken + 1; r < search->n_candidate; r++) {
-        int32_t i = x->order[r], at = r;
-        for (; at > x->n_taken; at--) {
-            int32_t j = x->order[at - 1];
-            double high = x->outlook[i].high, other = x->outlook[j].high;
-            if (high < other || (high == other && is_first_of_equals(search, j, i)))
-                break;
-            x->order[at] = j;
-        }
-        x->order[at] = i;
-    }
-}
-
-// No candidate that has no rank yet can enter the pool or keep the search going.
-static bool
-is_rest_lost(const deal_search *search)
-{
-    const deal_exact *x = search->exact;
-    if (search->request.params.commit > 1 || search->n_pool < search->n_live_max)
-        return false;
-    for (int32_t w = 0; w < search->n_winner; w++) // they have a score to compare
-        if (x->outlook[search->winner[w]].high > search->pool[search->n_pool - 1].score)
-            return false;
-    double high = x->outlook[x->order[x->n_taken]].high;
-    return high <= search->pool[search->n_pool - 1].score;
-}
-
-// Gives rank n_taken to the candidate that surely has it.
-static deal_status
-take(deal_search *search, int32_t i, deal_error *err)
-{
-    deal_exact *x = search->exact;
-    if (!search->candidate[i].is_final) {
-        search->winner[search->n_winner++] = i;
-    } else if (x->n_taken < search->n_live_max) {
-        bool is_full = search->n_pool == search->n_live_max;
-        if (!is_full || x->outlook[i].high > search->pool[search->n_pool - 1].score) {
-            DEAL_TRY(deal_outlook_score(search, i, err));
-            DEAL_TRY(deal_beam_pool(search, i, err));
-        }
-    }
-    x->n_taken++;
-    return DEAL_OK;
-}
-
-// Gives out all ranks that are certain; `is_decided` where no other one matters.
-static deal_status
-take_certain(deal_search *search, bool *is_decided, deal_error *err)
-{
-    deal_exact *x = search->exact;
-    while (x->n_taken < search->n_candidate && search->n_winner < search->n_live_max &&
-           !is_rest_lost(search)) {
-        int32_t i = x->order[x->n_taken];
-        bool is_last = x->n_taken + 1 == search->n_candidate;
-        if (!is_last && !x->outlook[i].is_exact &&
-            !is_surely_before(search, i, x->order[x->n_taken + 1])) {
-            *is_decided = false;
-            return DEAL_OK;
-        }
-        DEAL_TRY(take(search, i, err));
-    }
-    *is_decided = true;
-    return DEAL_OK;
-}
-
-// --- what the ranks hang on ----------------------------------------------------------
-
-// A score that as many candidates that go on surely reach as there is room for: those
-// that cannot reach it do not matter.
-static double
-bar_of(deal_search *search)
-{
-    deal_exact *x = search->exact;
-    int32_t n_room = search->n_live_max - search->n_winner, n = 0;
-    for (int32_t r = x->n_taken; r < search->n_candidate; r++) {
-        int32_t i = x->order[r];
-        double low = x->outlook[i].low;
-        if (search->candidate[i].is_final || (n == n_room && low <= x->lows[n - 1]))
-            continue;
-        int32_t at = n < n_room ? n++ : n - 1;
-        for (; at > 0 && x->lows[at - 1] < low; at--)
-            x->lows[at] = x->lows[at - 1];
-        x->lows[at] = low;
-    }
-    return n == n_room ? x->lows[n - 1] : -INFINITY;
-}
-
-// Marks those whose range overlaps with another's, down to the bar.
-static void
-need(deal_search *search)
-{
-    deal_exact *x = search->exact;
-    for (int32_t i = 0; i < search->n_candidate; i++)
-        x->outlook[i].is_needed = false;
-    double bar = bar_of(search), least = INFINITY;
-    for (int32_t r = x->n_taken; r < search->n_candidate; r++) {
-        int32_t i = x->order[r];
+    for (int32_t i = 0; i < search->n_candidate; i++) {
         deal_outlook *outlook = &x->outlook[i];
-        if (outlook->high < bar)
-            break;
-        bool is_last = r + 1 == search->n_candidate;
-        bool is_apart = least > outlook->high &&
-                        (is_last || is_surely_before(search, i, x->order[r + 1]));
-        outlook->is_needed = !outlook->is_exact && !is_apart;
-        least = outlook->low < least ? outlook->low : least;
-    }
-}
-
-// Of the needed candidates, leaves those of the first ranks whose rollouts are almost
-// complete, where that may settle what the others could still reach.
-static void
-lead(deal_search *search)
-{
-    deal_exact *x = search->exact;
-    int32_t n_front = search->n_live_max - search->n_winner, n_leader = 0;
-    bool is_open = false; // the others may reach anything
-    for (int32_t r = x->n_taken; r < search->n_candidate; r++) {
-        int32_t i = x->order[r];
-        const deal_outlook *outlook = &x->outlook[i];
-        if (!outlook->is_needed || outlook->is_complete)
-            continue;
-        int32_t n_left =
-            deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
-        n_leader += r - x->n_taken < n_front && n_left <= 2;
-        is_open = is_open || outlook->high == INFINITY;
-    }
-    if (n_leader == 0 || is_open)
-        return;
-    for (int32_t r = x->n_taken; r < search->n_candidate; r++) {
-        int32_t i = x->order[r];
-        int32_t n_left =
-            deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
-        if (r - x->n_taken >= n_front || n_left > 2)
-            x->outlook[i].is_needed = false;
+        if (outlook->was_needed)
+            x->stay_rate += 0.02 * ((outlook->is_needed ? 1.0 : 0.0) - x->stay_rate);
+        outlook->was_needed = false;
     }
 }
 
@@ -339,7 +211,7 @@ refine(deal_search *search, deal_error *err)
         DEAL_TRY(deal_outlook_ask(search, &is_asked, err));
     if (is_asked)
         return DEAL_OK;
-    lead(search);
+    deal_ranks_lead(search);
     return deal_rows_roll(search, err);
 }
 
@@ -347,17 +219,19 @@ static deal_status
 decide(deal_search *search, deal_error *err)
 {
     deal_exact *x = search->exact;
-    search->n_winner = 0;
     for (;;) {
-        bool is_decided = false, has_all = true;
+        bool is_decided = false, is_all_known = true;
         for (int32_t i = 0; i < search->n_candidate; i++)
-            has_all = has_all && x->outlook[i].is_exact;
-        sort_rest(search);
-        if (has_all || !x->is_whole)
-            DEAL_TRY(take_certain(search, &is_decided, err));
+            is_all_known = is_all_known && x->outlook[i].is_exact;
+        if (!x->is_whole || is_all_known)
+            DEAL_TRY(deal_ranks_settle(search, &is_decided, err));
+        for (int32_t i = 0; i < search->n_candidate; i++)
+            x->outlook[i].is_needed = !x->outlook[i].is_exact;
+        if (!x->is_whole)
+            deal_ranks_need(search);
+        count_stays(search);
         if (is_decided)
             break;
-        need(search);
         DEAL_TRY(refine(search, err));
     }
     // A winner takes the beginning of its rollout along.
@@ -420,6 +294,11 @@ static deal_status
 commit(deal_search *search, deal_error *err)
 {
     deal_exact *x = search->exact;
+    double n_won = 0.0;
+    for (int32_t w = 0; w < search->n_winner; w++)
+        n_won += search->winner[w] % search->n_expand == 0;
+    if (search->n_winner > 0)
+        x->win_rate += 0.05 * (n_won / search->n_winner - x->win_rate);
     x->n_next = 0;
     for (int32_t w = 0; w < search->n_winner; w++)
         DEAL_TRY(commit_one(search, search->winner[w], err));
@@ -468,7 +347,7 @@ static deal_status
 record(deal_search *search, bool is_last, deal_error *err)
 {
     deal_exact *x = search->exact;
-    sort_rest(search);
+    deal_ranks_sort(search);
     for (int32_t r = 0; r < search->n_candidate; r++) {
         int32_t i = x->order[r];
         const deal_candidate *candidate = &search->candidate[i];

@@ -1,4 +1,5 @@
-/* What the files of the exact search share: exact.c, outlook.c and rows.c.
+/* What the files of the exact search share: exact.c, ranks.c,
+ * outlook.c, rows.c and ahead.c.
  *
  * A candidate's slot holds its rollout as far as it is known; its outlook, the range
  * that its score can still take. A decision widens what is known, row by row, until the
@@ -7,10 +8,21 @@
 #ifndef DEAL_SEARCH_EXACT_INTERNAL_H
 #define DEAL_SEARCH_EXACT_INTERNAL_H
 
+#include "search/cost.h"
+#include "search/draft.h"
 #include "search/known.h"
 #include "search/search_internal.h"
 
+// What becomes of a candidate in a decision: it goes on, or it enters the pool where it
+// ends with its first token.
+typedef enum deal_fate {
+    DEAL_FATE_OPEN = 0,
+    DEAL_FATE_IN = 1,
+    DEAL_FATE_OUT = 2,
+} deal_fate;
+
 typedef struct deal_outlook {
+    deal_fate fate;
     double low, high;                 // of the score; no score is outside
     double h_low, h_high;             // of the weighted sum of rewards
     double *reward_low, *reward_high; // (n_reward,)
@@ -18,7 +30,9 @@ typedef struct deal_outlook {
     bool is_complete;                 // the rollout is at its end
     bool is_exact;                    // low == high
     bool is_needed;                   // the decision hangs on it
+    bool was_needed;                  // before the pass of a leader
     bool has_rows;                    // rows were evaluated for it
+    double reach;                     // `high` when the decision began
     int32_t cursor;                   // entry of all the slot's tokens but the last one
 } deal_outlook;
 
@@ -28,6 +42,7 @@ typedef struct deal_row {
     int32_t i_parent; // row, or -1: it is kept only where `token` is its arg-max
     int32_t token;
     int32_t n_top;
+    int32_t order; // of the guess that `token` is; 0: it is none
     int32_t entry; // out; DEAL_KNOWN_NONE where it was not kept
     bool is_ahead;
 } deal_row;
@@ -46,13 +61,21 @@ struct deal_exact {
     bool *flags;           // (n_slot, n_reward)
     double *lows;          // (n_live_max,) see need() in exact.c
     int32_t *order;        // (n_candidate,) those of certain rank first
-    int32_t n_taken;       // of certain rank
+    bool has_pooled;       // the finished candidates of this decision
     int32_t *asked;        // (n_slot,) candidates of one call of a reward
-    double *cost;          // (n_reward,) seconds that a text takes
-    bool is_whole;         // nothing is pruned: every score is asked for
-    deal_row *row;         // (row_cap,)
-    int32_t *row_token;    // (row_cap, n_expand)
-    float *row_logit;      // (row_cap, n_expand)
+    double *seconds;       // (n_reward,) seconds that a text takes
+    double bar;            // that candidates had to reach last time
+    double win_rate;       // of likeliest candidates that go on
+    double stay_rate;      // of candidates that a leader's score did not end
+    deal_cost cost;
+    deal_draft draft;
+    int32_t n_lane;     // rows of the batch before any are added ahead
+    int32_t *path;      // (n_live_max,) entries, see ahead.c
+    double *slack;      // (n_live_max,)
+    bool is_whole;      // nothing is pruned: every score is asked for
+    deal_row *row;      // (row_cap,)
+    int32_t *row_token; // (row_cap, n_expand)
+    float *row_logit;   // (row_cap, n_expand)
     size_t row_cap;
     int32_t n_row;
 };
@@ -65,6 +88,8 @@ int32_t deal_exact_rollout_len(const deal_search *search);
 // Tokens that candidate i has been rolled out for so far.
 int32_t deal_exact_n_rolled(const deal_search *search, int32_t i);
 
+bool deal_exact_is_end(const deal_search *search, int32_t token);
+
 // What candidate i can score, from its slot.
 deal_status deal_outlook_update(deal_search *search, int32_t i, deal_error *err);
 
@@ -74,6 +99,21 @@ deal_status deal_outlook_ask(deal_search *search, bool *is_asked, deal_error *er
 
 // Leaves in slot[i] all scores of a complete candidate.
 deal_status deal_outlook_score(deal_search *search, int32_t i, deal_error *err);
+
+// --- ranks.c -------------------------------------------------------------------------
+
+// Sorts x->order by falling upper end, equal ones as naive breaks ties.
+void deal_ranks_sort(deal_search *search);
+
+// Fills `winner`, and the pool with what ends now, where that is certain.
+deal_status deal_ranks_settle(deal_search *search, bool *is_decided, deal_error *err);
+
+// Marks the candidates whose scores the outcome hangs on.
+void deal_ranks_need(deal_search *search);
+
+// Of those, leaves the foremost ones whose rollouts are almost complete, if there are
+// any and their scores may spare the others theirs.
+void deal_ranks_lead(deal_search *search);
 
 // --- rows.c --------------------------------------------------------------------------
 
@@ -89,5 +129,10 @@ deal_status deal_rows_follow(deal_search *search, int32_t i, deal_error *err);
 
 // One pass for the needed candidates whose rollouts are not complete.
 deal_status deal_rows_roll(deal_search *search, deal_error *err);
+
+// --- ahead.c -------------------------------------------------------------------------
+
+// Fills the batch up with rows that later decisions will probably ask for.
+deal_status deal_ahead_fill(deal_search *search, deal_error *err);
 
 #endif

@@ -28,6 +28,15 @@ deal_exact_n_rolled(const deal_search *search, int32_t i)
            1;
 }
 
+bool
+deal_exact_is_end(const deal_search *search, int32_t token)
+{
+    for (int32_t i = 0; i < search->ending.n_end; i++)
+        if (search->ending.end_token[i] == token)
+            return true;
+    return false;
+}
+
 static bool
 is_all_scored(const deal_search *search, const deal_outlook *outlook)
 {
@@ -170,7 +179,8 @@ next_reward(const deal_search *search, int32_t i)
     const deal_exact *x = search->exact;
     int32_t found = -1;
     for (int32_t j = 0; j < search->rewards.n_reward; j++)
-        if (!x->outlook[i].is_scored[j] && (found < 0 || x->cost[j] < x->cost[found]))
+        if (!x->outlook[i].is_scored[j] &&
+            (found < 0 || x->seconds[j] < x->seconds[found]))
             found = j;
     return found;
 }
@@ -188,8 +198,9 @@ ask(deal_search *search, int32_t i_reward, size_t n, deal_error *err)
     DEAL_TRY(
         deal_reward_set_score_texts(&search->rewards, i_reward, search->cases, n, err));
     double seconds = (deal_clock_seconds() - start) / (double)n;
-    x->cost[i_reward] =
-        x->cost[i_reward] > 0.0 ? 0.9 * x->cost[i_reward] + 0.1 * seconds : seconds;
+    x->seconds[i_reward] = x->seconds[i_reward] > 0.0
+                               ? 0.9 * x->seconds[i_reward] + 0.1 * seconds
+                               : seconds;
     for (size_t c = 0; c < n; c++) {
         int32_t i = x->asked[c];
         DEAL_TRY(put_score(search, &x->outlook[i], i_reward,

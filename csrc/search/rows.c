@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "common/alloc.h"
+#include "common/clock.h"
 #include "search/exact_internal.h"
 
 // Rollouts are asked for all candidates of a later decision at once, unless that is
@@ -66,7 +67,12 @@ take_row(deal_search *search, int32_t i)
     int32_t parent = row->at;
     if (row->i_parent >= 0) {
         parent = x->row[row->i_parent].entry;
-        if (parent == DEAL_KNOWN_NONE || deal_known_best(known, parent) != row->token) {
+        bool is_right =
+            parent != DEAL_KNOWN_NONE && deal_known_best(known, parent) == row->token;
+        if (parent != DEAL_KNOWN_NONE)
+            deal_draft_count(&x->draft, row->order, is_right);
+        search->stats.n_draft_accepted += is_right;
+        if (!is_right) {
             search->request.lm->ops->release(search->request.lm, node);
             return;
         }
@@ -76,6 +82,12 @@ take_row(deal_search *search, int32_t i)
         deal_known_add(known, parent, row->token, node, row->n_top, x->row_token + at,
                        x->row_logit + at, search->item[i].log_z);
     known->entry[row->entry].is_ahead = row->is_ahead;
+    int32_t context[DEAL_DRAFT_ORDER], i_above = row->entry;
+    for (int32_t j = 0; j < DEAL_DRAFT_ORDER; j++) {
+        context[j] = i_above == DEAL_KNOWN_NONE ? -1 : known->entry[i_above].token;
+        i_above = i_above == DEAL_KNOWN_NONE ? i_above : known->entry[i_above].parent;
+    }
+    deal_draft_learn(&x->draft, context, deal_known_best(known, row->entry));
 }
 
 deal_status
@@ -101,7 +113,9 @@ deal_rows_run(deal_search *search, deal_error *err)
             .top_logit = x->row_logit + at,
         };
     }
+    double start = deal_clock_seconds();
     DEAL_TRY(deal_search_extend(search, n, err));
+    deal_cost_add(&x->cost, n, deal_clock_seconds() - start);
     for (int32_t i = 0; i < n; i++)
         take_row(search, i);
     return DEAL_OK;
@@ -127,24 +141,74 @@ deal_rows_follow(deal_search *search, int32_t i, deal_error *err)
     return deal_outlook_update(search, i, err);
 }
 
+// Guesses how the rollout of candidate i goes on after row `i_row`, as far as that pays
+// in a batch of `n_lane` rollouts.
+static deal_status
+add_draft(deal_search *search, int32_t i, int32_t i_row, int32_t n_lane,
+          deal_error *err)
+{
+    deal_exact *x = search->exact;
+    const deal_search_request *request = &search->request;
+    const deal_hypothesis *slot = &search->slot[i];
+    int32_t n_left = deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
+    int32_t n_room = search->ending.n_new_max - slot->n_token;
+    int32_t context[DEAL_DRAFT_ORDER], token;
+    for (int32_t j = 0; j < DEAL_DRAFT_ORDER; j++) {
+        int32_t at = slot->n_token - 1 - j, before = request->n_prompt + at;
+        context[j] = at >= 0       ? slot->token[at]
+                     : before >= 0 ? request->prompt[before]
+                                   : -1;
+    }
+    double chance = 1.0, least = deal_cost_chance(&x->cost, n_lane);
+    for (int32_t n = n_left < n_room ? n_left : n_room; n > 1; n--) {
+        int32_t order = deal_draft_guess(&x->draft, context, &token);
+        if (order == 0 || deal_exact_is_end(search, token))
+            break;
+        chance *= x->draft.rate[order - 1];
+        if (chance < least)
+            break;
+        deal_row row = {.at = DEAL_KNOWN_NONE,
+                        .i_parent = i_row,
+                        .token = token,
+                        .n_top = 1,
+                        .order = order};
+        DEAL_TRY(deal_rows_add(search, &row, &i_row, err));
+        search->stats.n_draft_tokens++;
+        memmove(context + 1, context, (DEAL_DRAFT_ORDER - 1) * sizeof *context);
+        context[0] = token;
+    }
+    return DEAL_OK;
+}
+
+static deal_status
+add_rollout(deal_search *search, int32_t i, int32_t n_lane, deal_error *err)
+{
+    deal_outlook *outlook = &search->exact->outlook[i];
+    const deal_hypothesis *slot = &search->slot[i];
+    int32_t i_row;
+    deal_row row = {.at = outlook->cursor,
+                    .i_parent = -1,
+                    .token = slot->token[slot->n_token - 1],
+                    .n_top = 1};
+    DEAL_TRY(deal_rows_add(search, &row, &i_row, err));
+    search->stats.n_rollouts += !outlook->has_rows;
+    outlook->has_rows = true;
+    if (i_row >= 0 && (search->request.params.tricks & DEAL_TRICK_DRAFTS) != 0)
+        DEAL_TRY(add_draft(search, i, i_row, n_lane, err));
+    return DEAL_OK;
+}
+
 deal_status
 deal_rows_roll(deal_search *search, deal_error *err)
 {
     deal_exact *x = search->exact;
-    for (int32_t i = 0; i < search->n_candidate; i++) {
-        deal_outlook *outlook = &x->outlook[i];
-        const deal_hypothesis *slot = &search->slot[i];
-        if (!outlook->is_needed || outlook->is_complete)
-            continue;
-        int32_t i_row;
-        deal_row row = {.at = outlook->cursor,
-                        .i_parent = -1,
-                        .token = slot->token[slot->n_token - 1],
-                        .n_top = 1};
-        DEAL_TRY(deal_rows_add(search, &row, &i_row, err));
-        search->stats.n_rollouts += !outlook->has_rows;
-        outlook->has_rows = true;
-    }
+    int32_t n_lane = 0;
+    for (int32_t i = 0; i < search->n_candidate; i++)
+        n_lane += x->outlook[i].is_needed && !x->outlook[i].is_complete;
+    for (int32_t i = 0; i < search->n_candidate; i++)
+        if (x->outlook[i].is_needed && !x->outlook[i].is_complete)
+            DEAL_TRY(add_rollout(search, i, n_lane, err));
+    DEAL_TRY(deal_ahead_fill(search, err));
     DEAL_TRY(deal_rows_run(search, err));
     for (int32_t i = 0; i < search->n_candidate; i++) {
         if (!x->outlook[i].is_needed || x->outlook[i].is_complete)

@@ -32,15 +32,16 @@ struct deal_search {
     deal_trace_log trace;
     bool is_started, is_done, is_failed;
 
-    int32_t n_live_max;           // n_return in SAMPLE, beam_size else
-    int32_t n_expand;             // candidates per hypothesis, 0 in SAMPLE
-    deal_hypothesis *live, *next; // (n_live_max,) by rank, or by stream
+    int32_t n_live_max; // n_return in SAMPLE, beam_size else
+    int32_t n_expand;   // candidates per hypothesis, 0 in SAMPLE
+    deal_hypothesis *live,
+        *next; // (n_live_max,) in the order of their tokens, or by stream
     int32_t n_live;
     deal_hypothesis *slot; // (n_live_max * n_expand,)
     deal_candidate *candidate;
     int32_t *rank; // (n_candidate,) their order
     int32_t n_candidate;
-    int32_t *winner; // (n_live_max,) candidates that go on, by rank
+    int32_t *winner; // (n_live_max,) candidates that go on, by index
     int32_t n_winner;
     deal_hypothesis *pool; // (n_live_max,) finished, by falling score
     int32_t n_pool;

@@ -349,7 +349,7 @@ test_bad_params(void)
 {
     world w;
     world_init(&w, 0);
-    BAD(params.mode, (deal_search_mode)7, "mode: expected 0 to 2, got 7");
+    BAD(params.mode, (deal_search_mode)7, "mode: expected 0 to 3, got 7");
     BAD(params.n_new_max, 0, "max_new_tokens: expected at least 1, got 0");
     BAD(params.n_return, 0, "num_return_sequences: expected 1 to 4096, got 0");
     BAD(params.temperature, 0.0, "num_return_sequences: greedy");
