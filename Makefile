@@ -36,7 +36,7 @@ endif
 SHARED_ASAN = $(shell $(CC) -print-file-name=libasan.so)
 
 .SECONDARY:  # objects are kept between runs
-.PHONY: all test test-c test-neon test-py demo model lint asan tsan fuzz bench clean
+.PHONY: all test test-c test-exact test-neon test-py demo model lint asan tsan fuzz bench clean
 
 all: build/.installed
 
@@ -105,6 +105,10 @@ model: build/.installed
 
 test-py: build/.installed $(BUILD)/search_table model
 	$(PYTHON) -m pytest -q
+
+# Mode exact against naive on a real model: all word sets instead of one.
+test-exact: build/.installed model
+	DEAL_EXACT_ITEMS=40 $(PYTHON) -m pytest -q tests/parity/test_exact_smollm2.py
 
 test: test-c lint test-py
 

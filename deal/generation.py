@@ -64,7 +64,7 @@ class Candidate:
     Attributes
     ----------
     beam : int
-        Which hypothesis it extends; they lie in the order of their tokens.
+        Index of the hypothesis that it extends, in the order of their tokens.
     token_id : int
     logprob : float
         Natural log, of the hypothesis and the candidate; in ``mode="segment"`` of

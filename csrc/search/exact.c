@@ -17,6 +17,9 @@
 #include "search/exact.h"
 #include "search/exact_internal.h"
 
+#define N_KNOWN_RESERVED ((size_t)4096) // entries
+#define N_ROW_RESERVED ((size_t)256)
+
 // --- new and free --------------------------------------------------------------------
 
 deal_status
@@ -60,7 +63,16 @@ deal_exact_new(deal_search *search, deal_error *err)
         x->outlook[i].is_scored = x->flags + n_reward * i;
     }
     x->is_whole = (search->request.params.tricks & DEAL_TRICK_BOUNDS) == 0;
-    return DEAL_OK;
+    // Room for what a decision and the rows ahead of it keep, so that steps allocate
+    // nothing; what would be too much at once grows as it comes.
+    size_t len = (size_t)deal_exact_rollout_len(search) + 2;
+    size_t n_known = len < N_KNOWN_RESERVED / 2 && n_slot < N_KNOWN_RESERVED / len / 2
+                         ? 2 * n_slot * len
+                         : N_KNOWN_RESERVED;
+    size_t n_row = n_known < N_ROW_RESERVED ? n_known : N_ROW_RESERVED;
+    DEAL_TRY(deal_rows_reserve(search, n_row, err));
+    DEAL_TRY(deal_search_reserve_items(search, n_row, err));
+    return deal_known_reserve(&x->known, (int32_t)n_known, err);
 }
 
 void

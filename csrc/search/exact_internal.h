@@ -117,6 +117,9 @@ void deal_ranks_lead(deal_search *search);
 
 // --- rows.c --------------------------------------------------------------------------
 
+// Makes room for a batch of `n` rows.
+deal_status deal_rows_reserve(deal_search *search, size_t n, deal_error *err);
+
 // Adds a row, unless it is known or in the batch; its index there, or -1.
 deal_status deal_rows_add(deal_search *search, const deal_row *row, int32_t *i_row,
                           deal_error *err);

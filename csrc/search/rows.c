@@ -9,8 +9,8 @@
 // so many that it would cost more than it saves.
 #define N_TOP_ALWAYS 64
 
-static deal_status
-reserve(deal_search *search, size_t n, deal_error *err)
+deal_status
+deal_rows_reserve(deal_search *search, size_t n, deal_error *err)
 {
     deal_exact *x = search->exact;
     if (n <= x->row_cap)
@@ -48,7 +48,7 @@ deal_rows_add(deal_search *search, const deal_row *row, int32_t *i_row, deal_err
             *i_row = i;
             return DEAL_OK;
         }
-    DEAL_TRY(reserve(search, (size_t)x->n_row + 1, err));
+    DEAL_TRY(deal_rows_reserve(search, (size_t)x->n_row + 1, err));
     deal_row *added = &x->row[x->n_row];
     *added = *row;
     added->entry = DEAL_KNOWN_NONE;

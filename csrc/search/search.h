@@ -84,7 +84,7 @@ typedef struct deal_search_stats {
 // One candidate of one decision; rows lie in the order they were ranked in.
 typedef struct deal_trace_row {
     int32_t i_step;      // decision, from 0
-    int32_t i_beam;      // hypothesis of the beam that it extends, by its rank
+    int32_t i_beam;      // hypothesis of the beam that it extends
     int32_t n_committed; // tokens of that hypothesis before the candidate
     int32_t token;
     double logprob;    // of hypothesis and candidate
