@@ -217,8 +217,8 @@ class CTranslate2Engine(Engine):
     def prefill(self, ids: Ids) -> float:
         tokens = [self._tokenizer.convert_ids_to_tokens(list(ids))]
         start = time.perf_counter()
-        # NB: with the prompt in the result it would count as generated, and the call end
-        # after its first token.
+        # NB: with the prompt in the result it would count as generated, and the call
+        # would end after its first token.
         result = self._model.generate_batch(
             tokens,
             max_length=1,
