@@ -427,7 +427,7 @@ quantize_group(const float *restrict x, int32_t *restrict to)
         bits[i] &= QUANTIZE_MAGNITUDE;
     for (int n = DEAL_QUANT_GROUP / 2; n > 0; n /= 2)
         for (int i = 0; i < n; i++)
-            bits[i] = LARGER(bits[i], bits[i + n]);
+            bits[i] = bits[i] > bits[i + n] ? bits[i] : bits[i + n];
     float max;
     memcpy(&max, bits, sizeof max);
     if (bits[0] >= QUANTIZE_ENDLESS) {
