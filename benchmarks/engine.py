@@ -144,9 +144,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure, and return the result document."""
     from deal import _hub
 
-    path = _hub.resolve(arguments.model)
+    path = _hub.resolve(arguments.model).resolve()  # workers run in another folder
     names = ["deal int8"] if arguments.peers == "none" else ["deal int8", *peers.PEERS]
     scratch = arguments.scratch or Path(tempfile.mkdtemp(prefix="deal-engine-"))
+    scratch = scratch.resolve()
     scratch.mkdir(parents=True, exist_ok=True)
     workers = [open_worker(name, path, arguments.threads, scratch) for name in names]
     try:

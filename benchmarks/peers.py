@@ -217,8 +217,20 @@ class CTranslate2Engine(Engine):
     def prefill(self, ids: Ids) -> float:
         tokens = [self._tokenizer.convert_ids_to_tokens(list(ids))]
         start = time.perf_counter()
-        self._model.generate_batch(tokens, max_length=1, min_length=1, beam_size=1)
-        return time.perf_counter() - start
+        # NB: with the prompt in the result it would count as generated, and the call
+        # would end after its first token.
+        result = self._model.generate_batch(
+            tokens,
+            max_length=1,
+            min_length=1,
+            beam_size=1,
+            include_prompt_in_result=False,
+            end_token=[],
+        )
+        seconds = time.perf_counter() - start
+        if len(result[0].sequences_ids[0]) != 1:
+            raise RuntimeError("CTranslate2: expected one token after the prompt")
+        return seconds
 
     def branches(self, prefix: Ids, first: Ids, n_step: int) -> float:
         self._generate(prefix, first, 1)  # caches the prefix

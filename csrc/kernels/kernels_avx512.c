@@ -156,8 +156,17 @@ static DEAL_INLINE void
 quantize_group(const float *x, int32_t *to)
 {
     __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
-    float max = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
-    float step = max / 127.0f, inverse = step > 0.0f ? 1.0f / step : 0.0f;
+    __m512i mask = _mm512_set1_epi32(QUANTIZE_MAGNITUDE);
+    __m512i bits = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(a), mask),
+                                    _mm512_and_si512(_mm512_castps_si512(b), mask));
+    int32_t max_bits = _mm512_reduce_max_epi32(bits);
+    float max;
+    memcpy(&max, &max_bits, sizeof max);
+    if (max_bits >= QUANTIZE_ENDLESS) {
+        quantize_store_endless(max, to);
+        return;
+    }
+    float step = max / 127.0f, inverse = step >= FLT_MIN ? 1.0f / step : 0.0f;
     __m512 factor = _mm512_set1_ps(inverse);
     __m512i qa = _mm512_cvtps_epi32(_mm512_mul_ps(a, factor)); // ties to even
     __m512i qb = _mm512_cvtps_epi32(_mm512_mul_ps(b, factor));

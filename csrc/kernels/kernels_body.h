@@ -421,11 +421,21 @@ narrow(int32_t n, const float *x, uint16_t *y)
 static inline void
 quantize_group(const float *restrict x, int32_t *restrict to)
 {
-    float lane[N_LANE];
-    for (int l = 0; l < N_LANE; l++)
-        lane[l] = LARGER(fabsf(x[l]), fabsf(x[l + N_LANE]));
-    float step = max_lanes(lane) / 127.0f;
-    float inverse = step > 0.0f ? 1.0f / step : 0.0f;
+    int32_t bits[DEAL_QUANT_GROUP];
+    memcpy(bits, x, sizeof bits);
+    for (int i = 0; i < DEAL_QUANT_GROUP; i++)
+        bits[i] &= QUANTIZE_MAGNITUDE;
+    for (int n = DEAL_QUANT_GROUP / 2; n > 0; n /= 2)
+        for (int i = 0; i < n; i++)
+            bits[i] = bits[i] > bits[i + n] ? bits[i] : bits[i + n];
+    float max;
+    memcpy(&max, bits, sizeof max);
+    if (bits[0] >= QUANTIZE_ENDLESS) {
+        quantize_store_endless(max, to);
+        return;
+    }
+    float step = max / 127.0f;
+    float inverse = step >= FLT_MIN ? 1.0f / step : 0.0f;
     int8_t q[DEAL_QUANT_GROUP];
     int32_t quad[8], sum = 0;
     for (int i = 0; i < DEAL_QUANT_GROUP; i++) {

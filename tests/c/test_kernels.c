@@ -274,6 +274,23 @@ test_quantize(const deal_kernels *k)
             }
         }
     }
+    // NaN or infinity anywhere makes the group's scale one; its neighbours stay.
+    for (int i = 0; i < 64; i++) {
+        float scale[2], endless = i % 3 == 0 ? -INFINITY : NAN;
+        fill(a, 64, 33, 5.0);
+        a[i] = endless;
+        k->quantize(64, a, 1, tile);
+        for (int g = 0; g < 2; g++)
+            memcpy(&scale[g], tile + DEAL_TILE_WORDS * g + 8, 4);
+        CHECK(isnan(endless) ? isnan(scale[i / 32]) : isinf(scale[i / 32]));
+        CHECK(isfinite(scale[1 - i / 32]));
+    }
+    // Numbers that have no finite inverse are as good as zero.
+    for (int i = 0; i < 32; i++)
+        a[i] = 1e-41f;
+    k->quantize(32, a, 1, tile);
+    for (int i = 0; i < 8; i++)
+        CHECK_EQ_INT(tile[i], 0);
     // A group of zeros has scale 0 and does not divide by it.
     memset(a, 0, sizeof a);
     k->quantize(32, a, 1, tile);

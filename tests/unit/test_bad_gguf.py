@@ -205,6 +205,25 @@ def test_nan_weights(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("tiny", ["GEMMA2", "GEMMA3"])
+def test_truncated_between_keys_of_gemma(tiny: str, tmp_path: Path) -> None:
+    """Cut anywhere in its keys: windows, soft caps and a second RoPE base."""
+    metadata = tiny_model.gguf_metadata(globals()[tiny])
+    tensors, _ = tiny_model.gguf_tensors(globals()[tiny], "F32")
+    raw = tiny_model.gguf_bytes(metadata, tensors)
+    n_data = sum(len(t.data) + -len(t.data) % 32 for t in tensors.values())
+    first = raw.index(b"general.architecture")
+    rng = random.Random(2)
+    sizes = {rng.randrange(first, len(raw) - n_data) for _ in range(60)}
+    for name in (b"sliding_window", b"softcapping", b"freq_base"):
+        at = raw.find(name)
+        sizes |= {at + k for k in range(len(name) + 12) if at >= 0}
+    for size in sorted(sizes):
+        with pytest.raises(deal.ModelFormatError) as caught:
+            load_bytes(raw[:size], tmp_path)
+        assert str(caught.value), size
+
+
 Metadata = dict[str, tuple[str, Any]]
 LYING_METADATA: dict[str, tuple[Metadata, type[Exception], str]] = {
     "architecture": (
