@@ -262,8 +262,8 @@ class StubModel:
         scores = deal.rewards.as_reward(rewards).score([text]) if rewards else [0.0]
         names = [f.name for f in fields(deal.Stats)]
         candidates = tuple(
-            Candidate(0, token, -1.0 - token, (), 0.0, {}, 0.0, False, token == 0)
-            for token in (1, 0)
+            Candidate(0, i, -1.0 - i, (), 0.0, {}, 0.0, (0.0, 0.0), False, i == 0)
+            for i in (1, 0)
         )
         return deal.Generation(
             text=text,
