@@ -21,6 +21,8 @@ class Stats:
         Decisions taken.
     n_rollouts, n_rollout_tokens : int
         Candidates whose rollouts were evaluated, and the tokens taken there.
+    n_skipped : int
+        Decisions taken without rollouts, by ``Search.skip_above``.
     n_reward_calls, n_reward_texts : int
         Calls of reward functions, and completions scored.
     seconds_prefill, seconds_forward, seconds_reward, seconds_total : float
@@ -48,6 +50,7 @@ class Stats:
     seconds_forward: float
     seconds_reward: float
     seconds_total: float
+    n_skipped: int = 0
     n_reused_tokens: int = 0
     n_pruned: int = 0
     n_settled: int = 0
@@ -85,6 +88,9 @@ class Candidate:
     is_finished : bool
         The candidate or its rollout reached an end token or a stop string.
     is_chosen : bool
+    is_skipped : bool
+        Taken without a rollout, by ``Search.skip_above``; it has a score only where it
+        ends the text.
     """
 
     beam: int
@@ -97,6 +103,7 @@ class Candidate:
     bounds: tuple[float, float]
     is_finished: bool
     is_chosen: bool
+    is_skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,7 @@ def decisions(
                 bounds=(row["low"], row["high"]),
                 is_finished=row["is_finished"],
                 is_chosen=row["is_chosen"],
+                is_skipped=row["is_skipped"],
             )
             for row in group
         )

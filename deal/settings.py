@@ -134,6 +134,10 @@ class Search:
         search, not exact and not the paper's.
     exact : Exact, optional
         Switches of mode "exact", for measurements.
+    skip_above : float, optional
+        In (0, 1]: a decision whose top candidate has at least this probability takes
+        that one token without rollouts, whatever `commit` is. Faster, and no longer the
+        paper's search; modes "naive" and "exact" still agree. With num_beams=1 alone.
 
     Notes
     -----
@@ -161,6 +165,7 @@ class Search:
     commit: int = 1
     mode: str = "exact"
     exact: Exact = Exact()
+    skip_above: float | None = None
 
     def __post_init__(self) -> None:
         check_int("top_k", self.top_k, 1)
@@ -176,8 +181,28 @@ class Search:
             )
         if not isinstance(self.exact, Exact):
             raise TypeError(f"exact: expected deal.Exact, got {self.exact!r}")
+        if self.skip_above is not None:
+            self._check_skip()
         if self.mode == "segment":
             self._check_segment()
+
+    def _check_skip(self) -> None:
+        check_float(
+            "skip_above",
+            self.skip_above,
+            "None or a value in (0, 1]",
+            lambda x: 0 < x <= 1,
+        )
+        if self.mode == "segment":
+            raise ValueError(
+                'skip_above: mode="segment" takes no decisions by token; expected '
+                f"None, got {self.skip_above}"
+            )
+        if self.num_beams != 1:
+            raise ValueError(
+                "skip_above: beams compare the scores that it leaves out; expected "
+                f"num_beams=1 beside it, got num_beams={self.num_beams}"
+            )
 
     def _check_segment(self) -> None:
         check_int("lookahead", self.lookahead, 1)
@@ -232,6 +257,7 @@ _DEFAULTS: dict[str, Any] = {  # fields of deal_search_params
     "commit": 1,
     "tricks": 0,
     "n_proposal": 1,
+    "skip_above": 0.0,
 }
 
 
@@ -282,4 +308,5 @@ def search_params(search: Search) -> dict[str, Any]:
         "tricks": sum(
             bit for name, bit in _TRICKS.items() if getattr(search.exact, name)
         ),
+        "skip_above": float(search.skip_above or 0.0),
     }

@@ -12,6 +12,7 @@ token ids, a hypothesis is built anew from its tokens, and texts are decoded who
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +51,7 @@ class Problem:
     reward_weight: float = 0.0
     commit: int = 1
     tricks: int = 15  # of the C search in mode exact
+    skip_above: float = 0.0  # 0: off
     drawing: Any = None  # of segment_twin.py
 
     @property
@@ -100,6 +102,7 @@ class Row:
     is_chosen: bool
     rollout: Tokens
     rewards: tuple[float, ...]
+    is_skipped: bool = False
 
 
 @dataclass
@@ -110,6 +113,7 @@ class Stats:
     n_steps: int = 0
     n_rollouts: int = 0
     n_rollout_tokens: int = 0
+    n_skipped: int = 0
     n_reward_texts: int = 0
     n_batches: list[int] = field(default_factory=list)  # calls of the LM in each step
     # Texts that a reward with a memory must be asked for, and calls for them.
@@ -385,6 +389,8 @@ class Deal(Search):
 
     def step(self) -> bool:
         candidates = self.expand(self.problem.top_k)
+        if self.is_sure(candidates[0]):
+            return self.skip(candidates[0])
         self.roll_out(candidates)
         self.score(candidates)
         order = ranked(candidates)
@@ -406,6 +412,29 @@ class Deal(Search):
             winner.is_chosen = not is_done
         self.record(order)
         self.go_on(live)
+        return is_done
+
+    def is_sure(self, top: Candidate) -> bool:
+        least = self.problem.skip_above
+        [live] = self.live if least else [None]
+        return bool(live) and (
+            math.exp(self.lm.logprob(self.context(live), top.token)) >= least
+        )
+
+    def skip(self, top: Candidate) -> bool:
+        """Takes the top candidate; it needs a score only where it is the result."""
+        self.stats.n_skipped += 1
+        is_done = top.first.finish is not None
+        if is_done:
+            self.score([top])
+            self.pool.add(top.last)
+        else:
+            nans = (math.nan,) * len(self.problem.rewards)
+            top.score = math.nan
+            top.last = dataclasses.replace(top.first, h=math.nan, rewards=nans)
+        top.is_chosen = True
+        self.record([top], is_skipped=True)
+        self.go_on([] if is_done else [top.first])
         return is_done
 
     def roll_out(self, candidates: Sequence[Candidate]) -> None:
@@ -459,7 +488,7 @@ class Deal(Search):
             one, logprob=logprob, score=score, h=last.h, rewards=last.rewards
         )
 
-    def record(self, order: Sequence[Candidate]) -> None:
+    def record(self, order: Sequence[Candidate], is_skipped: bool = False) -> None:
         for candidate in order:
             n_base = len(candidate.first.tokens) - 1
             row = Row(
@@ -474,6 +503,7 @@ class Deal(Search):
                 is_chosen=candidate.is_chosen,
                 rollout=candidate.last.tokens[n_base + 1 :],
                 rewards=candidate.last.rewards,
+                is_skipped=is_skipped,
             )
             self.trace.append(row)
 

@@ -132,7 +132,7 @@ def case_words(problem: Problem, mode: str) -> list[str]:
         words += [weight, *reward.words()]
     words += [MODES[mode], p.max_new_tokens, p.num_return_sequences]
     words += [p.num_beams, p.length_penalty, p.top_k, p.lookahead]
-    words += [p.reward_weight, p.commit, p.tricks]
+    words += [p.reward_weight, p.commit, p.tricks, p.skip_above]
     if mode == "segment":
         words += p.drawing.words()
     return [str(w) for w in words]

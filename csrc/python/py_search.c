@@ -31,23 +31,12 @@ typedef struct PySearch {
 static int
 read_params(PyObject *dict, deal_search_params *params)
 {
-    static char *keyword[] = {"mode",
-                              "n_new_max",
-                              "n_return",
-                              "repetition_penalty",
-                              "temperature",
-                              "top_k",
-                              "top_p",
-                              "min_p",
-                              "seed",
-                              "beam_size",
-                              "length_penalty",
-                              "lookahead_len",
-                              "reward_weight",
-                              "commit",
-                              "tricks",
-                              "n_proposal",
-                              NULL};
+    static char *keyword[] = {
+        "mode",          "n_new_max", "n_return",       "repetition_penalty",
+        "temperature",   "top_k",     "top_p",          "min_p",
+        "seed",          "beam_size", "length_penalty", "lookahead_len",
+        "reward_weight", "commit",    "tricks",         "n_proposal",
+        "skip_above",    NULL};
     PyObject *empty = PyTuple_New(0);
     if (!empty)
         return -1;
@@ -55,11 +44,11 @@ read_params(PyObject *dict, deal_search_params *params)
     unsigned long long seed;
     unsigned tricks;
     int ok = PyArg_ParseTupleAndKeywords(
-        empty, dict, "iiiddiddKididiIi:params", keyword, &mode, &params->n_new_max,
+        empty, dict, "iiiddiddKididiIid:params", keyword, &mode, &params->n_new_max,
         &params->n_return, &params->repetition_penalty, &params->temperature,
         &params->top_k, &params->top_p, &params->min_p, &seed, &params->beam_size,
         &params->length_penalty, &params->lookahead_len, &params->reward_weight,
-        &params->commit, &tricks, &params->n_proposal);
+        &params->commit, &tricks, &params->n_proposal, &params->skip_above);
     Py_DECREF(empty);
     params->mode = (deal_search_mode)mode;
     params->seed = seed;
@@ -281,13 +270,15 @@ search_stats(PyObject *object, PyObject *unused)
     deal_search_stats s;
     deal_search_stats_get(((PySearch *)object)->search, &s);
     return Py_BuildValue(
-        "{s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:d,s:d,s:d,s:d}",
-        "n_reused_tokens", (long long)s.n_reused_tokens, "n_pruned",
-        (long long)s.n_pruned, "n_settled", (long long)s.n_settled, "n_draft_tokens",
-        (long long)s.n_draft_tokens, "n_draft_accepted", (long long)s.n_draft_accepted,
-        "n_ahead_tokens", (long long)s.n_ahead_tokens, "n_in_vain",
-        (long long)s.n_in_vain, "n_prompt_tokens", (long long)s.n_prompt_tokens,
-        "n_forward_tokens", (long long)s.n_forward_tokens, "n_forward_passes",
+        "{s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:d,s:d,s:d,"
+        "s:d}",
+        "n_skipped", (long long)s.n_skipped, "n_reused_tokens",
+        (long long)s.n_reused_tokens, "n_pruned", (long long)s.n_pruned, "n_settled",
+        (long long)s.n_settled, "n_draft_tokens", (long long)s.n_draft_tokens,
+        "n_draft_accepted", (long long)s.n_draft_accepted, "n_ahead_tokens",
+        (long long)s.n_ahead_tokens, "n_in_vain", (long long)s.n_in_vain,
+        "n_prompt_tokens", (long long)s.n_prompt_tokens, "n_forward_tokens",
+        (long long)s.n_forward_tokens, "n_forward_passes",
         (long long)s.n_forward_passes, "n_steps", (long long)s.n_steps, "n_rollouts",
         (long long)s.n_rollouts, "n_rollout_tokens", (long long)s.n_rollout_tokens,
         "n_reward_calls", (long long)s.n_reward_calls, "n_reward_texts",
@@ -309,13 +300,14 @@ search_trace(PyObject *object, PyObject *unused)
         const double *reward =
             self->n_reward ? trace.reward + i * (size_t)self->n_reward : NULL;
         PyObject *dict = Py_BuildValue(
-            "{s:i,s:i,s:i,s:i,s:d,s:d,s:N,s:d,s:d,s:d,s:O,s:O,s:N}", "step",
+            "{s:i,s:i,s:i,s:i,s:d,s:d,s:N,s:d,s:d,s:d,s:O,s:O,s:O,s:N}", "step",
             row->i_step, "beam", row->i_beam, "n_committed", row->n_committed,
             "token_id", row->token, "logprob", row->logprob, "reward", row->h,
             "rewards", float_list(reward, self->n_reward), "score", row->score, "low",
             row->low, "high", row->high, "is_finished",
             row->is_finished ? Py_True : Py_False, "is_chosen",
-            row->is_chosen ? Py_True : Py_False, "rollout",
+            row->is_chosen ? Py_True : Py_False, "is_skipped",
+            row->is_skipped ? Py_True : Py_False, "rollout",
             id_list(trace.rollout + row->i_rollout, (size_t)row->n_rollout));
         if (!dict || PyList_Append(list, dict) < 0)
             Py_CLEAR(list);

@@ -175,6 +175,7 @@ expand(deal_search *search, deal_error *err)
         DEAL_TRY(evaluate_live(search, err));
     show_tops(search);
     DEAL_TRY(deal_beam_expand(search, &search->rewards, err));
+    deal_skip_check(search);
     deal_memo_trim(&search->rewards.memo);
     for (int32_t i = 0; i < search->n_candidate; i++) {
         deal_outlook *outlook = &x->outlook[i];
@@ -186,6 +187,8 @@ expand(deal_search *search, deal_error *err)
         outlook->cursor = x->at[search->candidate[i].i_live];
         x->order[i] = i;
         int32_t n_before = search->slot[i].n_token;
+        if (deal_skip_is_blind(search))
+            break;
         DEAL_TRY(deal_rows_follow(search, i, err));
         search->stats.n_reused_tokens += search->slot[i].n_token - n_before;
         outlook->reach = outlook->high;
@@ -227,10 +230,24 @@ refine(deal_search *search, deal_error *err)
     return deal_rows_roll(search, err);
 }
 
+// The one candidate of a decision that is not weighed.
+static deal_status
+take_blindly(deal_search *search, deal_error *err)
+{
+    search->winner[0] = 0;
+    search->n_winner = !search->candidate[0].is_final;
+    if (search->n_winner > 0)
+        return DEAL_OK;
+    DEAL_TRY(deal_outlook_score(search, 0, err));
+    return deal_beam_pool(search, 0, err);
+}
+
 static deal_status
 decide(deal_search *search, deal_error *err)
 {
     deal_exact *x = search->exact;
+    if (deal_skip_is_blind(search))
+        return take_blindly(search, err);
     for (;;) {
         bool is_decided = false, is_all_known = true;
         for (int32_t i = 0; i < search->n_candidate; i++)
@@ -388,9 +405,12 @@ record(deal_search *search, bool is_last, deal_error *err)
             .is_chosen = candidate->is_pooled || (candidate->is_winner && !is_last),
             .n_rollout = slot->n_token - first - 1,
         };
+        deal_skip_mark(search, &row, slot->reward);
         DEAL_TRY(deal_trace_log_append(&search->trace, &row, slot->reward,
                                        search->rewards.n_reward,
                                        slot->token + first + 1, err));
+        if (search->is_skipped)
+            continue;
         search->stats.n_pruned += !outlook->is_exact;
         search->stats.n_settled += outlook->is_exact && !outlook->is_complete;
     }

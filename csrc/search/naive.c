@@ -17,6 +17,8 @@ static int32_t
 rollout_len(const deal_search *search)
 {
     const deal_search_params *params = &search->request.params;
+    if (search->is_skipped)
+        return 0;
     return search->rewards.n_reward > 0 ? params->lookahead_len : params->commit - 1;
 }
 
@@ -101,6 +103,8 @@ static deal_status
 score_candidates(deal_search *search, deal_error *err)
 {
     size_t n = (size_t)search->n_candidate;
+    if (deal_skip_is_blind(search))
+        return DEAL_OK;
     if (search->rewards.n_reward > 0) {
         DEAL_TRY(deal_search_reserve_cases(search, n, err));
         for (size_t i = 0; i < n; i++)
@@ -242,7 +246,10 @@ record(deal_search *search, bool is_last, deal_error *err)
     for (int32_t r = 0; r < search->n_candidate; r++) {
         int32_t i = search->rank[r], first = n_base(search, i);
         const deal_candidate *candidate = &search->candidate[i];
-        const deal_hypothesis *slot = &search->slot[i];
+        deal_hypothesis *slot = &search->slot[i];
+        deal_reward_case unused;
+        if (deal_skip_is_blind(search) && search->rewards.n_reward > 0)
+            DEAL_TRY(deal_hypothesis_case(slot, &search->rewards, &unused, err));
         deal_trace_row row = {
             .i_step = (int32_t)search->stats.n_steps,
             .i_beam = candidate->i_live,
@@ -258,6 +265,7 @@ record(deal_search *search, bool is_last, deal_error *err)
             .is_chosen = candidate->is_pooled || (candidate->is_winner && !is_last),
             .n_rollout = slot->n_token - first - 1,
         };
+        deal_skip_mark(search, &row, slot->reward);
         DEAL_TRY(deal_trace_log_append(&search->trace, &row, slot->reward,
                                        search->rewards.n_reward,
                                        slot->token + first + 1, err));
@@ -271,6 +279,7 @@ deal_naive_step(deal_search *search, bool *is_done, deal_error *err)
     DEAL_TRY(deal_search_evaluate(search, DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z,
                                   search->n_expand, err));
     DEAL_TRY(deal_beam_expand(search, &search->rewards, err));
+    deal_skip_check(search);
     DEAL_TRY(roll_out(search, err));
     DEAL_TRY(score_candidates(search, err));
     deal_beam_rank(search);

@@ -18,6 +18,8 @@ int32_t
 deal_exact_rollout_len(const deal_search *search)
 {
     const deal_search_params *params = &search->request.params;
+    if (search->is_skipped)
+        return 0;
     return search->rewards.n_reward > 0 ? params->lookahead_len : params->commit - 1;
 }
 

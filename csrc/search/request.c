@@ -73,6 +73,13 @@ check_beams(const deal_search_params *p, int32_t n_vocab, deal_error *err)
                           err);
     DEAL_TRY(check_int("top_k", p->top_k, 1, n_vocab, err));
     DEAL_TRY(check_int("lookahead", p->lookahead_len, 0, INT32_MAX, err));
+    DEAL_TRY(check_real("skip_above", p->skip_above,
+                        p->skip_above >= 0.0 && p->skip_above <= 1.0,
+                        "a value in [0, 1]", err));
+    if (p->skip_above > 0.0 && p->beam_size != 1)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "skip_above: needs num_beams 1, got num_beams %d",
+                         (int)p->beam_size);
     DEAL_TRY(check_int("commit", p->commit, 1, (int64_t)p->lookahead_len + 1, err));
     return check_real("reward_weight", p->reward_weight, true, "a finite number", err);
 }

@@ -68,6 +68,7 @@ typedef struct deal_search_stats {
     int64_t n_steps;          // decisions taken
     int64_t n_rollouts;       // candidates whose continuation was rolled out
     int64_t n_rollout_tokens; // tokens taken in rollouts
+    int64_t n_skipped;        // decisions taken without rollouts, by skip_above
     // EXACT
     int64_t n_reused_tokens;  // of rollouts, known when their decision began
     int64_t n_pruned;         // candidates whose score did not matter
@@ -93,6 +94,7 @@ typedef struct deal_trace_row {
     double low, high;  // range of the score; EXACT: h and score are NaN where unknown
     bool is_finished;  // candidate or rollout reached its end
     bool is_chosen;    // kept in the beam, or put among the finished
+    bool is_skipped;   // by skip_above: no score was needed, unless it ended
     int32_t n_rollout; // tokens rolled out after the candidate
     size_t i_rollout;  // their first index in deal_trace.rollout
 } deal_trace_row;

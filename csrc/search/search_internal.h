@@ -67,6 +67,7 @@ struct deal_search {
     float *roll_logit;
     deal_draw draw;
     deal_exact *exact; // in EXACT
+    bool is_skipped;   // this decision takes its only candidate without a rollout
 
     // SEGMENT, where the rows above are max(n_live_max, n_slot)
     int32_t *n_member;           // (n_live_max,) slots in use of each hypothesis
@@ -121,6 +122,18 @@ deal_status deal_segment_init(deal_search *search, deal_error *err);
 deal_status deal_sample_choose(deal_search *search, const deal_hypothesis *stream,
                                uint64_t i_stream, int32_t i_row, int32_t *token,
                                double *logprob, deal_error *err);
+
+// --- skip.c, for DeAL ----------------------------------------------------------------
+
+// After deal_beam_expand(): leaves the top candidate alone, and sets is_skipped, where
+// its probability is at least skip_above.
+void deal_skip_check(deal_search *search);
+
+// Whether the only candidate goes on, so that nothing hangs on its score.
+bool deal_skip_is_blind(const deal_search *search);
+
+// What the trace tells of it: no score, and no range for one.
+void deal_skip_mark(const deal_search *search, deal_trace_row *row, double *reward);
 
 // --- beam.c, for DeAL too ------------------------------------------------------------
 

@@ -49,6 +49,7 @@ typedef struct deal_search_params {
     double reward_weight;  // finite
     int32_t commit;        // in [1, lookahead_len + 1] tokens per decision
     uint32_t tricks;       // EXACT: DEAL_TRICK_*
+    double skip_above;     // [0, 1]; 0 is off. Needs beam_size 1
 
     // SEGMENT; temperature 0: beams within the segment
     int32_t n_proposal; // >= 1 continuations of each hypothesis

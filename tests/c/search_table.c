@@ -190,6 +190,7 @@ read_params(deal_search_params *params)
     params->reward_weight = read_number();
     params->commit = read_int(1, INT32_MAX);
     params->tricks = (uint32_t)read_int(0, 15);
+    params->skip_above = read_number();
     if (params->mode != DEAL_SEARCH_SEGMENT)
         return;
     params->n_proposal = read_int(1, INT32_MAX);
@@ -343,8 +344,9 @@ put_trace(const deal_search *search, int32_t n_reward)
         put_number(",\"score\":", row->score);
         put_number(",\"low\":", row->low);
         put_number(",\"high\":", row->high);
-        printf(",\"is_finished\":%s,\"is_chosen\":%s,\"rollout\":",
-               row->is_finished ? "true" : "false", row->is_chosen ? "true" : "false");
+        printf(",\"is_finished\":%s,\"is_chosen\":%s,\"is_skipped\":%s,\"rollout\":",
+               row->is_finished ? "true" : "false", row->is_chosen ? "true" : "false",
+               row->is_skipped ? "true" : "false");
         put_ints(trace.rollout + row->i_rollout, (size_t)row->n_rollout);
         printf(",\"rewards\":");
         put_numbers(trace.reward + i * (size_t)n_reward, (size_t)n_reward);
@@ -365,6 +367,7 @@ put_stats(const deal_search *search)
            (long long)s.n_forward_passes, (long long)s.n_steps, (long long)s.n_rollouts,
            (long long)s.n_rollout_tokens, (long long)s.n_reward_calls,
            (long long)s.n_reward_texts);
+    printf(",\"n_skipped\":%lld", (long long)s.n_skipped);
     printf(",\"n_draft_tokens\":%lld,\"n_ahead_tokens\":%lld,\"n_in_vain\":%lld",
            (long long)s.n_draft_tokens, (long long)s.n_ahead_tokens,
            (long long)s.n_in_vain);

@@ -365,3 +365,42 @@ def test_exact_does_less(lm: deal.Model) -> None:
         n_forward.append(r.stats.n_forward_tokens)
     assert n_forward[0] == full.stats.n_forward_tokens
     assert n_forward[1] < 0.95 * n_forward[0] and n_forward[2] < 0.7 * n_forward[1]
+
+
+# --- skip_above ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["naive", "exact"])
+def test_sure_decisions_are_skipped(lm: deal.Model, mode: str) -> None:
+    settings: dict[str, Any] = {"top_k": 4, "lookahead": 6, "reward_weight": 4.0}
+    rewards = {"rewards": python_keywords, "max_new_tokens": 12}
+    plain = lm.generate(PROMPT, search=deal.Search(mode="naive", **settings), **rewards)
+    tops = [max(c.logprob for c in d.candidates) for d in plain.trace]
+    before = [0.0] + [
+        next(c.logprob for c in d.candidates if c.is_chosen) for d in plain.trace[:-1]
+    ]
+    sure = sorted(np.exp(np.subtract(tops, before)))
+    least = float(sure[len(sure) // 2])
+    r = lm.generate(
+        PROMPT, search=deal.Search(mode=mode, skip_above=least, **settings), **rewards
+    )
+    skipped = [d for d in r.trace if d.candidates[0].is_skipped]
+    assert 0 < len(skipped) == r.stats.n_skipped < r.stats.n_steps
+    assert all(len(d.candidates) == 1 for d in skipped)
+    assert plain.stats.n_skipped == 0
+    if mode == "naive":
+        assert r.stats.n_forward_tokens < plain.stats.n_forward_tokens
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"skip_above": 0.0}, "skip_above: expected None or a value in"),
+        ({"skip_above": 1.5}, "skip_above: expected None or a value in"),
+        ({"skip_above": 0.9, "num_beams": 2}, "skip_above: beams compare"),
+        ({"skip_above": 0.9, "mode": "segment"}, "skip_above: mode="),
+    ],
+)
+def test_bad_skip_above(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        deal.Search(**settings)

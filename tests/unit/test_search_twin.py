@@ -179,7 +179,7 @@ def run_both(
 
 
 def near(value: Any) -> Any:
-    return pytest.approx(value, rel=1e-12, abs=1e-12)
+    return pytest.approx(value, rel=1e-12, abs=1e-12, nan_ok=True)
 
 
 def check_result(found: dict[str, Any], want: Hypothesis, n_reward: int) -> None:
@@ -195,6 +195,7 @@ def check_result(found: dict[str, Any], want: Hypothesis, n_reward: int) -> None
 
 def check_row(found: dict[str, Any], want: twin.Row) -> None:
     decided = ("step", "beam", "n_committed", "token", "is_finished", "is_chosen")
+    decided += ("is_skipped",)
     for name in decided:
         assert found[name] == getattr(want, name), name
     assert tuple(found["rollout"]) == want.rollout
@@ -213,6 +214,7 @@ def check_stats(problem: Problem, answer: dict[str, Any], want: twin.Stats) -> N
         "n_steps",
         "n_rollouts",
         "n_rollout_tokens",
+        "n_skipped",
         "n_reward_texts",
     ):
         assert found[name] == getattr(want, name), name
@@ -266,8 +268,12 @@ def check_exact(naive: dict[str, Any], exact: dict[str, Any]) -> None:
     assert len(rows) == len(exact["trace"]) == len(naive["trace"])
     for found in exact["trace"]:
         want = rows[key_of(found)]
-        for name in ("n_committed", "logprob", "is_chosen"):
+        for name in ("n_committed", "logprob", "is_chosen", "is_skipped"):
             assert found[name] == want[name], name
+        if want["is_skipped"] and math.isnan(want["score"]):
+            assert all(map(math.isnan, (found["score"], found["h"], *found["rewards"])))
+            assert (found["rollout"], found["is_finished"]) == ([], False)
+            continue
         assert found["low"] <= want["score"] <= found["high"]
         for name in ("score", "h"):
             assert math.isnan(found[name]) or found[name] == want[name], name
@@ -276,7 +282,7 @@ def check_exact(naive: dict[str, Any], exact: dict[str, Any]) -> None:
         assert found["rollout"] == want["rollout"][: len(found["rollout"])]
         if found["rollout"] == want["rollout"]:
             assert found["is_finished"] == want["is_finished"]
-    for name in ("n_steps", "n_prompt_tokens"):
+    for name in ("n_steps", "n_prompt_tokens", "n_skipped"):
         assert exact["stats"][name] == naive["stats"][name]
     counts = exact["stats"]
     assert counts["n_forward_tokens"] <= naive["stats"]["n_forward_tokens"] + (
@@ -327,6 +333,45 @@ def test_exact_is_naive(search_table: Program, seed: int) -> None:
         for answers in zip(*pairs, strict=True)
     ]
     assert n_rows[1] < 0.8 * n_rows[0]
+
+
+def skip_case(seed: int) -> Problem:
+    problem, _ = random_case(seed, "naive")
+    return dataclasses.replace(
+        problem,
+        num_beams=1,
+        num_return_sequences=1,
+        skip_above=random.Random(seed).choice([0.1, 0.3, 0.5, 0.9, 1.0]),
+    )
+
+
+def test_skipped_decisions(search_table: Program) -> None:
+    cases = [(skip_case(seed), "naive") for seed in range(1600)]
+    n_skipped = n_decided = n_ended = n_changed = 0
+    for seed, both in enumerate(run_both(search_table, cases)):
+        try:
+            check_case(*both)
+        except AssertionError as error:
+            raise AssertionError(f"case {seed}: {both[0]}") from error
+        problem, _, outcome = both
+        n_skipped += outcome.stats.n_skipped
+        n_decided += outcome.stats.n_steps - outcome.stats.n_skipped
+        n_ended += any(r.is_skipped and not math.isnan(r.score) for r in outcome.trace)
+        plain = twin.deal_search(dataclasses.replace(problem, skip_above=0.0))
+        n_changed += plain.results[0].tokens != outcome.results[0].tokens
+    assert min(n_skipped, n_decided) > 500 and min(n_ended, n_changed) > 50
+
+
+def test_exact_skips_as_naive(search_table: Program) -> None:
+    problems = [
+        dataclasses.replace(skip_case(i), tricks=15 if i % 2 else i // 2 % 16)
+        for i in range(1600)
+    ]
+    for i, (naive, exact) in enumerate(exact_pairs(search_table, problems)):
+        try:
+            check_exact(naive, exact)
+        except AssertionError as error:
+            raise AssertionError(f"case {i}: {problems[i]}") from error
 
 
 def test_random_cases_are_hard(search_table: Program) -> None:
