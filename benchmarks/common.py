@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -152,3 +153,14 @@ def _memory_size() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def what_was_run(lm: Any, data: Path) -> dict[str, Any]:
+    """Settings that tell which model, and which items, a result comes from."""
+    return {
+        "model_file": lm.path.name,
+        "compute": lm.compute,
+        "threads": lm.threads,
+        "data": data.name,
+        "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
+    }

@@ -16,7 +16,6 @@ both meet the same state of the machine; times are wall times of the whole call.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import random
 import statistics
@@ -124,11 +123,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "environment": common.environment(),
         "settings": {
             "model": arguments.model,
-            "model_file": lm.path.name,
-            "compute": lm.compute,
-            "threads": lm.threads,
-            "data": arguments.data.name,
-            "data_sha256": hashlib.sha256(arguments.data.read_bytes()).hexdigest(),
+            **common.what_was_run(lm, arguments.data),
             "n": arguments.n,
             "seed": arguments.seed,
             "max_new_tokens": arguments.max_new_tokens,

@@ -17,7 +17,6 @@ mode's tricks, and all but it. ``--plot FOLDER`` draws the sweep and needs matpl
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -268,11 +267,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "environment": common.environment(),
         "settings": {
             "model": arguments.model,
-            "model_file": lm.path.name,
-            "compute": lm.compute,
-            "threads": lm.threads,
-            "data": arguments.data.name,
-            "data_sha256": hashlib.sha256(arguments.data.read_bytes()).hexdigest(),
+            **common.what_was_run(lm, arguments.data),
             "n": arguments.n,
             "rounds": arguments.rounds,
             "max_new_tokens": arguments.max_new_tokens,
