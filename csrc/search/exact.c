@@ -51,7 +51,6 @@ deal_exact_new(deal_search *search, deal_error *err)
     x->slack = deal_alloc(n_live, sizeof *x->slack);
     deal_draft_init(&x->draft);
     x->win_rate = 0.95;
-    x->stay_rate = 0.5;
     if (!x->at || !x->next_at || !x->has_last || !x->next_has_last ||
         !x->next_candidate || !x->next_low || !x->next_high || !x->outlook ||
         !x->ends || !x->flags || !x->lows || !x->order || !x->asked || !x->seconds ||
@@ -143,7 +142,7 @@ evaluate_live(deal_search *search, deal_error *err)
             x->at[i] =
                 deal_known_child(&x->known, x->at[i], live->token[live->n_token - 1]);
         x->has_last[i] = true;
-        x->known.entry[x->at[i]].is_ahead = false;
+        deal_known_need(&x->known, x->at[i]);
     }
     return DEAL_OK;
 }
@@ -179,12 +178,7 @@ expand(deal_search *search, deal_error *err)
     deal_memo_trim(&search->rewards.memo);
     for (int32_t i = 0; i < search->n_candidate; i++) {
         deal_outlook *outlook = &x->outlook[i];
-        DEAL_TRY(deal_reward_set_bounds(&search->rewards, NULL, 0, outlook->reward_low,
-                                        outlook->reward_high, err));
-        memset(outlook->is_scored, 0,
-               (size_t)search->rewards.n_reward * sizeof *outlook->is_scored);
-        outlook->is_needed = outlook->was_needed = outlook->has_rows = false;
-        outlook->cursor = x->at[search->candidate[i].i_live];
+        DEAL_TRY(deal_outlook_begin(search, i, err));
         x->order[i] = i;
         int32_t n_before = search->slot[i].n_token;
         if (deal_skip_is_blind(search))
@@ -200,16 +194,23 @@ expand(deal_search *search, deal_error *err)
 
 // --- what is looked into -------------------------------------------------------------
 
-// After a leader's pass: how many of those that stood back are needed all the same.
+// Which rows were needed for the decision: those of candidates that, for all that was
+// known before any of their rollout was, could have been among the first.
 static void
-count_stays(deal_search *search)
+count_needed(deal_search *search)
 {
     deal_exact *x = search->exact;
     for (int32_t i = 0; i < search->n_candidate; i++) {
-        deal_outlook *outlook = &x->outlook[i];
-        if (outlook->was_needed)
-            x->stay_rate += 0.02 * ((outlook->is_needed ? 1.0 : 0.0) - x->stay_rate);
-        outlook->was_needed = false;
+        const deal_hypothesis *slot = &search->slot[i];
+        int32_t i_live = search->candidate[i].i_live, entry = x->at[i_live];
+        if (!(x->outlook[i].hope >= x->bar))
+            continue;
+        for (int32_t j = search->live[i_live].n_token; j < slot->n_token; j++) {
+            entry = deal_known_child(&x->known, entry, slot->token[j]);
+            if (entry == DEAL_KNOWN_NONE)
+                break;
+            deal_known_need(&x->known, entry);
+        }
     }
 }
 
@@ -258,11 +259,11 @@ decide(deal_search *search, deal_error *err)
             x->outlook[i].is_needed = !x->outlook[i].is_exact;
         if (!x->is_whole)
             deal_ranks_need(search);
-        count_stays(search);
         if (is_decided)
             break;
         DEAL_TRY(refine(search, err));
     }
+    count_needed(search);
     // A winner takes the beginning of its rollout along.
     for (bool is_short = true; is_short;) {
         is_short = false;

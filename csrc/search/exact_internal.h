@@ -30,9 +30,9 @@ typedef struct deal_outlook {
     bool is_complete;                 // the rollout is at its end
     bool is_exact;                    // low == high
     bool is_needed;                   // the decision hangs on it
-    bool was_needed;                  // before the pass of a leader
     bool has_rows;                    // rows were evaluated for it
     double reach;                     // `high` when the decision began
+    double hope;                      // `high` before anything of the rollout is known
     int32_t cursor;                   // entry of all the slot's tokens but the last one
 } deal_outlook;
 
@@ -44,7 +44,8 @@ typedef struct deal_row {
     int32_t n_top;
     int32_t order; // of the guess that `token` is; 0: it is none
     int32_t entry; // out; DEAL_KNOWN_NONE where it was not kept
-    bool is_ahead;
+    deal_ahead ahead;
+    float chance; // see deal_known_entry
 } deal_row;
 
 struct deal_exact {
@@ -66,7 +67,6 @@ struct deal_exact {
     double *seconds;       // (n_reward,) seconds that a text takes
     double bar;            // that candidates had to reach last time
     double win_rate;       // of likeliest candidates that go on
-    double stay_rate;      // of candidates that a leader's score did not end
     deal_cost cost;
     deal_draft draft;
     int32_t n_lane;     // rows of the batch before any are added ahead
@@ -89,6 +89,9 @@ int32_t deal_exact_rollout_len(const deal_search *search);
 int32_t deal_exact_n_rolled(const deal_search *search, int32_t i);
 
 bool deal_exact_is_end(const deal_search *search, int32_t token);
+
+// At the start of a decision: nothing is known of candidate i but its token.
+deal_status deal_outlook_begin(deal_search *search, int32_t i, deal_error *err);
 
 // What candidate i can score, from its slot.
 deal_status deal_outlook_update(deal_search *search, int32_t i, deal_error *err);

@@ -4,6 +4,9 @@
 
 #include "common/alloc.h"
 
+#define MEMORY 0.99 // that the counts of entries ahead keep with every new one
+#define N_PRIOR 4.0 // before any came out, as if this many had as hoped
+
 void
 deal_known_init(deal_known *known, deal_lm *lm, int32_t n_top_max)
 {
@@ -11,12 +14,37 @@ deal_known_init(deal_known *known, deal_lm *lm, int32_t n_top_max)
         (deal_known){.lm = lm, .n_top_max = n_top_max, .free_entry = DEAL_KNOWN_NONE};
 }
 
+// What came of an entry that was evaluated ahead.
+static void
+count_ahead(deal_known *known, deal_known_entry *entry, bool is_needed)
+{
+    deal_ahead ahead = entry->ahead;
+    if (ahead == DEAL_AHEAD_NOT)
+        return;
+    known->n_in_vain += !is_needed;
+    known->n_needed[ahead] = MEMORY * known->n_needed[ahead] + (is_needed ? 1.0 : 0.0);
+    known->n_hoped[ahead] = MEMORY * known->n_hoped[ahead] + (double)entry->chance;
+    entry->ahead = DEAL_AHEAD_NOT;
+}
+
+void
+deal_known_need(deal_known *known, int32_t i)
+{
+    count_ahead(known, &known->entry[i], true);
+}
+
+double
+deal_known_luck(const deal_known *known, deal_ahead ahead)
+{
+    return (known->n_needed[ahead] + N_PRIOR) / (known->n_hoped[ahead] + N_PRIOR);
+}
+
 static void
 free_entry(deal_known *known, int32_t i)
 {
     deal_known_entry *entry = &known->entry[i];
     known->lm->ops->release(known->lm, entry->node);
-    known->n_in_vain += entry->is_ahead;
+    count_ahead(known, entry, false);
     known->n_live--;
     entry->node = DEAL_NODE_NONE;
     entry->sibling = known->free_entry;

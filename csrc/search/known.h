@@ -15,6 +15,15 @@
 
 #define DEAL_KNOWN_NONE (-1) // no entry
 
+// What an entry was evaluated ahead of its need for.
+typedef enum deal_ahead {
+    DEAL_AHEAD_NOT = 0, // it was needed, or has been since
+    DEAL_AHEAD_TIP,     // the end of a likely path
+    DEAL_AHEAD_NOW,     // a rollout of this decision that stands back
+    DEAL_AHEAD_LATER,   // one of a later decision
+    DEAL_N_AHEAD,
+} deal_ahead;
+
 typedef struct deal_known_entry {
     deal_node node;                 // one reference; DEAL_NODE_NONE where free
     int32_t token;                  // that leads here
@@ -22,8 +31,9 @@ typedef struct deal_known_entry {
                                     // free entry is the next free one
     int32_t n_top;                  // tokens known: 1 or n_top_max
     float log_z;
-    bool is_ahead; // evaluated before it was needed, and not used yet
-    bool is_kept;  // while trimming
+    deal_ahead ahead;
+    float chance; // that it will be needed, as was thought when it was evaluated ahead
+    bool is_kept; // while trimming
 } deal_known_entry;
 
 // Zero-initialise, then init; free with deal_known_free().
@@ -36,7 +46,8 @@ typedef struct deal_known {
     int32_t *stack;          // (entry_cap,)
     size_t entry_cap;
     int32_t n_entry, n_live, free_entry;
-    int64_t n_in_vain; // entries that were freed unused
+    int64_t n_in_vain; // entries ahead that were freed before they were needed
+    double n_needed[DEAL_N_AHEAD], n_hoped[DEAL_N_AHEAD]; // recent ones, by chance
 } deal_known;
 
 void deal_known_init(deal_known *known, deal_lm *lm, int32_t n_top_max);
@@ -56,6 +67,12 @@ void deal_known_fill(deal_known *known, int32_t i, const int32_t *top_token,
                      const float *top_logit, float log_z);
 
 int32_t deal_known_child(const deal_known *known, int32_t i, int32_t token);
+
+// Tells that entry `i` is needed.
+void deal_known_need(deal_known *known, int32_t i);
+
+// By how much the chances of entries ahead have to be multiplied, as they turned out.
+double deal_known_luck(const deal_known *known, deal_ahead ahead);
 
 // The most likely token after entry `i`, and its log-prob.
 int32_t deal_known_best(const deal_known *known, int32_t i);

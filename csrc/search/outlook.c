@@ -10,6 +10,7 @@
  * score never falls outside, and a range without width is the score, to the last bit.
  */
 #include <math.h>
+#include <string.h>
 
 #include "common/clock.h"
 #include "search/exact_internal.h"
@@ -123,6 +124,22 @@ put_range(deal_search *search, int32_t i)
         outlook->high = logprob + weight * outlook->h_low;
     }
     outlook->is_exact = outlook->low == outlook->high;
+}
+
+deal_status
+deal_outlook_begin(deal_search *search, int32_t i, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    deal_outlook *outlook = &x->outlook[i];
+    int32_t n_reward = search->rewards.n_reward;
+    DEAL_TRY(deal_reward_set_bounds(&search->rewards, NULL, 0, outlook->reward_low,
+                                    outlook->reward_high, err));
+    memset(outlook->is_scored, 0, (size_t)n_reward * sizeof *outlook->is_scored);
+    outlook->is_needed = outlook->has_rows = false;
+    outlook->cursor = x->at[search->candidate[i].i_live];
+    put_range(search, i);
+    outlook->hope = x->is_whole ? INFINITY : outlook->high;
+    return DEAL_OK;
 }
 
 static deal_status

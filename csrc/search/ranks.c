@@ -233,7 +233,6 @@ deal_ranks_lead(deal_search *search)
         deal_outlook *outlook = &x->outlook[x->order[r]];
         if (r < n_front && len - deal_exact_n_rolled(search, x->order[r]) <= 2)
             continue;
-        outlook->was_needed = outlook->is_needed;
         outlook->is_needed = false;
     }
 }

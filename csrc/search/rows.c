@@ -44,7 +44,8 @@ deal_rows_add(deal_search *search, const deal_row *row, int32_t *i_row, deal_err
     for (int32_t i = 0; i < x->n_row; i++)
         if (x->row[i].i_parent == row->i_parent && x->row[i].token == row->token &&
             (row->i_parent >= 0 || x->row[i].at == row->at)) {
-            x->row[i].is_ahead = x->row[i].is_ahead && row->is_ahead;
+            if (row->ahead == DEAL_AHEAD_NOT)
+                x->row[i].ahead = DEAL_AHEAD_NOT;
             *i_row = i;
             return DEAL_OK;
         }
@@ -81,7 +82,8 @@ take_row(deal_search *search, int32_t i)
     row->entry =
         deal_known_add(known, parent, row->token, node, row->n_top, x->row_token + at,
                        x->row_logit + at, search->item[i].log_z);
-    known->entry[row->entry].is_ahead = row->is_ahead;
+    known->entry[row->entry].ahead = row->ahead;
+    known->entry[row->entry].chance = row->chance;
     int32_t context[DEAL_DRAFT_ORDER], i_above = row->entry;
     for (int32_t j = 0; j < DEAL_DRAFT_ORDER; j++) {
         context[j] = i_above == DEAL_KNOWN_NONE ? -1 : known->entry[i_above].token;
@@ -133,7 +135,6 @@ deal_rows_follow(deal_search *search, int32_t i, deal_error *err)
                                          slot->token[slot->n_token - 1]);
         if (child == DEAL_KNOWN_NONE)
             break;
-        x->known.entry[child].is_ahead = false;
         outlook->cursor = child;
         DEAL_TRY(deal_hypothesis_push(slot, deal_known_best(&x->known, child),
                                       &search->ending, &search->rewards, err));
