@@ -112,8 +112,9 @@ def draw_modes(rows: Rows) -> Any:
     for axes, (key, label) in zip(panels, names.items(), strict=True):
         for i, (row, x) in enumerate(zip(rows, cost, strict=True)):
             marker = markers[_family(row)]
-            size = 13 if marker == "*" else 7
-            style = {"color": f"C{i % 10}", "markersize": size, "alpha": 0.8}
+            style = {"color": f"C{i % 10}", "markersize": 7, "alpha": 0.8}
+            if marker == "*":  # the one that all are beside
+                style |= {"color": "black", "markersize": 13, "zorder": 3}
             axes.plot(x, row[key], marker, label=row["setting"], **style)
         ticks = _ticks(min(cost), max(cost))
         axes.set(xscale="log", xlabel="tokens evaluated per token", ylabel=label)

@@ -113,7 +113,7 @@ def test_long_search_stays_within_a_budget(smollm2_path: Path, lm: deal.Model) -
     peak, result, stats = peak_pages(
         within,
         prompt,
-        rewards=deal.rewards.Keywords(["dog", "river"]),
+        rewards=deal.rewards.Keywords(["dog", "river", "mountain"]),
         search=search,
         max_new_tokens=512,
         eos_token_id=[],

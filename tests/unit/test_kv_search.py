@@ -41,6 +41,7 @@ def options_of(reward: str, n_new: int) -> dict[str, Any]:
     return {"rewards": rewards, "max_new_tokens": n_new, "eos_token_id": []}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", [TRIMMED, deal.Search(**LONG)])
 @pytest.mark.parametrize(("reward", "n_new"), [("native", N_NEW), ("unbounded", 96)])
 def test_long_search_stays_within_its_bound(
