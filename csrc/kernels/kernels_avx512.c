@@ -11,7 +11,7 @@
 #    include "common/compiler.h"
 #    include "kernels/panels.h"
 
-#    define PREFETCH_DISTANCE 4096 // bytes; see docs/kernels.md
+#    define PREFETCH_DISTANCE 16384 // bytes; see docs/kernels.md
 
 typedef enum panel_kind { PANEL_4BIT, PANEL_8BIT, PANEL_8BIT_MIN } panel_kind;
 
