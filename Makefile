@@ -6,6 +6,7 @@
 #   make test-neon  Arm kernels under qemu      make lint       layers, headers, style
 #   make fuzz       mutated GGUF files          make clean
 #   make bench      result files, README table
+#   make test-exact mode exact against naive on a real model, 40 items
 
 ifdef VIRTUAL_ENV
 PYTHON := $(VIRTUAL_ENV)/bin/python
@@ -106,9 +107,10 @@ model: build/.installed
 test-py: build/.installed $(BUILD)/search_table model
 	$(PYTHON) -m pytest -q
 
-# Mode exact against naive on a real model: all word sets instead of one.
+# Mode exact against naive on a real model: 40 CommonGen items at two settings, and a
+# long search within a budget. Minutes; DEAL_COMMONGEN names the data's file.
 test-exact: build/.installed model
-	DEAL_EXACT_ITEMS=40 $(PYTHON) -m pytest -q tests/parity/test_exact_smollm2.py
+	DEAL_EXACT_ITEMS=40 $(PYTHON) -m pytest -q -s tests/parity/test_exact_smollm2.py
 
 test: test-c lint test-py
 

@@ -29,10 +29,12 @@ CONTEXTS = (64, 128, 256, 512, 1024, 2048, 4096)
 N_PREFIX, N_CONTEXT_BATCH, N_STEP = 64, 8, 16
 
 
-def decode(session: Any, n_prefix: int, n_branch: int) -> tuple[float, float]:
+def decode(
+    session: Any, n_vocab: int, n_prefix: int, n_branch: int
+) -> tuple[float, float]:
     """Tokens per second of the steps, and of the prefix, once."""
-    prefix = [1000 + i % 4000 for i in range(n_prefix)]
-    first = [100 + i for i in range(n_branch)]
+    prefix = [(1000 + i % 4000) % n_vocab for i in range(n_prefix)]
+    first = [(100 + i) % n_vocab for i in range(n_branch)]
     _, prefill, steps = _core.branches(session, prefix, first, N_STEP)
     return n_branch * N_STEP / steps, n_prefix / prefill
 
@@ -50,7 +52,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     for _ in tqdm(range(arguments.rounds), desc="rounds"):
         for job in jobs:
             _, n_thread, n_prefix, n_branch = job
-            seen[job].append(decode(sessions[n_thread], n_prefix, n_branch))
+            rates = decode(sessions[n_thread], lm.hparams.n_vocab, n_prefix, n_branch)
+            seen[job].append(rates)
     rows = [
         {
             "against": against,

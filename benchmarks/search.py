@@ -1,6 +1,7 @@
 """What steering costs: the exact search beside plain decoding and naive searches.
 
-    python -m benchmarks.search --data DEV.jsonl --json OUT [--sweep] [--ablation]
+    python -m benchmarks.search --data DEV.jsonl --json OUT \\
+        --sweep --ablation --modes --plot FOLDER
 
 *Slowdown* is wall time per generated token over that of plain greedy decoding of the
 same prompt, prompt included, median over the items; plain decoding runs before every
@@ -11,84 +12,52 @@ meanwhile. Where both modes of ours ran, tokens and scores must be equal: the re
 lists what is not, and the exit code is 1.
 
 ``--sweep`` varies one setting at a time, ``--ablation`` switches off each of the exact
-mode's tricks, and all but it. ``--plot FOLDER`` draws the sweep and needs matplotlib.
+mode's tricks, and all but it, ``--modes`` decodes in other ways that spend about as
+much. ``--plot FOLDER`` draws what was measured and needs matplotlib. What each row
+should cost, by benchmarks.cost_model, stands beside what it did.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import deal
-from benchmarks import common, search_runs
+from benchmarks import common, search_plots, search_runs
 from benchmarks.commongen import read_items
-from benchmarks.search_runs import PLAIN, Job, keywords, ranged, unbounded
+from benchmarks.cost_model import Curve, measure_curve
+from benchmarks.search_report import report
+from benchmarks.search_runs import PLAIN, Job
+from benchmarks.search_settings import (
+    LLAMA,
+    MODES,
+    NAIVE,
+    SETTINGS,
+    SMALL,
+    sweep_settings,
+)
 from benchmarks.worker import Worker
 from deal.demo import PROMPT, prompt_for, warm_up
-
-NAIVE, LLAMA = "naive", "llama.cpp naive"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One row of the table: a search, its reward, and the goal for its slowdown.
-
-    Attributes
-    ----------
-    name : str
-    reward : callable
-        Concepts of an item to a reward.
-    search : dict
-        Keywords of `deal.Search`.
-    goal : float
-        Slowdown of the exact mode to reach.
-    goal_times : float or None
-        How often faster than the naive search over llama.cpp.
-    """
-
-    name: str
-    reward: Callable[[Mapping[str, Sequence[str]]], Any] = field(repr=False)
-    search: dict[str, Any]
-    goal: float
-    goal_times: float | None = None
-
-
-SMALL = {"top_k": 5, "lookahead": 16, "reward_weight": 4.0, "num_beams": 1}
-LARGE = {"top_k": 10, "lookahead": 32, "reward_weight": 10.0, "num_beams": 1}
-SETTINGS = (
-    Setting("keywords, k=5, l=16", keywords, SMALL, 1.7, 30),
-    Setting("keywords, k=10, l=32", keywords, LARGE, 2.6, 50),
-    Setting("keywords, 4 beams, k=5, l=16", keywords, SMALL | {"num_beams": 4}, 6),
-    Setting("Python reward in (0, 1), k=5, l=16", ranged, SMALL, 2.5),
-    Setting("Python callable, no bound, k=5, l=16", unbounded, SMALL, 8),
-)
-GRIDS: dict[str, tuple[float, ...]] = {
-    "top_k": (2, 5, 10, 20),
-    "lookahead": (4, 8, 16, 32),
-    "reward_weight": (1.0, 2.0, 4.0, 10.0),
-    "num_beams": (1, 2, 4, 8),
-}
-
 
 # --- the parts ------------------------------------------------------------------------
 
 
-def jobs_of(arguments: argparse.Namespace) -> list[Job]:
+def jobs_of(lm: deal.Model, arguments: argparse.Namespace) -> list[Job]:
     """The table's runs: every setting in the measured mode, and naively."""
-    jobs = []
-    for setting in SETTINGS:
-        counts = {arguments.mode: (arguments.n, arguments.rounds)}
-        counts.setdefault(NAIVE, (arguments.n_naive, 1))
-        for mode, (n, rounds) in counts.items():
-            search = deal.Search(**setting.search, mode=mode)
-            jobs.append(Job((setting.name, mode), setting.reward, search, n, rounds))
-    return jobs
+    counts = {arguments.mode: (arguments.n, arguments.rounds)}
+    counts.setdefault(NAIVE, (arguments.n_naive, 1))
+    return [
+        setting.job(lm, mode, n, rounds)
+        for setting in SETTINGS
+        for mode, (n, rounds) in counts.items()
+    ]
 
 
 def llama_runs(
@@ -138,21 +107,24 @@ def measure_table(
             return {}
         return llama_runs(worker, lm, item, ours, arguments.max_new_tokens)
 
-    jobs = jobs_of(arguments)
+    jobs = jobs_of(lm, arguments)
     limit = arguments.max_new_tokens
     return search_runs.measure(lm, items, jobs, limit, "table", after)
 
 
-def rows_of(records: Sequence[dict[str, Any]], mode: str) -> list[dict[str, Any]]:
+def rows_of(
+    records: Sequence[dict[str, Any]], mode: str, curve: Curve | None = None
+) -> list[dict[str, Any]]:
     """One row for plain decoding, and one for each setting and mode."""
-    rows = [search_runs.summary(records, PLAIN)]
+    rows = [search_runs.summary(records, PLAIN, curve)]
     for setting in SETTINGS:
         goals = {"goal": setting.goal, "goal_times": setting.goal_times}
         for each in dict.fromkeys((mode, NAIVE, LLAMA)):
             key = (setting.name, each)
             if not search_runs.pick(records, key):
                 continue
-            row = search_runs.summary(records, key) | {"search": setting.search}
+            row = search_runs.summary(records, key, curve)
+            row["search"] = setting.search
             if each == mode:
                 row |= goals
             if each == LLAMA:
@@ -179,38 +151,40 @@ def differences(records: Sequence[dict[str, Any]], mode: str) -> dict[str, Any]:
 
 
 def run_sweep(
-    lm: deal.Model, items: Sequence[dict[str, Any]], arguments: argparse.Namespace
+    lm: deal.Model,
+    items: Sequence[dict[str, Any]],
+    arguments: argparse.Namespace,
+    curve: Curve | None = None,
 ) -> list[dict[str, Any]]:
     """Slowdown against one setting at a time, from the first row of the table."""
-    points = {
-        json.dumps(SMALL | {axis: value}): SMALL | {axis: value}
-        for axis, grid in GRIDS.items()
-        for value in grid
+    n = arguments.n_sweep
+    counts = {arguments.mode: n}
+    counts.setdefault(NAIVE, min(2, n))
+    jobs = {
+        job.key: job
+        for _, setting in sweep_settings()
+        for mode, n_item in counts.items()
+        for job in [setting.job(lm, mode, n_item, 1)]
     }
-    counts = {arguments.mode: arguments.n_sweep}
-    counts.setdefault(NAIVE, min(2, arguments.n_sweep))
-    jobs = [
-        Job((point, mode), keywords, deal.Search(**search, mode=mode), n, 1)
-        for point, search in points.items()
-        for mode, n in counts.items()
+    limit = arguments.max_new_tokens
+    records = search_runs.measure(lm, items[:n], list(jobs.values()), limit, "sweep")
+    return [
+        {"against": axis, "value": value}
+        | search_runs.summary(records, (setting.name, mode), curve)
+        for (axis, value), setting in sweep_settings()
+        for mode in counts
     ]
-    chosen = items[: arguments.n_sweep]
-    records = search_runs.measure(lm, chosen, jobs, arguments.max_new_tokens, "sweep")
-    rows = []
-    for axis, grid in GRIDS.items():
-        for value in grid:
-            point = json.dumps(SMALL | {axis: value})
-            for mode in counts:
-                row = search_runs.summary(records, (point, mode))
-                rows.append({"against": axis, "value": value} | row)
-    return rows
 
 
 def run_ablation(
-    lm: deal.Model, items: Sequence[dict[str, Any]], arguments: argparse.Namespace
+    lm: deal.Model,
+    items: Sequence[dict[str, Any]],
+    arguments: argparse.Namespace,
+    curve: Curve | None = None,
 ) -> list[dict[str, Any]]:
     """Each trick alone, all but each, all and none, at the first two settings."""
     name, switches, names = search_runs.switches_of(deal.Search)
+    n, rounds = arguments.n_ablation, arguments.rounds
     rows: list[dict[str, Any]] = []
     jobs = []
     for setting in SETTINGS[:2]:
@@ -218,19 +192,42 @@ def run_ablation(
             row = {"setting": setting.name, "variant": variant}
             try:
                 tricks = {name: switches(**values)}
-                search = deal.Search(**setting.search, mode=arguments.mode, **tricks)
+                job = setting.job(lm, arguments.mode, n, rounds, tricks)
             except ValueError as error:  # tricks that need another one
                 rows.append(row | {"refused": str(error)})
                 continue
-            key = (setting.name, variant)
-            n = arguments.n_ablation
-            jobs.append(Job(key, setting.reward, search, n, arguments.rounds))
-    chosen = items[: arguments.n_ablation]
+            jobs.append(replace(job, key=(setting.name, variant)))
     limit = arguments.max_new_tokens
-    records = search_runs.measure(lm, chosen, jobs, limit, "ablation")
+    records = search_runs.measure(lm, items[:n], jobs, limit, "ablation")
     for job in jobs:
-        row = search_runs.summary(records, job.key)
+        row = search_runs.summary(records, job.key, curve)
         rows.append(row | {"setting": job.key[0], "variant": job.key[1]})
+    return rows
+
+
+def run_modes(
+    lm: deal.Model,
+    items: Sequence[dict[str, Any]],
+    arguments: argparse.Namespace,
+    curve: Curve | None = None,
+) -> list[dict[str, Any]]:
+    """Quality and speed of other ways to decode, beside the measured mode's.
+
+    ``score`` is that of the first row's search for all of them, whatever they rank by
+    themselves: log-prob and weighted share of words, mean over the items.
+    """
+    n = arguments.n_modes
+    jobs = [setting.job(lm, arguments.mode, n, 1) for setting in MODES]
+    limit = arguments.max_new_tokens
+    records = search_runs.measure(lm, items[:n], jobs, limit, "modes")
+    rows = []
+    for key in (PLAIN, *(job.key for job in jobs)):
+        runs = search_runs.pick(records, key).values()
+        scores = [
+            r["logprob"] + SMALL["reward_weight"] * r["coverage_soft"] for r in runs
+        ]
+        row = search_runs.summary(records, key, curve)
+        rows.append(row | {"score": statistics.fmean(scores)})
     return rows
 
 
@@ -257,6 +254,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     items = read_items(arguments.data, arguments.n, None)
     lm = deal.load(arguments.model, compute="int8", threads=arguments.threads)
     warm_up(lm)
+    curve = measure_curve(lm)
     with open_llama(lm, arguments) as worker:
         records = measure_table(lm, items, arguments, worker)
         facts = {"missing": "not measured"}
@@ -275,80 +273,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "mode": arguments.mode,
         },
         "llama.cpp": facts,
-        "rows": rows_of(records, arguments.mode),
+        "cost": curve.as_dict(),
+        "rows": rows_of(records, arguments.mode, curve),
         "check": differences(records, arguments.mode),
         "items": records,
     }
-    if arguments.sweep:
-        result["sweep"] = run_sweep(lm, items, arguments)
-    if arguments.ablation:
-        result["ablation"] = run_ablation(lm, items, arguments)
+    parts = {"sweep": run_sweep, "ablation": run_ablation, "modes": run_modes}
+    for name, measure in parts.items():
+        if getattr(arguments, name):
+            result[name] = measure(lm, items, arguments, curve)
     return result
-
-
-def report(result: dict[str, Any]) -> str:
-    """The tables as text."""
-    head = f"{'setting':38}{'mode':17}{'n':>4}{'slower':>8}{'ms/tok':>8}{'fwd/tok':>9}"
-    lines = [head + f"{'top wins':>10}{'soft':>6}{'hard':>6}"]
-
-    def line(row: dict[str, Any], name: str) -> str:
-        wins = f"{row['top_wins']:.2f}" if row.get("top_wins") is not None else ""
-        text = f"{name:38}{row['mode']:17}{row['n']:4}{row['slowdown']:8.2f}"
-        text += f"{1e3 * row['seconds_per_token']:8.1f}"
-        text += f"{row['forward_tokens_per_token']:9.1f}{wins:>10}"
-        return text + f"{row['coverage_soft']:6.2f}{row['coverage_hard']:6.2f}"
-
-    for row in result["rows"]:
-        lines.append(line(row, row["setting"]))
-        if row.get("goal"):
-            lines[-1] += f"  goal {row['goal']:g}"
-        if row.get("times"):
-            lines[-1] += f"  {row['times']:.1f} times ours"
-            if row.get("same_text") is not None:
-                lines[-1] += f", same text {row['same_text']:.2f}"
-            if row.get("same_decisions") is not None:
-                lines[-1] += f", same decisions {row['same_decisions']:.2f}"
-    for row in result.get("sweep", ()):
-        lines.append(line(row, f"{row['against']}={row['value']:g}"))
-    for row in result.get("ablation", ()):
-        name = f"{row['setting']}: {row['variant']}"
-        refused = row.get("refused")
-        lines.append(f"{name}: {refused}" if refused else line(row, name))
-    check = result["check"]
-    lines.append(f"equal to naive: {check['n_compared']} texts compared")
-    lines += [f"DIFFERS: {row}" for row in check["differences"]]
-    return "\n".join(lines)
-
-
-def plot(result: dict[str, Any], folder: Path) -> None:
-    """``search-sweep.svg``: slowdown against each setting that was varied."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    matplotlib.rcParams["svg.hashsalt"] = "deal"
-    folder.mkdir(parents=True, exist_ok=True)
-    figure, panels = pyplot.subplots(2, 2, figsize=(8, 6), sharey=True)
-    for axes, (axis, grid) in zip(panels.flat, GRIDS.items(), strict=True):
-        rows = [row for row in result["sweep"] if row["against"] == axis]
-        for mode in dict.fromkeys(row["mode"] for row in rows):
-            points = [row for row in rows if row["mode"] == mode]
-            x = [row["value"] for row in points]
-            axes.plot(x, [row["slowdown"] for row in points], marker="o", label=mode)
-        axes.set(xscale="log", yscale="log", xlabel=axis)
-        axes.set_xticks(grid, [f"{value:g}" for value in grid])
-        axes.minorticks_off()
-        ticks = (1, 2, 5, 10, 20, 50, 100)
-        axes.set_yticks(ticks, [str(tick) for tick in ticks])
-        axes.grid(alpha=0.3)
-        axes.set_ylim(bottom=1)
-    panels[0, 0].legend()
-    for axes in panels[:, 0]:
-        axes.set_ylabel("times plain decoding")
-    path = folder / "search-sweep.svg"
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -370,8 +304,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--n-sweep", type=int, default=6, help="items of the sweep")
     parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--n-ablation", type=int, default=8, help="items of it")
+    parser.add_argument("--modes", action="store_true")
+    parser.add_argument("--n-modes", type=int, default=40, help="items of the modes")
     parser.add_argument("--json", type=Path, help="file for the result")
-    parser.add_argument("--plot", type=Path, help="folder for the plot of the sweep")
+    parser.add_argument("--plot", type=Path, help="folder for the plots")
     parser.add_argument(
         "--from-json", type=Path, help="draw an earlier result and measure nothing"
     )
@@ -385,12 +321,13 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
     if arguments.data is None:
         parser.error("--data: expected a file of CommonGen records")
     least = {"n": 1, "n_naive": 0, "n_llama": 0, "rounds": 1}
-    least |= {"n_sweep": 1, "n_ablation": 1}
+    least |= {"n_sweep": 1, "n_ablation": 1, "n_modes": 1}
     for name, low in least.items():
         if getattr(arguments, name) < low:
             parser.error(f"--{name.replace('_', '-')}: expected at least {low}")
-    if arguments.plot is not None and not arguments.sweep:
-        parser.error("--plot: draws what --sweep measures")
+    parts = (arguments.sweep, arguments.ablation, arguments.modes)
+    if arguments.plot is not None and not any(parts):
+        parser.error("--plot: draws what --sweep, --ablation and --modes measure")
     try:
         deal.Search(mode=arguments.mode)
         if arguments.ablation:
@@ -409,7 +346,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json is not None:
         common.write_json(arguments.json, result)
     if arguments.plot is not None:
-        plot(result, arguments.plot)
+        search_plots.draw(result, arguments.plot)
     return int(bool(result["check"]["differences"]))
 
 

@@ -6,12 +6,13 @@ import statistics
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from tqdm.auto import tqdm
 
 import deal
+from benchmarks.cost_model import Curve
 from benchmarks.coverage import coverage
 from deal.demo import find_forms, prompt_for
 
@@ -26,10 +27,11 @@ class Job:
     """One search to run on the first `n` items, `rounds` times each."""
 
     key: Key
-    reward: Callable[[Concepts], Any] = field(repr=False)
-    search: deal.Search
+    reward: Callable[[Concepts], Any] | None = field(repr=False)
+    search: deal.Search | None
     n: int
     rounds: int
+    options: Mapping[str, Any] = field(default_factory=dict)  # of deal.Model.chat
 
 
 # --- rewards --------------------------------------------------------------------------
@@ -82,17 +84,29 @@ def decisions_of(generation: deal.Generation) -> dict[str, int]:
 class Runs:
     """All runs of one item: the first result of each key, and every time."""
 
-    def __init__(self, lm: deal.Model, item: Mapping[str, Any], limit: int) -> None:
-        self._lm, self._item, self._limit = lm, item, limit
+    def __init__(
+        self, lm: deal.Model, item: Mapping[str, Any], i_item: int, limit: int
+    ) -> None:
+        self._lm, self._item, self._i_item, self._limit = lm, item, i_item, limit
         self._messages = [{"role": "user", "content": prompt_for(item["concepts"])}]
         self.records: dict[Key, dict[str, Any]] = {}
 
+    def _options(self, job: Job | None) -> dict[str, Any]:
+        options: dict[str, Any] = {"max_new_tokens": self._limit}
+        if job is None:
+            return options
+        options |= job.options
+        if "sampling" in options:  # else all items would draw the same numbers
+            options["sampling"] = replace(options["sampling"], seed=self._i_item)
+        if job.reward is not None:
+            options["rewards"] = job.reward(self._item["concepts"])
+        if job.search is not None:
+            options["search"] = job.search
+        return options
+
     def run(self, job: Job | None) -> None:
         """One run of `job`; None is plain greedy decoding."""
-        options: dict[str, Any] = {"max_new_tokens": self._limit}
-        if job is not None:
-            options["rewards"] = job.reward(self._item["concepts"])
-            options["search"] = job.search
+        options = self._options(job)
         start = time.perf_counter()
         found = self._lm.chat(self._messages, **options)
         seconds = time.perf_counter() - start
@@ -137,7 +151,7 @@ def measure(
     """
     records = []
     for i_item, item in enumerate(tqdm(items, unit="item", desc=title)):
-        runs = Runs(lm, item, max_new_tokens)
+        runs = Runs(lm, item, i_item, max_new_tokens)
         for i_round in range(max((job.rounds for job in jobs), default=0)):
             for job in jobs:
                 if i_item < job.n and i_round < job.rounds:
@@ -220,8 +234,15 @@ def agreement(
     }
 
 
-def summary(records: Sequence[dict[str, Any]], key: Key) -> dict[str, Any]:
+def summary(
+    records: Sequence[dict[str, Any]], key: Key, curve: Curve | None = None
+) -> dict[str, Any]:
     """Figures over the items that ran with `key`.
+
+    Parameters
+    ----------
+    curve : Curve, optional
+        What passes cost; adds ``slowdown_predicted``, a median like ``slowdown``.
 
     Returns
     -------
@@ -264,6 +285,11 @@ def summary(records: Sequence[dict[str, Any]], key: Key) -> dict[str, Any]:
         seconds_per_token(r, False) / seconds_per_token(plain[i], False)
         for i, r in runs.items()
     )
+    if curve is not None:
+        row["slowdown_predicted"] = statistics.median(
+            curve.seconds_per_token(r) / curve.seconds_per_token(plain[i])
+            for i, r in runs.items()
+        )
     stats = next(iter(runs.values()))["stats"]
     names = [name for name, value in stats.items() if isinstance(value, (int, float))]
     row["stats_per_token"] = {name: total(name) / n_tokens for name in names}

@@ -10,9 +10,10 @@ A document asks for a table with a pair of lines:
     <!-- END results: engine -->
 
 The name is that of a file in benchmarks/results, without ``.json``; a word after it
-asks for a part: ``search headline``, ``search sweep``, ``search ablation``. A marker
-whose result is not there is an error, and its text stays as it is. No figure between
-markers is typed by hand.
+asks for a part: ``search headline``, ``search sweep``, ``search ablation``, ``search
+modes``, ``search cost``. A marker whose file is not there is an error, and its text
+stays as it is; a part that was not measured says so. No figure between markers is typed
+by hand.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import re
 import sys
 from pathlib import Path
 
-from results_sections import SECTIONS, MissingPart
+from results_sections import SECTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
@@ -46,8 +47,6 @@ def results_text(path: Path, variant: str = "") -> str:
 
     Raises
     ------
-    MissingPart
-        If the part was not measured.
     ValueError
         If no table is known for the benchmark, or for this part of it.
     """
@@ -90,11 +89,7 @@ def fill(document: str, folder: Path) -> tuple[str, list[str]]:
         if not path.is_file():
             missing.append(f"results: {what}: there is no {path.name} in {folder}")
             return match[0]
-        try:
-            text = results_text(path, variant)
-        except MissingPart as error:
-            missing.append(f"results: {what}: {path} {error}")
-            return match[0]
+        text = results_text(path, variant)
         head, foot = (f"<!-- {end} results: {what} -->" for end in ("BEGIN", "END"))
         return f"{head}\n\n{text}\n\n{foot}"
 

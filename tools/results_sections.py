@@ -1,32 +1,15 @@
-"""Result files as Markdown: one function for each kind of benchmark."""
+"""Result files as Markdown: one function for each kind of benchmark.
+
+The search, which has several tables, is in results_search.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-
-class MissingPart(ValueError):
-    """The result was measured without what a marker asks for."""
-
-
-def machine_line(environment: dict[str, Any]) -> str:
-    """Machine, commit and versions of one measurement."""
-    machine, commit = environment["machine"], environment["commit"]
-    versions = environment["versions"]
-    cpu = machine["cpu"]
-    if machine.get("cpu_family") and machine.get("cpu_model"):
-        cpu += f" (family {machine['cpu_family']}, model {machine['cpu_model']})"
-    revision = (commit["id"] or "unknown")[:12]
-    if commit["is_dirty"]:
-        revision += " with local changes"
-    core = versions.get("core", {})
-    return (
-        f"{cpu}, {machine['cores']} cores, {machine['system']}; commit {revision}; "
-        f"deal-lm {versions.get('deal-lm')}, Python {versions['python']}, NumPy "
-        f"{versions['numpy']}; kernels {core.get('kernels')}, {core.get('blas')}; "
-        f"{environment['date'][:10]}"
-    )
+from results_machine import machine_line
+from results_search import SEARCH_SECTIONS
 
 
 def commongen_section(result: dict[str, Any], source: str) -> list[str]:
@@ -159,14 +142,6 @@ def engine_section(result: dict[str, Any], source: str) -> list[str]:
     return lines
 
 
-def _pivot(rows: list[dict[str, Any]], key: str) -> dict[Any, dict[str, Any]]:
-    """Rows by the value of `key`, then by mode; both in the order of the rows."""
-    table: dict[Any, dict[str, Any]] = {}
-    for row in rows:
-        table.setdefault(row[key], {})[row["mode"]] = row
-    return table
-
-
 def scaling_section(result: dict[str, Any], source: str) -> list[str]:
     """What a pass costs against batch, threads and context."""
     settings, rows = result["settings"], result["rows"]
@@ -208,208 +183,11 @@ def scaling_section(result: dict[str, Any], source: str) -> list[str]:
     return [*lines, "", f"{machine_line(result['environment'])} (`{source}`)."]
 
 
-# --- the search -----------------------------------------------------------------------
-
-NAIVE, LLAMA = "naive", "llama.cpp naive"
-
-
-def _search_caption(result: dict[str, Any]) -> str:
-    settings = result["settings"]
-    return (
-        f"{settings['model']} (`{settings['model_file']}`, {settings['compute']}), "
-        f"CommonGen, max_new_tokens={settings['max_new_tokens']}, "
-        f"{settings['threads']} threads"
-    )
-
-
-def _search_source(result: dict[str, Any], source: str) -> str:
-    facts = result["llama.cpp"]
-    peer = facts.get("missing")
-    if not peer:
-        peer = f"llama-cpp-python {facts['version']}, {facts['settings']}"
-    where = machine_line(result["environment"])
-    return f"{where} (`{source}`). Over llama.cpp: {peer}."
-
-
-def _cell(row: dict[str, Any] | None, name: str, form: str) -> str:
-    value = None if row is None else row.get(name)
-    return "" if value is None else format(value, form)
-
-
-def _check_line(result: dict[str, Any]) -> str:
-    check, mode = result["check"], result["settings"]["mode"]
-    if not check["n_compared"]:
-        return "No text was compared with the naive search's."
-    n_same = check["n_compared"] - len(check["differences"])
-    return (
-        f"Tokens, log-probs and scores of {mode} and naive mode are equal in {n_same} "
-        f"of {check['n_compared']} texts that both wrote."
-    )
-
-
-def search_headline(result: dict[str, Any], source: str) -> list[str]:
-    """What README says: slowdown beside the naive searches, and what it buys."""
-    mode, rows = result["settings"]["mode"], result["rows"]
-    plain, table = rows[0], _pivot(rows[1:], "setting")
-    modes = [mode] if mode == NAIVE else [mode, NAIVE]
-    shown = [*modes, LLAMA]
-    names = [f"{m} mode" for m in modes] + ["naive over llama.cpp", "times faster"]
-    lines = [
-        f"**DeAL**, {_search_caption(result)}: wall time per token, as a multiple of "
-        f"this engine's plain greedy decoding, median over {plain['n']} word sets.",
-        "",
-        "| search | " + " | ".join(names) + " | all words used |",
-        "| --- |" + " ---: |" * (len(names) + 1),
-        "| plain greedy | 1 |"
-        + " |" * (len(names) - 1)
-        + f" {plain['coverage_hard']:.2f} |",
-    ]
-    for setting, cells in table.items():
-        slow = " | ".join(_cell(cells.get(m), "slowdown", ".1f") for m in shown)
-        faster = _cell(cells.get(LLAMA), "times", ".1f")
-        hard = _cell(cells.get(mode), "coverage_hard", ".2f")
-        lines.append(f"| {setting} | {slow} | {faster} | {hard} |")
-    counts = {m: {c[m]["n"] for c in table.values() if m in c} for m in shown[1:]}
-    sizes = ", ".join(f"{m}: {max(n)}" for m, n in counts.items() if n)
-    notes = f"Word sets decoded, where fewer: {sizes}. " if sizes else ""
-    lines += ["", notes + _check_line(result)]
-    return [*lines, "", _search_source(result, source)]
-
-
-def search_section(result: dict[str, Any], source: str) -> list[str]:
-    """Slowdown beside the goals, and where the work went."""
-    lines = search_headline(result, source)
-    mode, rows = result["settings"]["mode"], result["rows"]
-    lines[-2:-2] = ["", *_search_goals(rows, mode), "", *_search_work(rows)]
-    return lines
-
-
-def _search_goals(rows: list[dict[str, Any]], mode: str) -> list[str]:
-    lines = [
-        f"| search | {mode} mode | goal | without the prompt | times faster than naive "
-        "over llama.cpp | goal |",
-        "| --- |" + " ---: |" * 5,
-    ]
-    for setting, cells in _pivot(rows[1:], "setting").items():
-        ours = cells.get(mode)
-        lines.append(
-            f"| {setting} | {_cell(ours, 'slowdown', '.2f')} "
-            f"| {_cell(ours, 'goal', 'g')} | {_cell(ours, 'slowdown_decode', '.2f')} "
-            f"| {_cell(cells.get(LLAMA), 'times', '.1f')} "
-            f"| {_cell(ours, 'goal_times', 'g')} |"
-        )
-    return lines
-
-
-def _search_work(rows: list[dict[str, Any]]) -> list[str]:
-    lines = [
-        "| search | mode | sets | ms per token | tokens evaluated per token | passes "
-        "per token | won by the likeliest | candidates rolled out | words used (soft) "
-        "| all words used (hard) | log-prob per token |",
-        "| --- | --- |" + " ---: |" * 9,
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row['setting']} | {row['mode']} | {row['n']} "
-            f"| {1e3 * row['seconds_per_token']:.1f} "
-            f"| {row['forward_tokens_per_token']:.1f} "
-            f"| {row['forward_passes_per_token']:.2f} "
-            f"| {_cell(row, 'top_wins', '.2f')} | {_cell(row, 'rolled_out', '.2f')} "
-            f"| {row['coverage_soft']:.2f} | {row['coverage_hard']:.2f} "
-            f"| {row['logprob_per_token']:.2f} |"
-        )
-    for row in rows:
-        shares = row.get("shares_of_candidates")
-        if shares:
-            parts = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
-            lines += [
-                "",
-                f"{row['setting']}, {row['mode']}, of all candidates: {parts}.",
-            ]
-    told: list[Any] = []
-    for row in rows:
-        if row.get("same_text") is None or row["search"] in told:
-            continue  # settings that differ in the reward alone share a run there
-        told.append(row["search"])
-        text = (
-            f"{row['setting']}, over llama.cpp: the same text as naive mode's in "
-            f"{row['same_text']:.0%} of the sets; {row['same_start']:.0%} of the "
-            "tokens come before the first that differs."
-        )
-        if row.get("same_decisions") is not None:
-            text += (
-                f" After the same beginnings, {row['same_decisions']:.0%} of the "
-                "decisions are the same."
-            )
-        lines += ["", text]
-    return lines
-
-
-def search_sweep(result: dict[str, Any], source: str) -> list[str]:
-    """Slowdown against one setting at a time."""
-    if not result.get("sweep"):
-        raise MissingPart("was measured without --sweep")
-    rows = result["sweep"]
-    modes = list(dict.fromkeys(row["mode"] for row in rows))
-    lines = [
-        f"**Sweep**, {_search_caption(result)}: slowdown over plain greedy decoding; "
-        "what a row does not name is that of the first search above.",
-        "",
-        "| | sets | " + " | ".join(f"{m} mode" for m in modes) + " | tokens evaluated "
-        "per token | all words used |",
-        "| --- |" + " ---: |" * (len(modes) + 3),
-    ]
-    for axis in dict.fromkeys(row["against"] for row in rows):
-        points = _pivot([row for row in rows if row["against"] == axis], "value")
-        for value, cells in points.items():
-            slow = " | ".join(_cell(cells.get(m), "slowdown", ".2f") for m in modes)
-            ours = cells[modes[0]]
-            lines.append(
-                f"| {axis}={value:g} | {ours['n']} | {slow} "
-                f"| {ours['forward_tokens_per_token']:.1f} "
-                f"| {ours['coverage_hard']:.2f} |"
-            )
-    return [*lines, "", _search_source(result, source)]
-
-
-def search_ablation(result: dict[str, Any], source: str) -> list[str]:
-    """The exact mode without some of its tricks."""
-    if not result.get("ablation"):
-        raise MissingPart("was measured without --ablation")
-    rows = result["ablation"]
-    settings = list(dict.fromkeys(row["setting"] for row in rows))
-    by_variant: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        by_variant.setdefault(row["variant"], {})[row["setting"]] = row
-    lines = [
-        f"**Ablation**, {_search_caption(result)}: slowdown over plain greedy "
-        "decoding, and tokens evaluated per token.",
-        "",
-        "| tricks | " + " | ".join(settings) + " |",
-        "| --- |" + " ---: |" * len(settings),
-    ]
-    for variant, cells in by_variant.items():
-        texts = [_ablation_cell(cells.get(setting)) for setting in settings]
-        lines.append(f"| {variant} | " + " | ".join(texts) + " |")
-    return [*lines, "", _search_source(result, source)]
-
-
-def _ablation_cell(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    if "refused" in row:
-        return "not possible"
-    return f"{row['slowdown']:.2f} ({row['forward_tokens_per_token']:.1f})"
-
-
 # Benchmark and variant, as a marker names it, to what writes it.
 SECTIONS: dict[tuple[str, str], Callable[[dict[str, Any], str], list[str]]] = {
     ("commongen", ""): commongen_section,
     ("engine", ""): engine_section,
     ("fidelity", ""): fidelity_section,
     ("scaling", ""): scaling_section,
-    ("search", ""): search_section,
-    ("search", "headline"): search_headline,
-    ("search", "sweep"): search_sweep,
-    ("search", "ablation"): search_ablation,
+    **SEARCH_SECTIONS,
 }

@@ -23,8 +23,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 import make_results_table as tables  # noqa: E402
 
 from benchmarks import commongen, scaling, search, search_runs  # noqa: E402
+from benchmarks.cost_model import Curve  # noqa: E402
 from benchmarks.coverage import coverage  # noqa: E402
 from benchmarks.llama_deal import NaiveSearch, top_candidates  # noqa: E402
+from benchmarks.search_settings import (  # noqa: E402
+    GRIDS,
+    MODES,
+    SETTINGS,
+    sweep_settings,
+)
 
 ENVIRONMENT = {
     "date": "2026-01-02T03:04:05+00:00",
@@ -32,6 +39,12 @@ ENVIRONMENT = {
     "commit": {"id": "0123456789abcdef", "is_dirty": False},
     "versions": {"deal-lm": "1", "python": "3", "numpy": "2", "core": {}},
 }
+
+
+STATS = [f.name for f in fields(deal.Stats)]
+COUNTS = {"n_prompt_tokens": 10, "n_forward_tokens": 30, "n_forward_passes": 3}
+COUNTS["seconds_total"] = 1.0
+CURVE = Curve((1, 2, 4), (1.0, 1.5, 3.5), 20.0)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +163,10 @@ def record(
         "score": 1.0,
         "seconds": seconds,
         "seconds_prefill": [0.5] * len(seconds),
-        "stats": {"n_forward_tokens": 3 * n_tokens, "n_rollouts": 2, "n_pruned": 4},
+        "stats": dict.fromkeys(STATS, 0)
+        | {"n_forward_tokens": 3 * n_tokens, "n_forward_passes": n_tokens}
+        | {"n_prompt_tokens": n_tokens, "n_rollouts": 2, "n_pruned": 4}
+        | {"seconds_total": 1.0},
         "coverage_soft": 0.5,
         "coverage_hard": 0.0,
         "n_decisions": n_tokens,
@@ -185,7 +201,7 @@ def test_summary() -> None:
 
 
 def test_differences_from_naive_are_found() -> None:
-    setting = search.SETTINGS[0].name
+    setting = SETTINGS[0].name
     records = [
         record(i, (setting, mode), [1.0], 3)
         for i in ("1", "2")
@@ -231,7 +247,8 @@ def test_switches_are_read_from_the_settings() -> None:
         (["--data", "x", "--mode", "fast"], "mode: expected one of"),
         (["--data", "x", "--mode", "naive", "--n", "0"], "--n: expected at least 1"),
         (["--data", "x", "--mode", "naive", "--n-llama", "-1"], "--n-llama: expected"),
-        (["--data", "x", "--mode", "naive", "--plot", "y"], "what --sweep measures"),
+        (["--data", "x", "--mode", "naive", "--plot", "y"], "what --sweep, --ablation"),
+        (["--data", "x", "--modes", "--n-modes", "0"], "--n-modes: expected"),
     ],
 )
 def test_arguments(
@@ -254,13 +271,14 @@ class StubModel:
 
     def __init__(self) -> None:
         self.searches: list[Any] = []
+        self.asked: list[dict[str, Any]] = []
 
     def chat(self, messages: Any, **options: Any) -> deal.Generation:
         rewards = options.get("rewards")
         self.searches.append(options.get("search"))
+        self.asked.append(options)
         text = "A cat." if rewards is None else "The dog saw it."
         scores = deal.rewards.as_reward(rewards).score([text]) if rewards else [0.0]
-        names = [f.name for f in fields(deal.Stats)]
         candidates = tuple(
             Candidate(0, i, -1.0 - i, (), 0.0, {}, 0.0, (0.0, 0.0), False, i == 0)
             for i in (1, 0)
@@ -273,7 +291,7 @@ class StubModel:
             rewards={},
             score=scores[0],
             finish_reason="stop",
-            stats=deal.Stats(**dict.fromkeys(names, 0) | {"n_forward_tokens": 30}),
+            stats=deal.Stats(**dict.fromkeys(STATS, 0) | COUNTS),
             trace=() if rewards is None else (Decision(0, candidates),),
         )
 
@@ -282,6 +300,7 @@ class StubModel:
 def stub(monkeypatch: pytest.MonkeyPatch) -> StubModel:
     model = StubModel()
     monkeypatch.setattr(deal, "load", lambda *args, **kwargs: model)
+    monkeypatch.setattr(search, "measure_curve", lambda lm: CURVE)
     return model
 
 
@@ -299,11 +318,12 @@ def test_whole_run(stub: StubModel, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "benchmarks" / "results" / "search.json"
     arguments = ["--data", str(data), "--mode", "naive", "--peers", "none", "--sweep"]
     arguments += ["--n", "2", "--rounds", "1", "--n-sweep", "1", "--json", str(out)]
+    arguments += ["--modes", "--n-modes", "2"]
     assert search.main(arguments) == 0
     result = json.loads(out.read_text())
     plain, *rows = result["rows"]
     assert plain["mode"] == "plain" and plain["coverage_hard"] == 0.0
-    assert [row["setting"] for row in rows] == [s.name for s in search.SETTINGS]
+    assert [row["setting"] for row in rows] == [s.name for s in SETTINGS]
     for row in rows:
         assert row["n"] == 2 and row["coverage_hard"] == 1.0
         assert row["forward_tokens_per_token"] == 10.0
@@ -313,9 +333,28 @@ def test_whole_run(stub: StubModel, data: Path, tmp_path: Path) -> None:
         for r in search_runs.pick(result["items"], search_runs.PLAIN).values()
     )
     points = [(row["against"], row["value"]) for row in result["sweep"]]
-    assert points == [(axis, v) for axis, grid in search.GRIDS.items() for v in grid]
-    assert {s.num_beams for s in stub.searches if s} == {1, 2, 4, 8}
+    assert points == [(axis, v) for axis, grid in GRIDS.items() for v in grid]
+    assert {s.num_beams for s in stub.searches if s} == {1, 2, 4, 8, 16}
     assert "not measured" in tables.results_text(out)
+    assert result["cost"]["rows"] == [1, 2, 4]
+    modes = {row["setting"]: row for row in result["modes"]}
+    assert list(modes) == ["plain greedy", *(mode.name for mode in MODES)]
+    assert modes["plain greedy"]["score"] == -2.0  # no word is used
+    assert modes["best of 4"]["score"] == modes["commit=2"]["score"] == 2.0
+    assert modes["best of 4"]["mode"] == "segment"
+    drawn = [o["sampling"] for o in stub.asked if "sampling" in o]
+    assert {s.seed for s in drawn} == {0, 1}  # of the item
+    assert {o["num_beams"] for o in stub.asked if "num_beams" in o} == {4}
+
+
+def test_settings_have_names_of_their_own() -> None:
+    assert len({s.name for s in SETTINGS}) == len(SETTINGS)
+    assert len({s.name for s in MODES}) == len(MODES)
+    by_name: dict[str, Any] = {}
+    for (axis, value), setting in sweep_settings():
+        assert setting.search[axis] == value
+        assert by_name.setdefault(setting.name, setting.search) == setting.search
+    assert len(by_name) == sum(map(len, GRIDS.values())) - len(GRIDS) + 1
 
 
 @dataclass(frozen=True)
@@ -349,7 +388,7 @@ def test_ablation(stub: StubModel, data: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def search_result() -> dict[str, Any]:
     """A result as benchmarks.search makes it, of made-up runs."""
-    names = [setting.name for setting in search.SETTINGS]
+    names = [setting.name for setting in SETTINGS]
     records = [
         record("1", search_runs.PLAIN, [1.0], 10),
         record("1", (names[0], "exact"), [1.6], 10, coverage_hard=1.0),
@@ -362,7 +401,9 @@ def search_result() -> dict[str, Any]:
         del llama[unknown]
     records.append(llama)
     points = [("top_k", 2), ("top_k", 5), ("num_beams", 4)]
-    row = search_runs.summary(records, (names[0], "exact"))
+    row = search_runs.summary(records, (names[0], "exact"), CURVE)
+    plain = search_runs.summary(records, search_runs.PLAIN, CURVE)
+    modes = [("exact", "exact"), ("commit=2", "exact"), ("best of 4", "segment")]
     return {
         "benchmark": "search",
         "environment": ENVIRONMENT,
@@ -375,13 +416,16 @@ def search_result() -> dict[str, Any]:
             "mode": "exact",
         },
         "llama.cpp": {"version": "0.3", "settings": "2 threads"},
-        "rows": search.rows_of(records, "exact"),
+        "cost": CURVE.as_dict(),
+        "rows": search.rows_of(records, "exact", CURVE),
         "check": search.differences(records, "exact"),
         "sweep": [{"against": a, "value": v} | row for a, v in points],
         "ablation": [
             row | {"setting": names[0], "variant": "all"},
             {"setting": names[0], "variant": "only bounds", "refused": "needs reuse"},
         ],
+        "modes": [plain | {"score": -3.0}]
+        + [row | {"setting": s, "mode": m, "score": -4.5} for s, m in modes],
     }
 
 
@@ -410,14 +454,40 @@ def test_search_tables(tmp_path: Path) -> None:
     ablation = tables.results_text(path, "ablation")
     assert "| all | 1.60 (3.0) |" in ablation
     assert "| only bounds | not possible |" in ablation
-    for text in (head, whole, sweep, ablation):
-        rows = [line for line in text.split("\n\n")[1].splitlines() if line]
-        assert len({line.count("|") for line in rows}) == 1
+    assert "n_pruned" not in whole and "| pruned |" in whole
+    assert "| keywords, k=5, l=16 | exact | 1 | 160.0 | 3.0 | 1.00 |" in whole
+    assert "| keywords, k=5, l=16 | 0.00 | 0.40 | 0.00 |" in whole
+    modes = tables.results_text(path, "modes")
+    assert "| plain greedy | 3.0 | 1.00 | 100.0 |" in modes
+    assert "| best of 4 | 3.0 | 1.60 | 160.0 | 1.00 | 0.50 | 1.00 | -1.00 |" in modes
+    cost = tables.results_text(path, "cost")
+    assert "| ms, measured | 1000.00 | 1500.00 | 3500.00 |" in cost
+    assert "| keywords, k=5, l=16 | exact | 0.90 | 2.2 | 1.00 | 1.60 | 0.62 |" in cost
+    assert cost.count("| exact | exact |") == 0 and "| commit=2 | exact |" in cost
+    assert "Over the 4 points" in cost
+    for part, text in {"sweep": sweep, "ablation": ablation, "modes": modes}.items():
+        assert f"(img/search-{part}.svg)" in text
+    for text in (head, whole, sweep, ablation, modes, cost):
+        for block in text.split("\n\n"):
+            rows = [line for line in block.splitlines() if line.startswith("|")]
+            assert len({line.count("|") for line in rows}) <= 1
+
+
+def test_tables_of_parts_that_were_not_measured(tmp_path: Path) -> None:
+    result = search_result()
+    for part in ("sweep", "ablation", "modes", "cost"):
+        del result[part]
+    path = write(tmp_path, "search", result)
+    assert "--sweep" in tables.results_text(path, "sweep")
+    assert "--ablation" in tables.results_text(path, "ablation")
+    assert "--modes" in tables.results_text(path, "modes")
+    assert "Not measured" in tables.results_text(path, "cost")
 
 
 def test_search_report_tells_all() -> None:
     text = search.report(search_result())
-    for part in ("goal 1.7", "37.5 times ours", "top_k=2", "needs reuse", "1 texts"):
+    parts = ("goal 1.7", "37.5 times ours", "top_k=2", "needs reuse", "1 texts")
+    for part in (*parts, "best of 4", "score -4.50"):
         assert part in text
 
 
@@ -464,7 +534,9 @@ def test_documents_are_filled(tmp_path: Path) -> None:
     assert faults[1:] == ["docs/performance.md: results differ from benchmarks/results"]
     assert "| 300 |" in page.read_text()
     readme.write_text(block.format("search sweep", ""))
-    assert "measured without --sweep" in tables.update(tmp_path, is_check=True)[0]
+    tables.update(tmp_path, is_check=False)
+    assert "run `python -m benchmarks.search` with `--sweep`" in readme.read_text()
+    assert tables.update(tmp_path, is_check=True) == [message]
     readme.write_text(block.format("search tail", ""))
     assert "no table for part 'tail'" in tables.update(tmp_path, is_check=True)[0]
     for broken in (
@@ -484,6 +556,7 @@ def test_plots(tmp_path: Path) -> None:
     path.write_text(json.dumps(result))
     arguments = ["--from-json", str(path), "--plot", str(tmp_path)]
     assert search.main(arguments) == 0
-    assert "<svg" in (tmp_path / "search-sweep.svg").read_text()
+    for part in ("sweep", "ablation", "modes"):
+        assert "<svg" in (tmp_path / f"search-{part}.svg").read_text()
     scaling.plot(scaling_result(), tmp_path)
     assert (tmp_path / "batch.svg").stat().st_size > 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from generation import PROMPT, key
+from kv_cells import page_size
 from tiny_model import TinyConfig, make_tiny, write_gguf
 
 import deal
@@ -21,13 +22,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("kv") / "tiny.gguf"
     write_gguf(make_tiny(TinyConfig(seed=0)), path)
     return path
-
-
-def page_size(lm: deal.Model) -> int:
-    """Bytes of 64 cells: heads are padded to 16 numbers, the final state is f32."""
-    h = lm.hparams
-    head = (h.head_dim + 15) // 16 * 16 * {"f32": 4, "f16": 2}[lm.kv_type]
-    return 64 * (2 * h.n_layer * h.n_head_kv * head + 4 * h.n_embd)
 
 
 @pytest.mark.parametrize("kv_type", ["f32", "f16"])
