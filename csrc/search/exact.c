@@ -46,6 +46,7 @@ deal_exact_new(deal_search *search, deal_error *err)
     x->lows = deal_alloc(n_live, sizeof *x->lows);
     x->order = deal_alloc(n_slot, sizeof *x->order);
     x->asked = deal_alloc(n_slot, sizeof *x->asked);
+    x->beginning = deal_alloc(n_slot, sizeof *x->beginning);
     x->seconds = deal_alloc_zero(n_reward, sizeof *x->seconds);
     x->path = deal_alloc(n_live, sizeof *x->path);
     x->slack = deal_alloc(n_live, sizeof *x->slack);
@@ -54,15 +55,19 @@ deal_exact_new(deal_search *search, deal_error *err)
     x->stay_rate = 0.5;
     if (!x->at || !x->next_at || !x->has_last || !x->next_has_last ||
         !x->next_candidate || !x->next_low || !x->next_high || !x->outlook ||
-        !x->ends || !x->flags || !x->lows || !x->order || !x->asked || !x->seconds ||
-        !x->path || !x->slack)
+        !x->ends || !x->flags || !x->lows || !x->order || !x->asked || !x->beginning ||
+        !x->seconds || !x->path || !x->slack)
         return deal_fail_memory(err, "exact search");
     for (size_t i = 0; i < n_slot; i++) {
         x->outlook[i].reward_low = x->ends + 2 * n_reward * i;
         x->outlook[i].reward_high = x->outlook[i].reward_low + n_reward;
         x->outlook[i].is_scored = x->flags + n_reward * i;
     }
-    x->is_whole = (search->request.params.tricks & DEAL_TRICK_BOUNDS) == 0;
+    x->is_whole = (search->request.params.tricks & DEAL_TRICK_BOUNDS) == 0 ||
+                  !deal_reward_set_is_pure(&search->rewards);
+    for (int32_t j = 0; j < search->rewards.n_reward; j++)
+        x->bounds_texts =
+            x->bounds_texts || deal_reward_set_bounds_texts(&search->rewards, j);
     // Room for what a decision and the rows ahead of it keep, so that steps allocate
     // nothing; what would be too much at once grows as it comes.
     size_t len = (size_t)deal_exact_rollout_len(search) + 2;
@@ -86,7 +91,7 @@ deal_exact_free(deal_exact *x)
         x->at,       x->next_at,   x->has_last,  x->next_has_last, x->next_candidate,
         x->next_low, x->next_high, x->outlook,   x->ends,          x->flags,
         x->lows,     x->order,     x->asked,     x->seconds,       x->path,
-        x->slack,    x->row,       x->row_token, x->row_logit,
+        x->slack,    x->row,       x->row_token, x->row_logit,     x->beginning,
     };
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         deal_free(block[i]);
@@ -179,8 +184,8 @@ expand(deal_search *search, deal_error *err)
     deal_memo_trim(&search->rewards.memo);
     for (int32_t i = 0; i < search->n_candidate; i++) {
         deal_outlook *outlook = &x->outlook[i];
-        DEAL_TRY(deal_reward_set_bounds(&search->rewards, NULL, 0, outlook->reward_low,
-                                        outlook->reward_high, err));
+        deal_reward_set_range(&search->rewards, outlook->reward_low,
+                              outlook->reward_high);
         memset(outlook->is_scored, 0,
                (size_t)search->rewards.n_reward * sizeof *outlook->is_scored);
         outlook->is_needed = outlook->was_needed = outlook->has_rows = false;
@@ -191,8 +196,10 @@ expand(deal_search *search, deal_error *err)
             break;
         DEAL_TRY(deal_rows_follow(search, i, err));
         search->stats.n_reused_tokens += search->slot[i].n_token - n_before;
-        outlook->reach = outlook->high;
     }
+    DEAL_TRY(deal_outlook_bound(search, err));
+    for (int32_t i = 0; i < search->n_candidate; i++)
+        x->outlook[i].reach = x->outlook[i].high;
     x->has_pooled = false;
     x->bar = -INFINITY;
     return DEAL_OK;

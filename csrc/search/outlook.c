@@ -87,6 +87,18 @@ score_states(deal_search *search, int32_t i, deal_error *err)
     return DEAL_OK;
 }
 
+// Tokens that may follow the final text of a rollout that goes on; what is pending
+// comes on top.
+static int32_t
+n_tokens_left(const deal_search *search, int32_t i)
+{
+    const deal_hypothesis *slot = &search->slot[i];
+    int32_t n_left = deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
+    int32_t n_room = search->ending.n_new_max - slot->n_token;
+    n_left = n_left < n_room ? n_left : n_room;
+    return n_left + (slot->text.size > slot->final_size);
+}
+
 // Bounds of a rollout that goes on. A stop string may still cut what the states have
 // seen where the text ends with the beginning of one.
 static deal_status
@@ -94,15 +106,13 @@ bound_states(deal_search *search, int32_t i, deal_error *err)
 {
     const deal_hypothesis *slot = &search->slot[i];
     deal_outlook *outlook = &search->exact->outlook[i];
-    int32_t n_left = deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
-    int32_t n_room = search->ending.n_new_max - slot->n_token;
-    n_left = n_left < n_room ? n_left : n_room;
-    n_left += slot->text.size > slot->final_size; // what is pending comes on top
-    bool is_held = deal_stop_held_size(&search->ending.stop, slot->text.data,
-                                       slot->final_size) > 0;
-    return deal_reward_set_bounds(&search->rewards, is_held ? NULL : &slot->states,
-                                  n_left, outlook->reward_low, outlook->reward_high,
-                                  err);
+    if (deal_stop_held_size(&search->ending.stop, slot->text.data, slot->final_size) >
+        0)
+        return DEAL_OK;
+    outlook->has_grown = search->exact->bounds_texts;
+    return deal_reward_set_bound_states(&search->rewards, &slot->states,
+                                        n_tokens_left(search, i), outlook->reward_low,
+                                        outlook->reward_high, err);
 }
 
 static void
@@ -123,6 +133,8 @@ put_range(deal_search *search, int32_t i)
         outlook->high = logprob + weight * outlook->h_low;
     }
     outlook->is_exact = outlook->low == outlook->high;
+    search->slot[i].score = outlook->low;
+    search->slot[i].h = outlook->h_low;
 }
 
 static deal_status
@@ -154,25 +166,81 @@ deal_outlook_update(deal_search *search, int32_t i, deal_error *err)
     outlook->is_complete =
         slot->finish != DEAL_FINISH_NONE ||
         deal_exact_n_rolled(search, i) >= deal_exact_rollout_len(search);
-    if (outlook->is_complete)
-        DEAL_TRY(score_states(search, i, err));
-    else if (!x->is_whole)
-        DEAL_TRY(bound_states(search, i, err));
-    if (outlook->is_complete && is_all_scored(search, outlook))
-        return put_whole(search, i, err);
+    outlook->has_grown = false;
     if (x->is_whole) {
+        if (outlook->is_complete && is_all_scored(search, outlook))
+            return put_whole(search, i, err);
         outlook->low = outlook->h_low = -INFINITY;
         outlook->high = outlook->h_high = INFINITY;
         outlook->is_exact = false;
         return DEAL_OK;
     }
+    if (outlook->is_complete)
+        DEAL_TRY(score_states(search, i, err));
+    else
+        DEAL_TRY(bound_states(search, i, err));
+    if (outlook->is_complete && is_all_scored(search, outlook))
+        return put_whole(search, i, err);
     put_range(search, i);
-    search->slot[i].score = outlook->low;
-    search->slot[i].h = outlook->h_low;
     return DEAL_OK;
 }
 
 // --- rewards on texts ----------------------------------------------------------------
+
+deal_status
+deal_outlook_bound(deal_search *search, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    size_t n = 0;
+    for (int32_t i = 0; i < search->n_candidate; i++) {
+        deal_outlook *outlook = &x->outlook[i];
+        const deal_hypothesis *slot = &search->slot[i];
+        if (!outlook->has_grown)
+            continue;
+        outlook->has_grown = false;
+        x->beginning[n] = (deal_reward_beginning){
+            .text = {.text = slot->final_size ? (const char *)slot->text.data : "",
+                     .size = slot->final_size,
+                     .n_tokens = slot->n_token},
+            .n_tokens_left = n_tokens_left(search, i),
+            .low = outlook->reward_low,
+            .high = outlook->reward_high,
+        };
+        x->asked[n++] = i;
+    }
+    for (int32_t j = 0; j < search->rewards.n_reward && n > 0; j++)
+        if (deal_reward_set_bounds_texts(&search->rewards, j))
+            DEAL_TRY(
+                deal_reward_set_bound_texts(&search->rewards, j, x->beginning, n, err));
+    for (size_t c = 0; c < n; c++)
+        put_range(search, x->asked[c]);
+    return DEAL_OK;
+}
+
+// Scores all candidates with the call that naive makes.
+static deal_status
+ask_whole(deal_search *search, bool *is_asked, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    size_t n = (size_t)search->n_candidate;
+    *is_asked = false;
+    for (size_t i = 0; i < n; i++)
+        if (!x->outlook[i].is_complete || x->outlook[i].is_exact)
+            return DEAL_OK;
+    DEAL_TRY(deal_search_reserve_cases(search, n, err));
+    for (size_t i = 0; i < n; i++)
+        DEAL_TRY(deal_hypothesis_case(&search->slot[i], &search->rewards,
+                                      &search->cases[i], err));
+    DEAL_TRY(deal_reward_set_score(&search->rewards, search->cases, n, err));
+    for (int32_t i = 0; i < search->n_candidate; i++) {
+        for (int32_t j = 0; j < search->rewards.n_reward; j++)
+            DEAL_TRY(
+                put_score(search, &x->outlook[i], j, search->slot[i].reward[j], err));
+        DEAL_TRY(put_whole(search, i, err));
+    }
+    *is_asked = true;
+    return DEAL_OK;
+}
 
 // The cheapest reward that was not asked about candidate i yet, or -1.
 static int32_t
@@ -218,6 +286,8 @@ deal_outlook_ask(deal_search *search, bool *is_asked, deal_error *err)
     deal_exact *x = search->exact;
     int32_t i_reward = -1;
     size_t n = 0;
+    if (x->is_whole)
+        return ask_whole(search, is_asked, err);
     for (int32_t i = 0; i < search->n_candidate; i++) {
         const deal_outlook *outlook = &x->outlook[i];
         if (!outlook->is_needed || !outlook->is_complete || next_reward(search, i) < 0)
@@ -235,6 +305,9 @@ deal_status
 deal_outlook_score(deal_search *search, int32_t i, deal_error *err)
 {
     int32_t i_reward;
+    bool is_asked;
+    if (search->exact->is_whole)
+        return ask_whole(search, &is_asked, err);
     while ((i_reward = next_reward(search, i)) >= 0) {
         search->exact->asked[0] = i;
         DEAL_TRY(ask(search, i_reward, 1, err));
