@@ -87,20 +87,18 @@ score_states(deal_search *search, int32_t i, deal_error *err)
     return DEAL_OK;
 }
 
-// Tokens that may follow the final text of a rollout that goes on; what is pending
-// comes on top.
+// Tokens that may still follow in a rollout that goes on.
 static int32_t
 n_tokens_left(const deal_search *search, int32_t i)
 {
-    const deal_hypothesis *slot = &search->slot[i];
     int32_t n_left = deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
-    int32_t n_room = search->ending.n_new_max - slot->n_token;
-    n_left = n_left < n_room ? n_left : n_room;
-    return n_left + (slot->text.size > slot->final_size);
+    int32_t n_room = search->ending.n_new_max - search->slot[i].n_token;
+    return n_left < n_room ? n_left : n_room;
 }
 
 // Bounds of a rollout that goes on. A stop string may still cut what the states have
-// seen where the text ends with the beginning of one.
+// seen where the text ends with the beginning of one. What is pending comes with one of
+// the tokens that follow, or on top of them.
 static deal_status
 bound_states(deal_search *search, int32_t i, deal_error *err)
 {
@@ -110,9 +108,9 @@ bound_states(deal_search *search, int32_t i, deal_error *err)
         0)
         return DEAL_OK;
     outlook->has_grown = search->exact->bounds_texts;
-    return deal_reward_set_bound_states(&search->rewards, &slot->states,
-                                        n_tokens_left(search, i), outlook->reward_low,
-                                        outlook->reward_high, err);
+    int32_t n_left = n_tokens_left(search, i) + (slot->text.size > slot->final_size);
+    return deal_reward_set_bound_states(&search->rewards, &slot->states, n_left,
+                                        outlook->reward_low, outlook->reward_high, err);
 }
 
 static void
@@ -198,11 +196,12 @@ deal_outlook_bound(deal_search *search, deal_error *err)
         if (!outlook->has_grown)
             continue;
         outlook->has_grown = false;
+        int32_t n_pending = deal_detok_n_pending(&slot->detok); // not in the text yet
         x->beginning[n] = (deal_reward_beginning){
             .text = {.text = slot->final_size ? (const char *)slot->text.data : "",
                      .size = slot->final_size,
-                     .n_tokens = slot->n_token},
-            .n_tokens_left = n_tokens_left(search, i),
+                     .n_tokens = slot->n_token - n_pending},
+            .n_tokens_left = n_tokens_left(search, i) + n_pending,
             .low = outlook->reward_low,
             .high = outlook->reward_high,
         };
