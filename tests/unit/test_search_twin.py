@@ -399,7 +399,7 @@ def test_impure_rewards_are_asked_as_naive_asks(search_table: Program) -> None:
             raise AssertionError(f"case {i}: {problems[i]}") from error
         for side, answer in enumerate(pair):
             n_passes[side] += answer["stats"]["n_forward_passes"]
-    assert n_passes[1] < 0.8 * n_passes[0]  # rollouts are reused all the same
+    assert n_passes[1] < 0.95 * n_passes[0]  # rollouts are reused all the same
 
 
 def test_impure_rewards_follow_the_twin(search_table: Program) -> None:
