@@ -94,17 +94,17 @@ typedef struct deal_reward {
 
     // Form on texts: ranges low and high (n_texts,) of the scores that completions
     // which begin with these texts can still get when at most `n_tokens_left[i]` tokens
-    // follow, ended or not; is_finished is 0. The score is asked for later, of a text
-    // that may end anywhere after the beginning. NULL: [low, high].
+    // follow, ended or not. The texts are final, their is_finished 0; tokens whose text
+    // is still pending count among those that follow. NULL: [low, high].
     int (*bounds_texts)(void *self, const char *prompt, size_t prompt_size,
                         const deal_reward_text *texts, const int32_t *n_tokens_left,
                         int32_t n_texts, double *low, double *high, char *message);
 
     // 1: the same text may score differently when it is asked again, by a counter or a
-    // draw. Then nothing is memoised or left out, and no bounds are asked: in every mode
-    // of a search, score or score_texts is called for just the completions that the
-    // naive search scores, in its order and its batches. Only that is promised: states
-    // are made, forked and advanced as the search likes, also in vain.
+    // draw. Then nothing is memoised and no bounds are asked, and mode "exact" calls
+    // score or score_texts for just the completions that mode "naive" scores, in its
+    // order and its batches. Only that is promised: states are made, forked and
+    // advanced as the search likes, also in vain.
     int32_t is_impure;
 } deal_reward;
 

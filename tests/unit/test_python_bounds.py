@@ -8,6 +8,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tiny_model import TinyConfig, make_tiny, write_gguf
 import deal
 from deal import _core
 
+ROOT = Path(__file__).parents[2]
 SEARCH = deal.Search(top_k=4, lookahead=6, reward_weight=4.0)
 NAIVE = dataclasses.replace(SEARCH, mode="naive")
 SEARCHES = [
@@ -101,7 +103,9 @@ def test_bounds_spare_rollouts_and_scores(lm: deal.Model) -> None:
     for prompt in PROMPTS:
         plain = Asked()
         only_range = deal.reward(plain.score, range=(0, 1), name="asked")
-        given = {"max_new_tokens": 24, "search": SEARCH}
+        exact = deal.Exact(drafts=False, speculation=False)  # what hangs on clocks
+        search = dataclasses.replace(SEARCH, exact=exact)
+        given = {"max_new_tokens": 24, "search": search}
         results = [
             lm.generate(prompt, rewards=reward, **given)
             for reward in (only_range, asked.reward())
@@ -112,6 +116,19 @@ def test_bounds_spare_rollouts_and_scores(lm: deal.Model) -> None:
         n_scored[0] += len(plain.scored)
     n_scored[1] = len(asked.scored)
     assert n_scored[1] < n_scored[0] and n_rows[1] < n_rows[0], (n_scored, n_rows)
+
+
+def test_documented_bounds(lm: deal.Model) -> None:
+    text = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(def left_to_say.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {"deal": deal}
+    exec(example.replace("please", "river"), names)
+    for prompt in PROMPTS:
+        given = {"rewards": names["pleading"], "max_new_tokens": 20}
+        r = lm.generate(prompt, search=SEARCH, **given)
+        want = lm.generate(prompt, search=NAIVE, **given)
+        assert decided(r) == decided(want)
+        assert r.stats.n_reward_texts < want.stats.n_reward_texts
 
 
 def test_only_mode_exact_asks_for_bounds(lm: deal.Model) -> None:
