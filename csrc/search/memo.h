@@ -1,8 +1,9 @@
 /* What rewards on texts have answered already, so that no text is asked about twice.
  *
  * The key is all that such a reward is told: text, number of tokens, whether it is
- * finished; for bounds also how many tokens may follow. The memo forgets everything once its texts pass DEAL_MEMO_SIZE_MAX, which
- * bounds its memory; only deal_memo_trim() forgets.
+ * finished; for bounds also how many tokens may follow. The memo forgets everything
+ * once its texts pass DEAL_MEMO_SIZE_MAX, which bounds its memory; only
+ * deal_memo_trim() forgets.
  */
 #ifndef DEAL_SEARCH_MEMO_H
 #define DEAL_SEARCH_MEMO_H
