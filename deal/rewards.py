@@ -16,7 +16,6 @@ Native rewards, :class:`Keywords`, :class:`Length` and third parties' scorers in
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import numbers
 import operator
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deal import _core
+from deal._python_reward import Bounds, accepted_names, checked_range
 
 __all__ = [
     "Keywords",
@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 _UNITS = {"tokens": 0, "characters": 1, "words": 2, "sentences": 3}
-_UNKNOWN = (-math.inf, math.inf)
 
 
 class Reward:
@@ -53,15 +52,20 @@ class Reward:
     name : str
     range : tuple of float
         (low, high) of all scores; infinite where it is not known.
+    pure : bool
+        Whether the same text always scores the same; of a sum, whether all parts do.
     """
 
     __array_ufunc__ = None  # so that numpy.float64(0.5) * reward is left to __rmul__
 
-    def __init__(self, name: str, range: tuple[float, float]) -> None:
+    def __init__(
+        self, name: str, range: tuple[float, float], pure: bool = True
+    ) -> None:
         if not isinstance(name, str) or not name or "\0" in name:
             raise ValueError(f"name: expected a non-empty string, got {name!r}")
         self.name = name
         self.range = range
+        self.pure = pure
 
     def __repr__(self) -> str:
         return f"deal.rewards.{type(self).__name__}({self.name!r})"
@@ -199,7 +203,11 @@ class WeightedSum(Reward):
                 )
             parts.append(Part(_unused(item.name, parts), weight, item))
         self._parts = tuple(parts)
-        super().__init__(" + ".join(_term(part) for part in parts), _range_of(parts))
+        super().__init__(
+            " + ".join(_term(part) for part in parts),
+            _range_of(parts),
+            all(part.reward.pure for part in parts),
+        )
 
     def parts(self) -> tuple[Part, ...]:
         return self._parts
@@ -289,8 +297,10 @@ def reward(
     fn: Callable[..., Any] | None = None,
     *,
     range: tuple[float, float] | None = None,
+    bounds: Callable[..., Any] | None = None,
     name: str | None = None,
     per_text: bool = False,
+    pure: bool = True,
 ) -> Any:
     """Make a reward of a Python function; a decorator, with or without arguments.
 
@@ -303,26 +313,41 @@ def reward(
         ``**kwargs``, as lists with one value for each completion.
     range : (float, float), optional
         Least and greatest score; a score outside raises. Knowing it helps the search.
+    bounds : callable, optional
+        ``bounds(prompt, text, tokens_left)`` returns (low, high) of the scores that a
+        completion can still get which begins with `text`, when at most `tokens_left`
+        tokens follow; it may end anywhere after `text`. Of `reward_kwargs` it gets
+        those that it accepts by name, as single values. Mode "exact" asks it about
+        rollouts that are not complete; a later score outside raises.
     name : str, optional
         Default: the function's name.
     per_text : bool, default=False
         ``fn(text)`` returns the number of one completion.
+    pure : bool, default=True
+        A pure function of prompt and text is asked about each text once, and only where
+        its score matters. One that is not, for it counts or draws, gets the calls of
+        mode "naive" in every mode: the same texts in the same order, also again.
 
     Returns
     -------
     PythonReward
-
-    Notes
-    -----
-    A reward must be a pure function: the search asks for each text once.
 
     References
     ----------
     .. [1] TRL, "GRPO Trainer", section "Using a custom reward function".
     """
     if fn is None:
-        return functools.partial(reward, range=range, name=name, per_text=per_text)
-    return PythonReward(fn, range=range, name=name, per_text=per_text)
+        return functools.partial(
+            PythonReward,
+            range=range,
+            bounds=bounds,
+            name=name,
+            per_text=per_text,
+            pure=pure,
+        )
+    return PythonReward(
+        fn, range=range, bounds=bounds, name=name, per_text=per_text, pure=pure
+    )
 
 
 class PythonReward(Reward):
@@ -333,18 +358,23 @@ class PythonReward(Reward):
         fn: Callable[..., Any],
         *,
         range: tuple[float, float] | None = None,
+        bounds: Callable[..., Any] | None = None,
         name: str | None = None,
         per_text: bool = False,
+        pure: bool = True,
     ) -> None:
         if not callable(fn):
             raise TypeError(f"reward: expected a function, got {fn!r}")
         if name is None:
             name = getattr(fn, "__name__", type(fn).__name__)
-        super().__init__(name, _checked_range(range))
-        if inspect.iscoroutinefunction(fn):
-            raise TypeError(f"reward {name!r}: expected a plain function, got async")
-        self._accepted = frozenset() if per_text else _accepted_names(fn, name)
+        super().__init__(name, checked_range(range), bool(pure))
+        if bounds is not None and not pure:
+            raise ValueError(
+                f"reward {name!r}: bounds: a reward that is not pure is never asked"
+            )
+        self._accepted = accepted_names(fn, name, per_text)
         self._per_text = per_text
+        self._bounds = None if bounds is None else Bounds(bounds, name)
         functools.update_wrapper(self, fn, updated=())
         self._fn = fn
 
@@ -378,42 +408,13 @@ class PythonReward(Reward):
             columns = {name: [value] * n for name, value in row.items()}
             return self._call(texts, [prompt] * n, columns)
 
-        return _core.python_reward(self.name, call, *self.range)
+        bounds = self._bounds and functools.partial(self._bounds, row=row)
+        return _core.python_reward(self.name, call, *self.range, bounds, self.pure)
 
     def _check_columns(self, columns: Mapping[str, Any]) -> None:
         for name in ("completions", "prompts"):
             if name in columns:
                 raise ValueError(f"{name}: no column may have this name")
-
-
-def _checked_range(range: Any) -> tuple[float, float]:
-    if range is None:
-        return _UNKNOWN
-    try:
-        low, high = (float(end) for end in range)
-    except (TypeError, ValueError):
-        raise ValueError(f"range: expected (low, high), got {range!r}") from None
-    if not low <= high:
-        raise ValueError(f"range: expected low <= high, got {range!r}")
-    return low, high
-
-
-def _accepted_names(fn: Callable[..., Any], name: str) -> frozenset[str] | None:
-    """Names that `fn` takes as keywords; None for any."""
-    try:
-        parameters = inspect.signature(fn).parameters.values()
-    except ValueError:  # a builtin that does not tell
-        return None
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    accepted = frozenset(p.name for p in parameters if p.kind in by_name)
-    if "completions" not in accepted:
-        raise TypeError(
-            f"reward {name!r}: expected a function with a parameter 'completions'; for "
-            "f(text) -> float use deal.reward(per_text=True)"
-        )
-    return accepted
 
 
 def _check_texts(name: str, completions: Sequence[Any]) -> None:
@@ -446,8 +447,8 @@ class Native(Reward):
     """
 
     def __init__(self, capsule: Any, name: str | None = None) -> None:
-        own_name, low, high, _ = _core.reward_info(capsule)
-        super().__init__(own_name if name is None else name, (low, high))
+        own_name, low, high, _, is_pure = _core.reward_info(capsule)
+        super().__init__(own_name if name is None else name, (low, high), is_pure)
         self._owner = capsule
 
     def _score(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from deal_twin import Problem, Tokens
+from reward_twins import keywords_twin, length_score
 
 ROOT = Path(__file__).resolve().parent.parent
 MODES = {"greedy": 0, "beam": 1, "naive": 2, "exact": 3, "segment": 4}
@@ -37,11 +38,14 @@ def word(number: int) -> bytes:
 class Toy:
     """A hash as a multiple of 1/8 in [-1, 1]; the plain twin of tests/c/toy_reward.c.
 
-    One on texts is told how many tokens there are, an incremental one which.
+    One on texts is told how many tokens there are, an incremental one which. An impure
+    one also hashes how often it was asked before.
     """
 
     form: str
     salt: int
+    is_impure: bool = False
+    n_asked: list[int] = field(default_factory=lambda: [0], compare=False, repr=False)
 
     def __call__(
         self, prompt: str, text: str, tokens: Tokens, is_finished: bool
@@ -52,11 +56,14 @@ class Toy:
             other = len(tokens)
         else:
             other = hash_bytes(basis, b"".join(map(word, tokens)))
+        if self.is_impure:
+            value = hash_bytes(value, word(self.n_asked[0]))
+            self.n_asked[0] += 1
         value = hash_bytes(value, word(other) + word(is_finished))
         return (value >> 13) % 17 / 8 - 1
 
     def words(self) -> list[str]:
-        return [self.form, str(self.salt)]
+        return [self.form, str(self.salt), str(int(self.is_impure))]
 
 
 @dataclass(frozen=True)
@@ -65,21 +72,13 @@ class Length:
     min: int
     max: int  # -1: no upper limit
 
-    UNITS = ("tokens", "characters", "words")
+    UNITS = ("tokens", "characters", "words", "sentences")
 
     def __call__(
         self, prompt: str, text: str, tokens: Tokens, is_finished: bool
     ) -> float:
-        n = {
-            "tokens": len(tokens),
-            "characters": len(text),
-            "words": len(text.split()),
-        }[self.unit]
-        if n < self.min:
-            return 1 / (1 + (self.min - n) / max(1, self.min))
-        if self.max >= 0 and n > self.max:
-            return 1 / (1 + (n - self.max) / max(1, self.max))
-        return 1.0
+        high = self.max if self.max >= 0 else math.inf
+        return length_score(self.unit, self.min, high, len(tokens), text)
 
     def words(self) -> list[str]:
         numbers = (self.UNITS.index(self.unit), self.min, self.max)
@@ -88,20 +87,37 @@ class Length:
 
 @dataclass(frozen=True)
 class Keywords:
-    wanted: tuple[str, ...]
+    concepts: tuple[tuple[str, ...], ...]
 
     def __call__(
         self, prompt: str, text: str, tokens: Tokens, is_finished: bool
     ) -> float:
-        found = [
-            re.search(rf"(?<!\w){w}(?!\w)", text.casefold()) is not None
-            for w in self.wanted
-        ]
-        return sum(found) / len(found)
+        return keywords_twin(self.concepts, text)
 
     def words(self) -> list[str]:
-        forms = [as_hex(w.encode()) for w in self.wanted]
-        return ["keywords", str(len(forms)), *forms]
+        forms = [
+            (str(i), as_hex(form.encode()))
+            for i, concept in enumerate(self.concepts)
+            for form in concept
+        ]
+        return ["keywords", str(len(forms)), *itertools.chain(*forms)]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """How often a byte is in the text; C bounds it by what `n_token` each can bring."""
+
+    mark: bytes
+    n_max: int
+    n_token: int
+
+    def __call__(
+        self, prompt: str, text: str, tokens: Tokens, is_finished: bool
+    ) -> float:
+        return min(text.encode().count(self.mark), self.n_max) / self.n_max
+
+    def words(self) -> list[str]:
+        return ["marks", as_hex(self.mark), str(self.n_max), str(self.n_token)]
 
 
 # --- the program ---------------------------------------------------------------------

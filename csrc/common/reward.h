@@ -5,8 +5,9 @@
  * DEAL_REWARD_CAPSULE whose pointer is a `deal_reward`; the capsule's destructor frees
  * it. Native functions run without the GIL, on the thread that runs the search.
  *
- * A reward is a pure function of the prompt and the completion: higher is better. It is
- * written in one of two forms; the other form's members are NULL.
+ * A reward is a pure function of the prompt and the completion, unless `is_impure` says
+ * that it is not: higher is better. It is written in one of two forms; the other form's
+ * members are NULL.
  *
  * - Incremental: `state_size`, `init`, `advance`, `score`. The search keeps one state
  *   for each hypothesis and rollout and advances it token by token.
@@ -90,6 +91,21 @@ typedef struct deal_reward {
     int (*score_texts)(void *self, const char *prompt, size_t prompt_size,
                        const deal_reward_text *texts, int32_t n_texts, double *scores,
                        char *message);
+
+    // Form on texts: ranges low and high (n_texts,) of the scores that completions
+    // which begin with these texts can still get when at most `n_tokens_left[i]` tokens
+    // follow, ended or not. The texts are final, their is_finished 0; tokens whose text
+    // is still pending count among those that follow. NULL: [low, high].
+    int (*bounds_texts)(void *self, const char *prompt, size_t prompt_size,
+                        const deal_reward_text *texts, const int32_t *n_tokens_left,
+                        int32_t n_texts, double *low, double *high, char *message);
+
+    // 1: the same text may score differently when it is asked again, by a counter or a
+    // draw. Then nothing is memoised and no bounds are asked, and mode "exact" calls
+    // score or score_texts for just the completions that mode "naive" scores, in its
+    // order and its batches. Only that is promised: states are made, forked and
+    // advanced as the search likes, also in vain.
+    int32_t is_impure;
 } deal_reward;
 
 #ifdef __cplusplus

@@ -57,8 +57,9 @@ reward_info(PyObject *module, PyObject *capsule)
     const deal_reward *r = deal_py_reward_get(capsule);
     if (!r)
         return NULL;
-    return Py_BuildValue("(sddN)", r->name, r->low, r->high,
-                         PyBool_FromLong(!r->score_texts));
+    return Py_BuildValue("(sddNN)", r->name, r->low, r->high,
+                         PyBool_FromLong(!r->score_texts),
+                         PyBool_FromLong(!r->is_impure));
 }
 
 static void
@@ -340,6 +341,7 @@ typedef struct python_reward {
     deal_reward reward; // first: the public part
     PyObject *name;     // str; reward.name points into it
     PyObject *fn;
+    PyObject *bounds; // or NULL
     PyObject *errors; // the module deal._errors
 } python_reward;
 
@@ -349,6 +351,7 @@ destroy_python(PyObject *capsule)
     python_reward *p = PyCapsule_GetPointer(capsule, DEAL_REWARD_CAPSULE);
     Py_DECREF(p->name);
     Py_DECREF(p->fn);
+    Py_XDECREF(p->bounds);
     Py_DECREF(p->errors);
     deal_free(p);
 }
@@ -397,16 +400,89 @@ done:
     return status;
 }
 
+// low and high (n,) from a sequence of n pairs; what they say is checked by who asked.
+static int
+read_pairs(PyObject *result, Py_ssize_t n, double *low, double *high)
+{
+    PyObject *items = PySequence_Tuple(result);
+    if (!items)
+        return -1;
+    int status = 0;
+    if (PyTuple_GET_SIZE(items) != n) {
+        PyErr_Format(PyExc_ValueError, "bounds: expected %zd, got %zd", n,
+                     PyTuple_GET_SIZE(items));
+        status = -1;
+    }
+    for (Py_ssize_t i = 0; i < n && !status; i++) {
+        PyObject *pair = PyTuple_GET_ITEM(items, i);
+        if (!PyTuple_Check(pair)) {
+            PyErr_Format(PyExc_TypeError, "bounds[%zd]: expected a tuple, got %.200s",
+                         i, Py_TYPE(pair)->tp_name);
+            status = -1;
+        } else if (!PyArg_ParseTuple(pair, "dd", &low[i], &high[i])) {
+            status = -1;
+        }
+    }
+    Py_DECREF(items);
+    return status;
+}
+
+static PyObject *
+int_list(const int32_t *values, int32_t n)
+{
+    PyObject *list = PyList_New(n);
+    for (int32_t i = 0; list && i < n; i++) {
+        PyObject *value = PyLong_FromLong(values[i]);
+        if (!value)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, i, value);
+    }
+    return list;
+}
+
+// Runs on the thread of the search, which has released the GIL.
+static int
+call_bounds(void *self, const char *prompt, size_t prompt_size,
+            const deal_reward_text *texts, const int32_t *n_tokens_left,
+            int32_t n_texts, double *low, double *high, char *message)
+{
+    (void)message;
+    const python_reward *p = self;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    int status = DEAL_REWARD_RAISED;
+    PyObject *prompt_text = NULL, *list = NULL, *left = NULL, *result = NULL;
+    if (PyErr_CheckSignals() < 0)
+        goto done;
+    prompt_text = PyUnicode_DecodeUTF8(prompt, (Py_ssize_t)prompt_size, "replace");
+    list = prompt_text ? text_list(texts, n_texts) : NULL;
+    left = list ? int_list(n_tokens_left, n_texts) : NULL;
+    if (!left)
+        goto done;
+    result = PyObject_CallFunctionObjArgs(p->bounds, prompt_text, list, left, NULL);
+    if (result && read_pairs(result, n_texts, low, high) == 0)
+        status = 0;
+done:
+    Py_XDECREF(result);
+    Py_XDECREF(left);
+    Py_XDECREF(list);
+    Py_XDECREF(prompt_text);
+    PyGILState_Release(gil);
+    return status;
+}
+
 static PyObject *
 make_python(PyObject *module, PyObject *args)
 {
-    PyObject *name, *fn;
+    PyObject *name, *fn, *bounds = Py_None;
     double low, high;
-    if (!PyArg_ParseTuple(args, "UOdd:python_reward", &name, &fn, &low, &high))
+    int is_pure = 1;
+    if (!PyArg_ParseTuple(args, "UOdd|Op:python_reward", &name, &fn, &low, &high,
+                          &bounds, &is_pure))
         return NULL;
-    if (!PyCallable_Check(fn))
+    if (!PyCallable_Check(fn) || (bounds != Py_None && !PyCallable_Check(bounds)))
         return PyErr_Format(PyExc_TypeError, "reward '%U': expected a callable, got %s",
-                            name, Py_TYPE(fn)->tp_name);
+                            name, Py_TYPE(PyCallable_Check(fn) ? bounds : fn)->tp_name);
     if (!(low <= high))
         return PyErr_Format(PyExc_ValueError, "reward '%U': expected low <= high",
                             name);
@@ -422,6 +498,8 @@ make_python(PyObject *module, PyObject *args)
         .low = low,
         .high = high,
         .score_texts = call_python,
+        .bounds_texts = bounds == Py_None ? NULL : call_bounds,
+        .is_impure = !is_pure,
     };
     PyObject *capsule = PyCapsule_New(p, DEAL_REWARD_CAPSULE, NULL);
     if (!capsule) {
@@ -430,6 +508,7 @@ make_python(PyObject *module, PyObject *args)
     }
     p->name = Py_NewRef(name);
     p->fn = Py_NewRef(fn);
+    p->bounds = bounds == Py_None ? NULL : Py_NewRef(bounds);
     p->errors = Py_NewRef(deal_module_state_get(module)->errors);
     if (PyCapsule_SetDestructor(capsule, destroy_python) < 0)
         Py_CLEAR(capsule); // cannot happen: the capsule is valid
@@ -446,11 +525,12 @@ PyMethodDef deal_py_reward_methods[] = {
      "sentences;\n"
      "max < 0: no upper limit."},
     {"python_reward", make_python, METH_VARARGS,
-     "python_reward(name, fn, low, high, /)\n--\n\n"
-     "Capsule of a reward on texts that calls fn(prompt, texts) for n scores."},
+     "python_reward(name, fn, low, high, bounds=None, is_pure=True, /)\n--\n\n"
+     "Capsule of a reward on texts that calls fn(prompt, texts) for n scores and\n"
+     "bounds(prompt, texts, tokens_left) for n tuples (low, high)."},
     {"reward_info", reward_info, METH_O,
      "reward_info(capsule, /)\n--\n\n"
-     "(name, low, high, is_incremental) of a capsule, checked."},
+     "(name, low, high, is_incremental, is_pure) of a capsule, checked."},
     {"check_scores", check_scores, METH_VARARGS,
      "check_scores(name, result, n, low, high, /)\n--\n\n"
      "What a Python reward returned, as a list of n floats, or RewardError."},

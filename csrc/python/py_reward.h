@@ -13,8 +13,8 @@
 //
 //     keywords(concepts) -> capsule              concepts: list of lists of str
 //     length(unit, min, max) -> capsule          as in reward/length.h
-//     python_reward(name, fn, low, high) -> capsule
-//     reward_info(capsule) -> (name, low, high, is_incremental)
+//     python_reward(name, fn, low, high, bounds=None, is_pure=True) -> capsule
+//     reward_info(capsule) -> (name, low, high, is_incremental, is_pure)
 //     check_scores(name, result, n, low, high) -> list of float
 extern PyMethodDef deal_py_reward_methods[];
 

@@ -173,6 +173,17 @@ state_advance(PyObject *object, PyObject *args, PyObject *kwargs)
     Py_RETURN_NONE;
 }
 
+static deal_reward_text
+text_of(const PyRewardState *self, int is_finished)
+{
+    return (deal_reward_text){
+        .text = self->text.size ? (const char *)self->text.data : "",
+        .size = self->text.size,
+        .n_tokens = self->n_tokens,
+        .is_finished = is_finished,
+    };
+}
+
 static int
 call_score(PyRewardState *self, int is_finished, double *score, char *message)
 {
@@ -181,12 +192,7 @@ call_score(PyRewardState *self, int is_finished, double *score, char *message)
         return r->score(r->self, self->state, is_finished, score, message);
     Py_ssize_t size;
     const char *prompt = PyUnicode_AsUTF8AndSize(self->prompt, &size);
-    const deal_reward_text text = {
-        .text = self->text.size ? (const char *)self->text.data : "",
-        .size = self->text.size,
-        .n_tokens = self->n_tokens,
-        .is_finished = is_finished,
-    };
+    const deal_reward_text text = text_of(self, is_finished);
     if (!prompt)
         return DEAL_REWARD_RAISED;
     return r->score_texts(r->self, prompt, (size_t)size, &text, 1, score, message);
@@ -214,6 +220,22 @@ state_score(PyObject *object, PyObject *args, PyObject *kwargs)
     return deal_py_raise(module_of(object), &err);
 }
 
+static int
+call_bounds(PyRewardState *self, int32_t n_tokens_left, double *low, double *high,
+            char *message)
+{
+    const deal_reward *r = self->reward;
+    if (!r->score_texts)
+        return r->bounds(r->self, self->state, n_tokens_left, low, high, message);
+    Py_ssize_t size;
+    const char *prompt = PyUnicode_AsUTF8AndSize(self->prompt, &size);
+    const deal_reward_text text = text_of(self, 0);
+    if (!prompt)
+        return DEAL_REWARD_RAISED;
+    return r->bounds_texts(r->self, prompt, (size_t)size, &text, &n_tokens_left, 1, low,
+                           high, message);
+}
+
 static PyObject *
 state_bounds(PyObject *object, PyObject *args)
 {
@@ -223,11 +245,10 @@ state_bounds(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "i:bounds", &n_tokens_left))
         return NULL;
     double low = r->low, high = r->high;
-    if (r->bounds && !r->score_texts) {
+    if (r->score_texts ? r->bounds_texts != NULL : r->bounds != NULL) {
         call c;
         if (begin(self, &c) < 0 ||
-            finish(&c, r->bounds(r->self, self->state, n_tokens_left, &low, &high,
-                                 c.message)) < 0)
+            finish(&c, call_bounds(self, n_tokens_left, &low, &high, c.message)) < 0)
             return NULL;
     }
     return Py_BuildValue("(dd)", low, high);

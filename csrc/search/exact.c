@@ -46,6 +46,7 @@ deal_exact_new(deal_search *search, deal_error *err)
     x->lows = deal_alloc(n_live, sizeof *x->lows);
     x->order = deal_alloc(n_slot, sizeof *x->order);
     x->asked = deal_alloc(n_slot, sizeof *x->asked);
+    x->beginning = deal_alloc(n_slot, sizeof *x->beginning);
     x->seconds = deal_alloc_zero(n_reward, sizeof *x->seconds);
     x->path = deal_alloc(n_live, sizeof *x->path);
     x->slack = deal_alloc(n_live, sizeof *x->slack);
@@ -53,15 +54,19 @@ deal_exact_new(deal_search *search, deal_error *err)
     x->win_rate = 0.95;
     if (!x->at || !x->next_at || !x->has_last || !x->next_has_last ||
         !x->next_candidate || !x->next_low || !x->next_high || !x->outlook ||
-        !x->ends || !x->flags || !x->lows || !x->order || !x->asked || !x->seconds ||
-        !x->path || !x->slack)
+        !x->ends || !x->flags || !x->lows || !x->order || !x->asked || !x->beginning ||
+        !x->seconds || !x->path || !x->slack)
         return deal_fail_memory(err, "exact search");
     for (size_t i = 0; i < n_slot; i++) {
         x->outlook[i].reward_low = x->ends + 2 * n_reward * i;
         x->outlook[i].reward_high = x->outlook[i].reward_low + n_reward;
         x->outlook[i].is_scored = x->flags + n_reward * i;
     }
-    x->is_whole = (search->request.params.tricks & DEAL_TRICK_BOUNDS) == 0;
+    x->is_whole = (search->request.params.tricks & DEAL_TRICK_BOUNDS) == 0 ||
+                  !deal_reward_set_is_pure(&search->rewards);
+    for (int32_t j = 0; j < search->rewards.n_reward; j++)
+        x->bounds_texts =
+            x->bounds_texts || deal_reward_set_bounds_texts(&search->rewards, j);
     // Room for what a decision and the rows ahead of it keep, so that steps allocate
     // nothing; what would be too much at once grows as it comes.
     size_t len = (size_t)deal_exact_rollout_len(search) + 2;
@@ -85,7 +90,7 @@ deal_exact_free(deal_exact *x)
         x->at,       x->next_at,   x->has_last,  x->next_has_last, x->next_candidate,
         x->next_low, x->next_high, x->outlook,   x->ends,          x->flags,
         x->lows,     x->order,     x->asked,     x->seconds,       x->path,
-        x->slack,    x->row,       x->row_token, x->row_logit,
+        x->slack,    x->row,       x->row_token, x->row_logit,     x->beginning,
     };
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         deal_free(block[i]);
@@ -178,15 +183,17 @@ expand(deal_search *search, deal_error *err)
     deal_memo_trim(&search->rewards.memo);
     for (int32_t i = 0; i < search->n_candidate; i++) {
         deal_outlook *outlook = &x->outlook[i];
-        DEAL_TRY(deal_outlook_begin(search, i, err));
+        deal_outlook_begin(search, i);
         x->order[i] = i;
         int32_t n_before = search->slot[i].n_token;
         if (deal_skip_is_blind(search))
             break;
         DEAL_TRY(deal_rows_follow(search, i, err));
         search->stats.n_reused_tokens += search->slot[i].n_token - n_before;
-        outlook->reach = outlook->high;
     }
+    DEAL_TRY(deal_outlook_bound(search, err));
+    for (int32_t i = 0; i < search->n_candidate; i++)
+        x->outlook[i].reach = x->outlook[i].high;
     x->has_pooled = false;
     x->bar = -INFINITY;
     return DEAL_OK;

@@ -28,6 +28,7 @@ typedef struct deal_outlook {
     double *reward_low, *reward_high; // (n_reward,)
     bool *is_scored;                  // (n_reward,) both ends are the score
     bool is_complete;                 // the rollout is at its end
+    bool has_grown;                   // rewards on texts have not bounded it yet
     bool is_exact;                    // low == high
     bool is_needed;                   // the decision hangs on it
     bool has_rows;                    // rows were evaluated for it
@@ -57,22 +58,24 @@ struct deal_exact {
     int32_t *next_candidate;      // (n_live_max,) that `next` comes from
     double *next_low, *next_high; // (n_live_max,) ranges of their scores
     int32_t n_next;
-    deal_outlook *outlook; // (n_candidate,)
-    double *ends;          // (n_slot, 2, n_reward)
-    bool *flags;           // (n_slot, n_reward)
-    double *lows;          // (n_live_max,) see need() in exact.c
-    int32_t *order;        // (n_candidate,) those of certain rank first
-    bool has_pooled;       // the finished candidates of this decision
-    int32_t *asked;        // (n_slot,) candidates of one call of a reward
-    double *seconds;       // (n_reward,) seconds that a text takes
-    double bar;            // that candidates had to reach last time
-    double win_rate;       // of likeliest candidates that go on
+    deal_outlook *outlook;            // (n_candidate,)
+    double *ends;                     // (n_slot, 2, n_reward)
+    bool *flags;                      // (n_slot, n_reward)
+    double *lows;                     // (n_live_max,) see need() in exact.c
+    int32_t *order;                   // (n_candidate,) those of certain rank first
+    bool has_pooled;                  // the finished candidates of this decision
+    int32_t *asked;                   // (n_slot,) candidates of one call of a reward
+    deal_reward_beginning *beginning; // (n_slot,) what they are asked
+    double *seconds;                  // (n_reward,) seconds that a text takes
+    double bar;                       // that candidates had to reach last time
+    double win_rate;                  // of likeliest candidates that go on
     deal_cost cost;
     deal_draft draft;
     int32_t n_lane;     // rows of the batch before any are added ahead
     int32_t *path;      // (n_live_max,) entries, see ahead.c
     double *slack;      // (n_live_max,)
-    bool is_whole;      // nothing is pruned: every score is asked for
+    bool is_whole;      // nothing is pruned: every score is asked for, as naive does
+    bool bounds_texts;  // a reward on texts bounds them
     deal_row *row;      // (row_cap,)
     int32_t *row_token; // (row_cap, n_expand)
     float *row_logit;   // (row_cap, n_expand)
@@ -91,13 +94,17 @@ int32_t deal_exact_n_rolled(const deal_search *search, int32_t i);
 bool deal_exact_is_end(const deal_search *search, int32_t token);
 
 // At the start of a decision: nothing is known of candidate i but its token.
-deal_status deal_outlook_begin(deal_search *search, int32_t i, deal_error *err);
+void deal_outlook_begin(deal_search *search, int32_t i);
 
 // What candidate i can score, from its slot.
 deal_status deal_outlook_update(deal_search *search, int32_t i, deal_error *err);
 
+// Asks the rewards on texts that have bounds about the rollouts that have grown.
+deal_status deal_outlook_bound(deal_search *search, deal_error *err);
+
 // Asks a reward on texts, the cheapest first, about the complete candidates that are
-// needed; `is_asked` tells whether there was any to ask about.
+// needed; `is_asked` tells whether there was any to ask about. Where nothing is pruned:
+// all rewards about all candidates, once all are complete.
 deal_status deal_outlook_ask(deal_search *search, bool *is_asked, deal_error *err);
 
 // Leaves in slot[i] all scores of a complete candidate.

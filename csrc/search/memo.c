@@ -16,22 +16,23 @@ hash_bytes(uint64_t hash, const void *data, size_t size)
 }
 
 static uint64_t
-hash_key(int32_t i_reward, const deal_reward_text *key)
+hash_key(int32_t i_reward, const deal_reward_text *key, int32_t n_tokens_left)
 {
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
     hash = hash_bytes(hash, &i_reward, sizeof i_reward);
     hash = hash_bytes(hash, &key->n_tokens, sizeof key->n_tokens);
     hash = hash_bytes(hash, &key->is_finished, sizeof key->is_finished);
+    hash = hash_bytes(hash, &n_tokens_left, sizeof n_tokens_left);
     return hash_bytes(hash, key->text, key->size);
 }
 
 static bool
 is_equal(const deal_memo *memo, const deal_memo_entry *entry, uint64_t hash,
-         int32_t i_reward, const deal_reward_text *key)
+         int32_t i_reward, const deal_reward_text *key, int32_t n_tokens_left)
 {
     return entry->hash == hash && entry->i_reward == i_reward &&
-           entry->n_tokens == key->n_tokens && entry->is_finished == key->is_finished &&
-           entry->size == key->size &&
+           entry->n_tokens_left == n_tokens_left && entry->n_tokens == key->n_tokens &&
+           entry->is_finished == key->is_finished && entry->size == key->size &&
            (key->size == 0 ||
             memcmp(memo->text.data + entry->i_text, key->text, key->size) == 0);
 }
@@ -93,15 +94,15 @@ deal_memo_free(deal_memo *memo)
 
 deal_status
 deal_memo_find(deal_memo *memo, int32_t i_reward, const deal_reward_text *key,
-               size_t *i_entry, bool *is_new, deal_error *err)
+               int32_t n_tokens_left, size_t *i_entry, bool *is_new, deal_error *err)
 {
     DEAL_TRY(grow_slots(memo, err));
     DEAL_TRY(grow_entries(memo, err));
-    uint64_t hash = hash_key(i_reward, key);
+    uint64_t hash = hash_key(i_reward, key, n_tokens_left);
     size_t at = hash & (memo->n_slot - 1);
     for (; memo->slot[at]; at = (at + 1) & (memo->n_slot - 1)) {
         size_t i = memo->slot[at] - 1;
-        if (is_equal(memo, &memo->entry[i], hash, i_reward, key)) {
+        if (is_equal(memo, &memo->entry[i], hash, i_reward, key, n_tokens_left)) {
             *i_entry = i;
             *is_new = false;
             return DEAL_OK;
@@ -116,6 +117,7 @@ deal_memo_find(deal_memo *memo, int32_t i_reward, const deal_reward_text *key,
         .i_reward = i_reward,
         .n_tokens = key->n_tokens,
         .is_finished = key->is_finished,
+        .n_tokens_left = n_tokens_left,
     };
     *i_entry = memo->n_entry++;
     *is_new = true;

@@ -1,8 +1,9 @@
 /* What rewards on texts have answered already, so that no text is asked about twice.
  *
  * The key is all that such a reward is told: text, number of tokens, whether it is
- * finished. The memo forgets everything once its texts pass DEAL_MEMO_SIZE_MAX, which
- * bounds its memory; only deal_memo_trim() forgets.
+ * finished; for bounds also how many tokens may follow. The memo forgets everything
+ * once its texts pass DEAL_MEMO_SIZE_MAX, which bounds its memory; only
+ * deal_memo_trim() forgets.
  */
 #ifndef DEAL_SEARCH_MEMO_H
 #define DEAL_SEARCH_MEMO_H
@@ -13,12 +14,14 @@
 #include "common/reward.h"
 
 #define DEAL_MEMO_SIZE_MAX ((size_t)16 << 20)
+#define DEAL_MEMO_SCORE (-1)
 
 typedef struct deal_memo_entry {
     uint64_t hash;
     size_t i_text, size; // in `text`
     int32_t i_reward, n_tokens, is_finished;
-    double score;
+    int32_t n_tokens_left; // DEAL_MEMO_SCORE: none, the entry is a score
+    double low, high;      // bounds; of a score, both are it
 } deal_memo_entry;
 
 // Zero-initialise; free with deal_memo_free().
@@ -33,10 +36,10 @@ typedef struct deal_memo {
 void deal_memo_trim(deal_memo *memo);
 void deal_memo_free(deal_memo *memo);
 
-// Index of the entry for `key`, made where there is none; `is_new` tells. The score of
-// a new entry is the caller's to fill in.
+// Index of the entry for `key`, made where there is none; `is_new` tells. The numbers
+// of a new entry are the caller's to fill in.
 deal_status deal_memo_find(deal_memo *memo, int32_t i_reward,
-                           const deal_reward_text *key, size_t *i_entry, bool *is_new,
-                           deal_error *err);
+                           const deal_reward_text *key, int32_t n_tokens_left,
+                           size_t *i_entry, bool *is_new, deal_error *err);
 
 #endif

@@ -88,22 +88,30 @@ score_states(deal_search *search, int32_t i, deal_error *err)
     return DEAL_OK;
 }
 
+// Tokens that may still follow in a rollout that goes on.
+static int32_t
+n_tokens_left(const deal_search *search, int32_t i)
+{
+    int32_t n_left = deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
+    int32_t n_room = search->ending.n_new_max - search->slot[i].n_token;
+    return n_left < n_room ? n_left : n_room;
+}
+
 // Bounds of a rollout that goes on. A stop string may still cut what the states have
-// seen where the text ends with the beginning of one.
+// seen where the text ends with the beginning of one. What is pending comes with one of
+// the tokens that follow, or on top of them.
 static deal_status
 bound_states(deal_search *search, int32_t i, deal_error *err)
 {
     const deal_hypothesis *slot = &search->slot[i];
     deal_outlook *outlook = &search->exact->outlook[i];
-    int32_t n_left = deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
-    int32_t n_room = search->ending.n_new_max - slot->n_token;
-    n_left = n_left < n_room ? n_left : n_room;
-    n_left += slot->text.size > slot->final_size; // what is pending comes on top
-    bool is_held = deal_stop_held_size(&search->ending.stop, slot->text.data,
-                                       slot->final_size) > 0;
-    return deal_reward_set_bounds(&search->rewards, is_held ? NULL : &slot->states,
-                                  n_left, outlook->reward_low, outlook->reward_high,
-                                  err);
+    if (deal_stop_held_size(&search->ending.stop, slot->text.data, slot->final_size) >
+        0)
+        return DEAL_OK;
+    outlook->has_grown = search->exact->bounds_texts;
+    int32_t n_left = n_tokens_left(search, i) + (slot->text.size > slot->final_size);
+    return deal_reward_set_bound_states(&search->rewards, &slot->states, n_left,
+                                        outlook->reward_low, outlook->reward_high, err);
 }
 
 static void
@@ -124,22 +132,22 @@ put_range(deal_search *search, int32_t i)
         outlook->high = logprob + weight * outlook->h_low;
     }
     outlook->is_exact = outlook->low == outlook->high;
+    search->slot[i].score = outlook->low;
+    search->slot[i].h = outlook->h_low;
 }
 
-deal_status
-deal_outlook_begin(deal_search *search, int32_t i, deal_error *err)
+void
+deal_outlook_begin(deal_search *search, int32_t i)
 {
     deal_exact *x = search->exact;
     deal_outlook *outlook = &x->outlook[i];
     int32_t n_reward = search->rewards.n_reward;
-    DEAL_TRY(deal_reward_set_bounds(&search->rewards, NULL, 0, outlook->reward_low,
-                                    outlook->reward_high, err));
+    deal_reward_set_range(&search->rewards, outlook->reward_low, outlook->reward_high);
     memset(outlook->is_scored, 0, (size_t)n_reward * sizeof *outlook->is_scored);
     outlook->is_needed = outlook->has_rows = false;
     outlook->cursor = x->at[search->candidate[i].i_live];
     put_range(search, i);
     outlook->hope = x->is_whole ? INFINITY : outlook->high;
-    return DEAL_OK;
 }
 
 static deal_status
@@ -171,25 +179,82 @@ deal_outlook_update(deal_search *search, int32_t i, deal_error *err)
     outlook->is_complete =
         slot->finish != DEAL_FINISH_NONE ||
         deal_exact_n_rolled(search, i) >= deal_exact_rollout_len(search);
-    if (outlook->is_complete)
-        DEAL_TRY(score_states(search, i, err));
-    else if (!x->is_whole)
-        DEAL_TRY(bound_states(search, i, err));
-    if (outlook->is_complete && is_all_scored(search, outlook))
-        return put_whole(search, i, err);
+    outlook->has_grown = false;
     if (x->is_whole) {
+        if (outlook->is_complete && is_all_scored(search, outlook))
+            return put_whole(search, i, err);
         outlook->low = outlook->h_low = -INFINITY;
         outlook->high = outlook->h_high = INFINITY;
         outlook->is_exact = false;
         return DEAL_OK;
     }
+    if (outlook->is_complete)
+        DEAL_TRY(score_states(search, i, err));
+    else
+        DEAL_TRY(bound_states(search, i, err));
+    if (outlook->is_complete && is_all_scored(search, outlook))
+        return put_whole(search, i, err);
     put_range(search, i);
-    search->slot[i].score = outlook->low;
-    search->slot[i].h = outlook->h_low;
     return DEAL_OK;
 }
 
 // --- rewards on texts ----------------------------------------------------------------
+
+deal_status
+deal_outlook_bound(deal_search *search, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    size_t n = 0;
+    for (int32_t i = 0; i < search->n_candidate; i++) {
+        deal_outlook *outlook = &x->outlook[i];
+        const deal_hypothesis *slot = &search->slot[i];
+        if (!outlook->has_grown)
+            continue;
+        outlook->has_grown = false;
+        int32_t n_pending = deal_detok_n_pending(&slot->detok); // not in the text yet
+        x->beginning[n] = (deal_reward_beginning){
+            .text = {.text = slot->final_size ? (const char *)slot->text.data : "",
+                     .size = slot->final_size,
+                     .n_tokens = slot->n_token - n_pending},
+            .n_tokens_left = n_tokens_left(search, i) + n_pending,
+            .low = outlook->reward_low,
+            .high = outlook->reward_high,
+        };
+        x->asked[n++] = i;
+    }
+    for (int32_t j = 0; j < search->rewards.n_reward && n > 0; j++)
+        if (deal_reward_set_bounds_texts(&search->rewards, j))
+            DEAL_TRY(
+                deal_reward_set_bound_texts(&search->rewards, j, x->beginning, n, err));
+    for (size_t c = 0; c < n; c++)
+        put_range(search, x->asked[c]);
+    return DEAL_OK;
+}
+
+// Scores all candidates with the call that naive makes.
+static deal_status
+ask_whole(deal_search *search, bool *is_asked, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    size_t n = (size_t)search->n_candidate;
+    *is_asked = false;
+    for (size_t i = 0; i < n; i++)
+        if (!x->outlook[i].is_complete || x->outlook[i].is_exact)
+            return DEAL_OK;
+    DEAL_TRY(deal_search_reserve_cases(search, n, err));
+    for (size_t i = 0; i < n; i++)
+        DEAL_TRY(deal_hypothesis_case(&search->slot[i], &search->rewards,
+                                      &search->cases[i], err));
+    DEAL_TRY(deal_reward_set_score(&search->rewards, search->cases, n, err));
+    for (int32_t i = 0; i < search->n_candidate; i++) {
+        for (int32_t j = 0; j < search->rewards.n_reward; j++)
+            DEAL_TRY(
+                put_score(search, &x->outlook[i], j, search->slot[i].reward[j], err));
+        DEAL_TRY(put_whole(search, i, err));
+    }
+    *is_asked = true;
+    return DEAL_OK;
+}
 
 // The cheapest reward that was not asked about candidate i yet, or -1.
 static int32_t
@@ -235,6 +300,8 @@ deal_outlook_ask(deal_search *search, bool *is_asked, deal_error *err)
     deal_exact *x = search->exact;
     int32_t i_reward = -1;
     size_t n = 0;
+    if (x->is_whole)
+        return ask_whole(search, is_asked, err);
     for (int32_t i = 0; i < search->n_candidate; i++) {
         const deal_outlook *outlook = &x->outlook[i];
         if (!outlook->is_needed || !outlook->is_complete || next_reward(search, i) < 0)
@@ -252,6 +319,9 @@ deal_status
 deal_outlook_score(deal_search *search, int32_t i, deal_error *err)
 {
     int32_t i_reward;
+    bool is_asked;
+    if (search->exact->is_whole)
+        return ask_whole(search, &is_asked, err);
     while ((i_reward = next_reward(search, i)) >= 0) {
         search->exact->asked[0] = i;
         DEAL_TRY(ask(search, i_reward, 1, err));

@@ -35,7 +35,9 @@ typedef struct deal_reward_set {
     size_t *i_entry;        // (case_cap,) memo entry of each case
     size_t *i_new;          // (case_cap,) those that must be asked
     deal_reward_text *text; // (case_cap,) what is asked
-    double *score;          // (case_cap,)
+    double *score;          // (case_cap,); of bounds the lower ends
+    double *high;           // (case_cap,)
+    int32_t *n_tokens_left; // (case_cap,)
     size_t case_cap;
     // counters
     int64_t n_calls, n_texts;
@@ -50,6 +52,13 @@ typedef struct deal_reward_case {
     double *reward;                   // out: (n_reward,) unweighted
     double *h;                        // out: weighted sum
 } deal_reward_case;
+
+// The beginning of a completion, to bound what it can score.
+typedef struct deal_reward_beginning {
+    deal_reward_text text; // final: what follows does not change it
+    int32_t n_tokens_left; // that follow at most
+    double *low, *high;    // in and out: (n_reward,)
+} deal_reward_beginning;
 
 // Checks the rewards' form; fails with INVALID_ARG naming the reward. `prompt` lives as
 // long as the set. Caller frees with deal_reward_set_free(), also after a failure.
@@ -73,8 +82,8 @@ void deal_reward_states_drop(deal_reward_set *set, deal_reward_states *states);
 void deal_reward_states_free(deal_reward_set *set, deal_reward_states *states);
 
 // Scores every case with every reward: one score_texts call a reward, for the texts
-// that it has not seen. Fails with REWARD where a score is not finite or out of its
-// range.
+// that it has not seen, or for all where it is impure. Fails with REWARD where a score
+// is not finite or out of its range.
 deal_status deal_reward_set_score(deal_reward_set *set, const deal_reward_case *cases,
                                   size_t n_cases, deal_error *err);
 
@@ -97,13 +106,28 @@ deal_status deal_reward_set_score_texts(deal_reward_set *set, int32_t i_reward,
 deal_status deal_reward_set_sum(const deal_reward_set *set, const double *reward,
                                 size_t i_case, double *h, deal_error *err);
 
-// Ranges low and high (n_reward,) of the scores that a completion can still get: where
-// its text so far is final and at most `n_tokens_left` tokens follow. `states` NULL:
-// nothing is known of the text, and a range is what the reward declares.
-deal_status deal_reward_set_bounds(deal_reward_set *set,
-                                   const deal_reward_states *states,
-                                   int32_t n_tokens_left, double *low, double *high,
-                                   deal_error *err);
+// Whether every reward is a pure function, so that what is asked does not matter.
+bool deal_reward_set_is_pure(const deal_reward_set *set);
+
+// Ranges low and high (n_reward,) that the rewards declare.
+void deal_reward_set_range(const deal_reward_set *set, double *low, double *high);
+
+// Narrows ranges low and high (n_reward,) to what a completion can still get by the
+// rewards that have states and bounds: its text so far is final and at most
+// `n_tokens_left` tokens follow. Fails with REWARD where bounds are none, or leave
+// nothing of the range.
+deal_status deal_reward_set_bound_states(deal_reward_set *set,
+                                         const deal_reward_states *states,
+                                         int32_t n_tokens_left, double *low,
+                                         double *high, deal_error *err);
+
+// Whether reward `i` is asked about texts and bounds them.
+bool deal_reward_set_bounds_texts(const deal_reward_set *set, int32_t i);
+
+// The same for one of those: one call for the beginnings that it has not seen.
+deal_status deal_reward_set_bound_texts(deal_reward_set *set, int32_t i_reward,
+                                        const deal_reward_beginning *beginnings,
+                                        size_t n, deal_error *err);
 
 // The range of the weighted sum where each score lies in its range. It is the sum of
 // the ends, in the order and with the roundings of deal_reward_set_sum(): rounding is

@@ -218,5 +218,5 @@ deal_rows_roll(deal_search *search, deal_error *err)
         DEAL_TRY(deal_rows_follow(search, i, err));
         search->stats.n_rollout_tokens += search->slot[i].n_token - n_before;
     }
-    return DEAL_OK;
+    return deal_outlook_bound(search, err);
 }

@@ -77,7 +77,7 @@ typedef struct deal_search_stats {
     int64_t n_draft_accepted; // of those, right ones
     int64_t n_ahead_tokens;   // evaluated before a decision asked for them
     int64_t n_in_vain;        // of those, never asked for
-    int64_t n_reward_calls;   // advance, score and score_texts calls
+    int64_t n_reward_calls;   // advance, score, score_texts and bounds calls
     int64_t n_reward_texts;   // completions scored
     double seconds_prefill, seconds_forward, seconds_reward, seconds_total;
 } deal_search_stats;

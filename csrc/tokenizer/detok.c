@@ -300,3 +300,9 @@ deal_detok_pending(const deal_vocab *vocab, const deal_detok *detok,
     put_replacement(out, is_stream ? 1 : carry.n_byte);
     return DEAL_OK;
 }
+
+int32_t
+deal_detok_n_pending(const deal_detok *detok)
+{
+    return detok->n_pending;
+}

@@ -34,4 +34,7 @@ deal_status deal_detok_pending(const deal_vocab *vocab, const deal_detok *detok,
                                const int32_t *tokens, int32_t n_tokens, deal_bytes *out,
                                deal_error *err);
 
+// How many of the last tokens are not emitted yet, or not in full.
+int32_t deal_detok_n_pending(const deal_detok *detok);
+
 #endif

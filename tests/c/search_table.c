@@ -8,8 +8,10 @@
  *     n_prompt prompt prompt_text
  *     n_end end_tokens
  *     n_stop stops
- *     n_reward (weight reward)*n_reward   "texts", "plain" or "owning" and a salt;
- *                                         "length" unit min max; "keywords" n words
+ *     n_reward (weight reward)*n_reward   "texts", "plain" or "owning", a salt, and 1
+ *                                         where it is impure; "length" unit min max;
+ *                                         "keywords" n (concept form)*n;
+ *                                         "marks" bytes n_max n_token
  *     mode n_new_max n_return beam_size length_penalty top_k lookahead_len
  *     reward_weight commit tricks
  */
@@ -139,12 +141,13 @@ read_keywords(test_case *t, int32_t i)
     size_t size[8];
     int32_t i_concept[8], n = read_int(1, 8);
     for (int32_t j = 0; j < n; j++) {
+        i_concept[j] = read_int(0, n - 1);
         size[j] = read_bytes(form[j], sizeof form[j]);
         text[j] = form[j];
-        i_concept[j] = j;
     }
-    need(deal_reward_keywords_new(n, n, text, size, i_concept, &t->native[i], &err) ==
-             DEAL_OK,
+    int32_t n_concept = i_concept[n - 1] + 1;
+    need(deal_reward_keywords_new(n_concept, n, text, size, i_concept, &t->native[i],
+                                  &err) == DEAL_OK,
          err.message);
     toy_reward_wrap(&t->toy[i], t->native[i]);
 }
@@ -166,12 +169,18 @@ read_reward(test_case *t, int32_t i)
                                     &err) == DEAL_OK,
              err.message);
         toy_reward_wrap(&t->toy[i], t->native[i]);
+    } else if (strcmp(word, "marks") == 0) {
+        char mark[2];
+        need(read_bytes(mark, sizeof mark) == 1, "expected one byte");
+        int32_t n_max = read_int(1, INT32_MAX), n_token = read_int(0, INT32_MAX);
+        toy_reward_init_marks(&t->toy[i], mark[0], n_max, n_token);
     } else {
         int32_t j = 0;
         while (j < 3 && strcmp(word, form[j]) != 0)
             j++;
         need(j < 3, "unknown reward");
         toy_reward_init(&t->toy[i], (toy_form)j, (uint32_t)read_int(0, INT32_MAX));
+        t->toy[i].reward.is_impure = read_int(0, 1);
     }
     t->reward[i] = &t->toy[i].reward;
 }
@@ -407,8 +416,8 @@ put_rest(const test_case *t)
     printf(",\"reward_counts\":[");
     for (int32_t i = 0; i < t->request.n_reward; i++) {
         const toy_reward *toy = &t->toy[i];
-        printf("%s[%lld,%lld]", i ? "," : "", (long long)toy->n_calls,
-               (long long)toy->n_texts);
+        printf("%s[%lld,%lld,%lld]", i ? "," : "", (long long)toy->n_calls,
+               (long long)toy->n_texts, (long long)toy->n_bounds);
         n_calls += toy->n_calls;
         n_state += toy->n_state;
     }

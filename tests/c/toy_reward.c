@@ -38,6 +38,14 @@ score_of(uint32_t text_hash, uint32_t other, int32_t is_finished)
     return (double)((hash >> 13) % 17) / 8.0 - 1.0;
 }
 
+// What an impure toy hashes besides: how many it has scored before.
+static uint32_t
+stir(toy_reward *toy, uint32_t text_hash)
+{
+    uint32_t n = (uint32_t)toy->n_texts++;
+    return toy->reward.is_impure ? hash_word(text_hash, n) : text_hash;
+}
+
 static bool
 is_faulty(int32_t *fault_in)
 {
@@ -172,8 +180,21 @@ toy_score(void *self, const void *state, int32_t is_finished, double *score,
         s = **(toy_state *const *)state;
     else
         s = *(const toy_state *)state;
-    *score = score_of(s.text_hash, s.token_hash, is_finished);
+    *score = score_of(stir(toy, s.text_hash), s.token_hash, is_finished);
     return 0;
+}
+
+static int
+toy_bounds(void *self, const void *state, int32_t n_tokens_left, double *low,
+           double *high, char *message)
+{
+    toy_reward *toy = self;
+    double unused;
+    if (fails_now(toy, false))
+        return spoil(toy, &unused, message);
+    toy->n_bounds++;
+    return toy->inner->bounds(toy->inner->self, state, n_tokens_left, low, high,
+                              message);
 }
 
 static int
@@ -183,16 +204,79 @@ toy_score_texts(void *self, const char *prompt, size_t prompt_size,
 {
     toy_reward *toy = self;
     bool is_spoiled = fails_now(toy, true);
-    toy->n_texts += n_texts;
     uint32_t basis = hash_text(2166136261u ^ toy->salt, prompt, prompt_size);
     int32_t n_written = n_texts - (is_spoiled && toy->fault == TOY_FORGETS);
     for (int32_t i = 0; i < n_written; i++)
-        scores[i] = score_of(hash_text(basis, texts[i].text, texts[i].size),
+        scores[i] = score_of(stir(toy, hash_text(basis, texts[i].text, texts[i].size)),
                              (uint32_t)texts[i].n_tokens, texts[i].is_finished);
     if (is_spoiled && toy->fault != TOY_FORGETS)
         return spoil(toy, &scores[n_texts - 1], message);
     return 0;
 }
+
+// --- marks ---------------------------------------------------------------------------
+
+static double
+share(const toy_reward *toy, const deal_reward_text *text, int64_t n_more)
+{
+    int64_t n = n_more;
+    for (size_t i = 0; i < text->size; i++)
+        n += (uint8_t)text->text[i] == toy->salt;
+    return (double)(n < toy->n_max ? n : toy->n_max) / toy->n_max;
+}
+
+static int
+marks_score_texts(void *self, const char *prompt, size_t prompt_size,
+                  const deal_reward_text *texts, int32_t n_texts, double *scores,
+                  char *message)
+{
+    (void)prompt;
+    (void)prompt_size;
+    toy_reward *toy = self;
+    bool is_spoiled = fails_now(toy, true);
+    toy->n_texts += n_texts;
+    for (int32_t i = 0; i < n_texts; i++)
+        scores[i] = share(toy, &texts[i], 0);
+    return is_spoiled ? spoil(toy, &scores[n_texts - 1], message) : 0;
+}
+
+static int
+marks_bounds_texts(void *self, const char *prompt, size_t prompt_size,
+                   const deal_reward_text *texts, const int32_t *n_tokens_left,
+                   int32_t n_texts, double *low, double *high, char *message)
+{
+    (void)prompt;
+    (void)prompt_size;
+    toy_reward *toy = self;
+    double unused;
+    if (fails_now(toy, false))
+        return spoil(toy, &unused, message);
+    toy->n_bounds += n_texts;
+    for (int32_t i = 0; i < n_texts; i++) {
+        low[i] = share(toy, &texts[i], 0);
+        high[i] = share(toy, &texts[i], (int64_t)toy->n_token * n_tokens_left[i]);
+    }
+    return 0;
+}
+
+void
+toy_reward_init_marks(toy_reward *toy, char mark, int32_t n_max, int32_t n_token)
+{
+    *toy = (toy_reward){
+        .form = TOY_MARKS, .salt = (uint8_t)mark, .n_max = n_max, .n_token = n_token};
+    toy->reward = (deal_reward){
+        .abi_version = DEAL_REWARD_ABI,
+        .struct_size = sizeof(deal_reward),
+        .self = toy,
+        .name = "toy marks",
+        .low = 0.0,
+        .high = 1.0,
+        .score_texts = marks_score_texts,
+        .bounds_texts = marks_bounds_texts,
+    };
+}
+
+// --- public --------------------------------------------------------------------------
 
 void
 toy_reward_init(toy_reward *toy, toy_form form, uint32_t salt)
@@ -231,4 +315,6 @@ toy_reward_wrap(toy_reward *toy, deal_reward *inner)
     toy->reward.low = inner->low;
     toy->reward.high = inner->high;
     toy->reward.state_size = inner->state_size;
+    if (inner->bounds)
+        toy->reward.bounds = toy_bounds;
 }

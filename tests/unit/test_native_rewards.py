@@ -101,7 +101,10 @@ def test_scorer_whose_states_own_memory(scorer: ModuleType) -> None:
 def test_scorer_on_texts(scorer: ModuleType) -> None:
     reward = as_reward(scorer.shortness())
     assert (reward + Keywords(["a"])).score(["", "a b"]) == [1.0, 1.25]
-    assert _core.reward_info(scorer.shortness())[3] is False
+    assert _core.reward_info(scorer.shortness())[3:] == (False, True)
+    state = _core.RewardState(scorer.shortness(), "")
+    state.advance(b"abc")
+    assert (state.bounds(2), state.bounds(0)) == ((0.0, 0.25), (0.25, 0.25))
 
 
 @pytest.mark.parametrize(

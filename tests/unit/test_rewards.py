@@ -8,15 +8,15 @@ import functools
 import gc
 import math
 import random
-import re
 import unicodedata
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from reward_streams import check_stream, random_tokens
+from reward_twins import fold_one, is_word, keywords_twin, length_twin
 
 import deal
 from deal import _core
@@ -24,68 +24,6 @@ from deal.rewards import Keywords, Length, WeightedSum, as_reward
 
 OLD = unicodedata.ucd_3_2_0  # what it knows is the same in every later version
 UNITS = ("tokens", "characters", "words", "sentences")
-
-
-# --- plain twins ---------------------------------------------------------------------
-
-
-def is_word(character: str) -> bool:
-    return unicodedata.category(character)[0] in "LMN" or character == "_"
-
-
-def fold_one(character: str) -> str:
-    for folded in (character.casefold(), character.lower()):
-        if len(folded) == 1:
-            return folded
-    return character
-
-
-def fold(text: str) -> str:
-    return "".join(map(fold_one, text))
-
-
-def occurs(form: str, text: str) -> bool:
-    """Whether `form` is in `text` with neither end inside a word; both folded."""
-
-    def cuts(i: int) -> bool:
-        return 0 < i < len(text) and is_word(text[i - 1]) and is_word(text[i])
-
-    return any(
-        text.startswith(form, i) and not cuts(i) and not cuts(i + len(form))
-        for i in range(len(text))
-    )
-
-
-def keywords_twin(concepts: Sequence[Sequence[str]], text: str) -> float:
-    folded = fold(text)
-    n = sum(any(occurs(fold(f), folded) for f in forms) for forms in concepts)
-    return n / len(concepts)
-
-
-def count_sentences(text: str) -> int:
-    n, start = 0, 0
-    for run in re.finditer("[.!?。．！？｡]+", text):
-        after = text[run.end() : run.end() + 1]
-        is_end = bool(set(run[0]) - set(".!?")) or not after or not is_word(after)
-        if is_end and any(map(is_word, text[start : run.start()])):
-            n += 1
-        if is_end:
-            start = run.end()
-    return n
-
-
-def length_twin(unit: str, low: int, high: float, tokens: Sequence[str]) -> float:
-    text = "".join(tokens)
-    n = {
-        "tokens": len(tokens),
-        "characters": len(text),
-        "words": len(text.split()),
-        "sentences": count_sentences(text),
-    }[unit]
-    if low <= n <= high:
-        return 1.0
-    missed = low if n < low else high
-    return 1.0 / (1.0 + abs(n - missed) / max(1, missed))
 
 
 # --- Keywords ------------------------------------------------------------------------

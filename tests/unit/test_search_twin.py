@@ -12,156 +12,15 @@ from typing import Any
 
 import deal_twin as twin
 import pytest
-from deal_twin import Hypothesis, Outcome, Problem, Tokens
-from search_table import (
-    Keywords,
-    Length,
-    Program,
-    Toy,
-    log_z_of,
-)
+from deal_twin import Hypothesis, Outcome, Problem
+from search_cases import CAT, Case, impure, random_case, random_rewards, random_table
+from search_table import Marks, Program, Toy, log_z_of
 
 TWINS = {
     "greedy": twin.greedy,
     "beam": twin.beam_search,
     "naive": twin.deal_search,
 }
-CAT = "\u732b".encode()
-PIECES = [
-    b"a",
-    b" b",
-    b"A cat",
-    b" ",
-    b".",
-    "\u00e9".encode(),
-    "\u00e9".encode()[:1],
-    "\u00e9".encode()[1:],
-    CAT[:2],
-    CAT[2:],
-    CAT[:1],
-    b"",
-    b"ab",
-    b"a" + CAT[:1],
-    b"dog",
-    b"\xff",
-]
-BYTES = [b"a", b" ", *(bytes([byte]) for byte in "\u00e9\u732b".encode()), b"\xff"]
-STOPS = [
-    "t",
-    "A c",
-    "ab",
-    "aa",
-    "a b",
-    "\u00e9",
-    "\ufffd",
-    " ",
-    "cat",
-    "b.",
-    "\u732ba",
-    "A",
-    "zz",
-]
-Case = tuple[Problem, str]
-
-
-# --- random cases --------------------------------------------------------------------
-
-
-def random_pieces(rng: random.Random, n: int) -> tuple[int, list[tuple[int, bytes]]]:
-    rule = rng.choice([twin.STREAM, twin.STREAM, twin.RUN, twin.CHAR])
-    pieces = []
-    for _ in range(n):
-        u = rng.random()
-        if u < 0.1:
-            pieces.append((twin.SPECIAL, b"<s>"))
-        elif u < 0.5 and rule != twin.STREAM:
-            pieces.append((twin.BYTE, rng.choice(BYTES)))
-        else:
-            kind = rng.choice([twin.TEXT, twin.TEXT, twin.LITERAL])
-            pieces.append((kind, rng.choice(PIECES)))
-    return rule, pieces
-
-
-def random_table(
-    rng: random.Random, n_vocab: int, n_back: int, is_smooth: bool
-) -> dict[Tokens, list[float]]:
-    """Logits that are multiples of 1/2, few of them distinct, so that ties abound."""
-    top = rng.choice([1, 2, 6])
-    has_bans = rng.random() < 0.1
-
-    def logit() -> float:
-        if is_smooth:
-            return rng.randrange(-4096, 4096) / 1024
-        if has_bans and rng.random() < 0.15:
-            return -math.inf
-        return rng.randrange(-top, top + 1) / 2
-
-    table = {}
-    for context in itertools.product(range(n_vocab + 1), repeat=n_back):
-        table[context] = [logit() for _ in range(n_vocab)]
-        table[context][rng.randrange(n_vocab)] = float(top)
-    return table
-
-
-def random_stops(rng: random.Random, pieces: list[tuple[int, bytes]]) -> list[str]:
-    """Some that need two tokens, and some that one token may bring together."""
-    stops = []
-    for _ in range(rng.choice([0, 0, 0, 1, 2, 3])):
-        pair = b"".join(piece for _, piece in rng.sample(pieces, 2))
-        stops.append(pair.decode(errors="ignore") if rng.random() < 0.5 else "")
-    return [stop or rng.choice(STOPS) for stop in stops]
-
-
-def random_rewards(rng: random.Random) -> tuple[tuple[float, Any], ...]:
-    makers: list[Callable[[], Any]] = [
-        lambda: Toy("texts", rng.randrange(1000)),
-        lambda: Toy("plain", rng.randrange(1000)),
-        lambda: Toy("owning", rng.randrange(1000)),
-        lambda: Keywords(tuple(rng.sample(["cat", "a", "b", "dog", "ab"], 2))),
-        lambda: Length(
-            rng.choice(Length.UNITS), low := rng.randrange(4), rng.choice([-1, low + 1])
-        ),
-    ]
-    n = rng.choice([0, 1, 1, 1, 2, 3])
-    return tuple(
-        (rng.choice([1.0, 1.0, 0.5, -1.0, 2.0, 0.0, 0.3]), rng.choice(makers)())
-        for _ in range(n)
-    )
-
-
-def random_case(seed: int, mode: str) -> Case:
-    rng = random.Random(f"{mode} {seed}")
-    n_vocab = rng.randint(3, 12)
-    n_back = rng.choice([1, 2]) if n_vocab <= 6 else 1
-    rule, pieces = random_pieces(rng, n_vocab)
-    prompt = tuple(rng.randrange(n_vocab) for _ in range(rng.randint(1, 4)))
-    lookahead = rng.randint(0, 6)
-    num_beams = rng.randint(1, 5)
-    ends = rng.sample(range(n_vocab), rng.choice([0, 0, 1, 1, 2, 3]))
-    problem = Problem(
-        table=random_table(rng, n_vocab, n_back, is_smooth=rng.random() < 0.15),
-        log_z={},
-        n_back=n_back,
-        n_ctx=len(prompt) + rng.choice([1, 2, 5, 50, 50, 50, 50, 50]),
-        pieces=pieces,
-        byte_rule=rule,
-        prompt=prompt,
-        prompt_text=rng.choice(["", "a prompt", "\u00e9"]),
-        end_tokens=tuple(ends),
-        stops=tuple(random_stops(rng, pieces)),
-        rewards=random_rewards(rng),
-        max_new_tokens=rng.choice([1, 2, 3, 6, 8, 12, 16]),
-        num_return_sequences=rng.randint(1, num_beams),
-        num_beams=num_beams,
-        length_penalty=rng.choice([1.0, 1.0, 0.0, 0.5, 2.0, -1.0]),
-        top_k=rng.randint(1, n_vocab),
-        lookahead=lookahead,
-        reward_weight=rng.choice([0.0, 0.5, 1.0, 1.0, 4.0, 20.0, -1.0, 0.7]),
-        commit=rng.randint(1, min(4, lookahead + 1)),
-    )
-    if mode == "greedy":
-        problem = dataclasses.replace(problem, num_beams=1, num_return_sequences=1)
-    return problem, mode
 
 
 # --- comparison ----------------------------------------------------------------------
@@ -221,8 +80,11 @@ def check_stats(problem: Problem, answer: dict[str, Any], want: twin.Stats) -> N
     assert [n for n, _ in answer["steps"]] == want.n_batches
     assert found["n_reward_calls"] == answer["n_calls"]
     counts = zip(problem.rewards, answer["reward_counts"], strict=True)
-    for (_, reward), (n_calls, n_texts) in counts:
-        if isinstance(reward, Toy) and reward.form == "texts":
+    for (_, reward), (n_calls, n_texts, n_bounds) in counts:
+        assert n_bounds == 0  # nothing is left out that they could spare
+        if getattr(reward, "is_impure", False):
+            assert n_texts == want.n_reward_texts / len(problem.rewards)
+        elif isinstance(reward, Marks) or getattr(reward, "form", "") == "texts":
             assert (n_calls, n_texts) == (want.n_new_calls, want.n_new_texts)
     parts = [found[f"seconds_{p}"] for p in ("prefill", "forward", "reward")]
     assert min(parts) >= 0 and sum(parts) <= found["seconds_total"] * 1.001
@@ -292,6 +154,26 @@ def check_exact(naive: dict[str, Any], exact: dict[str, Any]) -> None:
     assert exact["n_node"] == exact["n_state"] == 0
 
 
+def check_impure(
+    problem: Problem, naive: dict[str, Any], exact: dict[str, Any]
+) -> None:
+    """All is scored, by the calls of naive."""
+    check_exact(naive, exact)
+    counts = zip(naive["reward_counts"], exact["reward_counts"], strict=True)
+    for (_, reward), (want, found) in zip(problem.rewards, counts, strict=True):
+        is_texts = isinstance(reward, Marks) or getattr(reward, "form", "") == "texts"
+        assert found[not is_texts :] == want[not is_texts :]  # else advances count
+    rows = {key_of(row): row for row in naive["trace"]}
+    for row in exact["trace"]:
+        for name in ("score", "h", "rewards", "rollout"):
+            assert same(row[name], rows[key_of(row)][name]), name
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equality where NaN equals NaN."""
+    return repr(a) == repr(b)
+
+
 def exact_pairs(
     program: Program, problems: list[Problem]
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -333,6 +215,82 @@ def test_exact_is_naive(search_table: Program, seed: int) -> None:
         for answers in zip(*pairs, strict=True)
     ]
     assert n_rows[1] < 0.8 * n_rows[0]
+
+
+def test_impure_rewards_are_asked_as_naive_asks(search_table: Program) -> None:
+    problems = []
+    for i in range(1500):
+        rng = random.Random(f"impure {i}")
+        problem = skip_case(i) if i % 5 == 0 else random_case(7000 + i, "naive")[0]
+        tricks = rng.choice([15, 15, i % 16])
+        problems.append(dataclasses.replace(impure(rng, problem), tricks=tricks))
+    n_passes = [0, 0]
+    for i, pair in enumerate(exact_pairs(search_table, problems)):
+        try:
+            check_impure(problems[i], *pair)
+        except AssertionError as error:
+            raise AssertionError(f"case {i}: {problems[i]}") from error
+        for side, answer in enumerate(pair):
+            n_passes[side] += answer["stats"]["n_forward_passes"]
+    assert n_passes[1] < 0.95 * n_passes[0]  # rollouts are reused all the same
+
+
+def test_impure_rewards_follow_the_twin(search_table: Program) -> None:
+    for mode in ("naive", "greedy", "beam"):
+        cases = []
+        for i in range(300):
+            problem, _ = random_case(9000 + i, mode)
+            cases.append((impure(random.Random(i), problem), mode))
+        for i, both in enumerate(run_both(search_table, cases)):
+            try:
+                check_case(*both)
+            except AssertionError as error:
+                raise AssertionError(f"{mode} case {i}: {both[0]}") from error
+
+
+def bounded_case(seed: int) -> Problem:
+    """Rewards that all have bounds, and searches in which these matter."""
+    rng = random.Random(f"bounds {seed}")
+    problem, _ = random_case(20000 + seed, "naive")
+    num_beams = rng.randint(1, 4)
+    lookahead = rng.randint(1, 8)
+    rewards = []
+    while not rewards or rng.random() < 0.4:
+        drawn = random_rewards(rng, problem.pieces)
+        rewards += [pair for pair in drawn if not isinstance(pair[1], Toy)]
+    return dataclasses.replace(
+        problem,
+        rewards=tuple(rewards[:4]),
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
+        lookahead=lookahead,
+        commit=rng.randint(1, min(4, lookahead + 1)),
+        max_new_tokens=rng.choice([6, 12, 20]),
+        reward_weight=rng.choice([1.0, 4.0, 20.0, -3.0]),
+    )
+
+
+def test_bounds_enclose_and_spare(search_table: Program) -> None:
+    problems = [bounded_case(i) for i in range(2000)]
+    whole = [dataclasses.replace(p, tricks=15 - 2) for p in problems]
+    n_scored = [0, 0, 0]
+    n_bounds: Counter[str] = Counter()
+    pairs = exact_pairs(search_table, problems)
+    for i, (naive, exact) in enumerate(pairs):
+        try:
+            check_exact(naive, exact)
+        except AssertionError as error:
+            raise AssertionError(f"case {i}: {problems[i]}") from error
+        counts = zip(problems[i].rewards, exact["reward_counts"], strict=True)
+        for (_, reward), (_, _, n) in counts:
+            n_bounds[type(reward).__name__] += n
+        for side, answer in enumerate((naive, exact)):
+            n_scored[side] += answer["stats"]["n_reward_texts"]
+    for answer in search_table.run([(problem, "exact") for problem in whole]):
+        n_scored[2] += answer["stats"]["n_reward_texts"]
+        assert all(n == 0 for _, _, n in answer["reward_counts"])
+    assert n_scored[1] < 0.7 * n_scored[0] and n_scored[2] == n_scored[0]
+    assert len(n_bounds) == 3 and min(n_bounds.values()) > 1000, n_bounds
 
 
 def skip_case(seed: int) -> Problem:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from generation import PROMPT, PROMPTS, WORDS, key, python_keywords
+from search_cases import Case, random_case, random_rewards
 from search_table import Program, log_z_of
 from segment_twin import Drawing, segment
-from test_search_twin import Case, check_case, random_case, random_rewards
+from test_search_twin import check_case
 from tiny_model import TinyConfig, make_tiny, write_gguf
 
 import deal
@@ -35,7 +36,7 @@ def segment_case(seed: int) -> Case:
     )
     rewards = problem.rewards
     while not rewards:
-        rewards = random_rewards(rng)
+        rewards = random_rewards(rng, problem.pieces)
     lookahead = rng.choice([1, 2, 3, 5, problem.max_new_tokens])
     problem = dataclasses.replace(
         problem, rewards=rewards, lookahead=lookahead, commit=1, drawing=drawing

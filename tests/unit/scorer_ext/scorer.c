@@ -186,6 +186,23 @@ shortness_score_texts(void *self, const char *prompt, size_t prompt_size,
     return 0;
 }
 
+/* More text is never shorter. */
+static int
+shortness_bounds_texts(void *self, const char *prompt, size_t prompt_size,
+                       const deal_reward_text *texts, const int32_t *n_tokens_left,
+                       int32_t n_texts, double *low, double *high, char *message)
+{
+    (void)self;
+    (void)prompt;
+    (void)prompt_size;
+    (void)message;
+    for (int32_t i = 0; i < n_texts; i++) {
+        high[i] = 1.0 / (1.0 + (double)texts[i].size);
+        low[i] = n_tokens_left[i] ? 0.0 : high[i];
+    }
+    return 0;
+}
+
 static const deal_reward shortness = {
     .abi_version = DEAL_REWARD_ABI,
     .struct_size = sizeof(deal_reward),
@@ -193,6 +210,7 @@ static const deal_reward shortness = {
     .low = 0.0,
     .high = 1.0,
     .score_texts = shortness_score_texts,
+    .bounds_texts = shortness_bounds_texts,
 };
 
 /* ---- Capsules ----------------------------------------------------------------------- */
