@@ -216,6 +216,8 @@ def check_stats(problem: Problem, answer: dict[str, Any], want: twin.Stats) -> N
         "n_rollout_tokens",
         "n_skipped",
         "n_reward_texts",
+        "n_rollout_model_tokens",
+        "n_rollout_model_passes",
     ):
         assert found[name] == getattr(want, name), name
     assert [n for n, _ in answer["steps"]] == want.n_batches
@@ -224,9 +226,11 @@ def check_stats(problem: Problem, answer: dict[str, Any], want: twin.Stats) -> N
     for (_, reward), (n_calls, n_texts) in counts:
         if isinstance(reward, Toy) and reward.form == "texts":
             assert (n_calls, n_texts) == (want.n_new_calls, want.n_new_texts)
-    parts = [found[f"seconds_{p}"] for p in ("prefill", "forward", "reward")]
+    names = ("prefill", "forward", "reward", "rollout_model")
+    parts = [found[f"seconds_{name}"] for name in names]
     assert min(parts) >= 0 and sum(parts) <= found["seconds_total"] * 1.001
     assert (parts[2] > 0) == bool(problem.rewards)
+    assert (parts[3] > 0) == (want.n_rollout_model_passes > 0)
 
 
 def check_text_so_far(problem: Problem, answer: dict[str, Any]) -> None:
@@ -285,9 +289,9 @@ def check_exact(naive: dict[str, Any], exact: dict[str, Any]) -> None:
     for name in ("n_steps", "n_prompt_tokens", "n_skipped"):
         assert exact["stats"][name] == naive["stats"][name]
     counts = exact["stats"]
-    assert counts["n_forward_tokens"] <= naive["stats"]["n_forward_tokens"] + (
-        counts["n_ahead_tokens"] + counts["n_draft_tokens"]
-    )
+    n_guessed = counts["n_ahead_tokens"] + counts["n_draft_tokens"]
+    for name in ("n_forward_tokens", "n_rollout_model_tokens"):
+        assert counts[name] <= naive["stats"][name] + n_guessed
     assert counts["n_reward_calls"] == exact["n_calls"]
     assert exact["n_node"] == exact["n_state"] == 0
 
@@ -372,6 +376,94 @@ def test_exact_skips_as_naive(search_table: Program) -> None:
             check_exact(naive, exact)
         except AssertionError as error:
             raise AssertionError(f"case {i}: {problems[i]}") from error
+
+
+# --- another model rolls out ---------------------------------------------------------
+
+
+def rollouts_case(seed: int) -> Problem:
+    """One in four with a model that knows little of the other one."""
+    rng = random.Random(f"rollouts {seed}")
+    problem, _ = random_case(seed, "naive")
+    if rng.random() < 0.5:
+        problem = skip_case(seed)
+        least = rng.choice([0.2, 0.25, 0.3, 0.4, 0.5])
+        problem = dataclasses.replace(problem, skip_above=least)
+    if problem.n_new_max == 1:
+        problem = dataclasses.replace(problem, n_ctx=50, max_new_tokens=12)
+    if rng.random() < 0.25:
+        n_back = rng.choice([1, 2]) if problem.n_vocab <= 6 else 1
+        is_smooth = rng.random() < 0.15
+        table = random_table(rng, problem.n_vocab, n_back, is_smooth)
+    else:
+        n_back, table = problem.n_back, {}
+        for context, logits in problem.table.items():
+            table[context] = [
+                value + rng.choice([-1.0, 0.5, 2.0]) * (rng.random() < 0.2)
+                for value in logits
+            ]
+    other = twin.Rollouts(table, n_back, len(problem.prompt) + 50, problem.n_vocab)
+    return dataclasses.replace(problem, rollouts=other)
+
+
+def test_rollouts_of_another_model(search_table: Program) -> None:
+    cases = [(rollouts_case(seed), "naive") for seed in range(2400)]
+    seen: Counter[str] = Counter()
+    for seed, both in enumerate(run_both(search_table, cases)):
+        try:
+            check_case(*both)
+        except AssertionError as error:
+            raise AssertionError(f"case {seed}: {both[0]}") from error
+        problem, _, outcome = both
+        plain = twin.deal_search(dataclasses.replace(problem, rollouts=None))
+        stats = outcome.stats
+        seen["changed"] += plain.results[0].tokens != outcome.results[0].tokens
+        seen["not asked"] += stats.n_rollout_model_tokens == 0
+        seen["cheaper"] += stats.n_forward_tokens < plain.stats.n_forward_tokens
+        seen["caught up"] += 0 < stats.n_skipped < stats.n_steps
+        seen["committed"] += problem.commit > 1 and problem.num_beams > 1
+    assert len(seen) == 5 and min(seen.values()) > 50, seen
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_exact_rolls_out_as_naive(search_table: Program, seed: int) -> None:
+    problems = [rollouts_case(1000 * seed + i) for i in range(1000)]
+    problems = [
+        dataclasses.replace(problem, tricks=random.Random(i).choice([15, 15, i % 16]))
+        for i, problem in enumerate(problems)
+    ]
+    pairs = exact_pairs(search_table, problems)
+    for i, (naive, exact) in enumerate(pairs):
+        try:
+            check_exact(naive, exact)
+        except AssertionError as error:
+            raise AssertionError(f"case {1000 * seed + i}: {problems[i]}") from error
+    n_rows = [
+        sum(answer["stats"]["n_rollout_model_tokens"] for answer in answers)
+        for answers in zip(*pairs, strict=True)
+    ]
+    assert n_rows[1] < 0.8 * n_rows[0]
+
+
+@pytest.mark.parametrize("mode", ["naive", "exact"])
+def test_a_model_rolls_out_for_itself(search_table: Program, mode: str) -> None:
+    cases = []
+    for seed in range(400):
+        problem = random_case(seed, "naive")[0]
+        if seed % 4 == 0:
+            problem = skip_case(seed)
+        same = twin.Rollouts(
+            problem.table, problem.n_back, problem.n_ctx, problem.n_vocab
+        )
+        cases += [(problem, mode), (dataclasses.replace(problem, rollouts=same), mode)]
+    answers = search_table.run(cases)
+    for one, two in zip(answers[::2], answers[1::2], strict=True):
+        assert one["results"] == two["results"]
+        chosen = [
+            [key_of(row) for row in answer["trace"] if row["is_chosen"]]
+            for answer in (one, two)
+        ]
+        assert sorted(chosen[0]) == sorted(chosen[1])
 
 
 def test_random_cases_are_hard(search_table: Program) -> None:
