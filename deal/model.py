@@ -259,8 +259,11 @@ class Model(Scoring):
             f"threads={self.threads}, max_length={self.max_length})"
         )
 
-    def __deepcopy__(self, memo: Any) -> Model:
+    def __copy__(self) -> Model:
         return self  # weights are shared, also by a copy of settings that name a model
+
+    def __deepcopy__(self, memo: Any) -> Model:
+        return self
 
     def __reduce__(self) -> Any:
         raise TypeError(

@@ -101,6 +101,26 @@ read_stops(PySearch *self)
     return 0;
 }
 
+// The session and the controls of the model that rolls out, each of which may be None.
+static int
+take_rollouts(PySearch *self, PyObject *session, PyObject *controls,
+              deal_search_request *request)
+{
+    PyObject *module = PyType_GetModule(Py_TYPE((PyObject *)self));
+    self->rollout_controls = Py_NewRef(controls);
+    if (deal_py_controls_get(module, controls, &request->rollout_controls) < 0)
+        return -1;
+    if (session == Py_None)
+        return 0;
+    if (!PyObject_TypeCheck(session, deal_module_state_get(module)->session_type)) {
+        PyErr_SetString(PyExc_TypeError, "rollout_session: expected Session or None");
+        return -1;
+    }
+    self->rollout_session = (PySession *)Py_NewRef(session);
+    request->rollout_lm = deal_session_lm(self->rollout_session->session);
+    return 0;
+}
+
 static PyObject *
 search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -119,13 +139,8 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
             &session, state->vocab_type, &vocab, &prompt, &text, &end, &PyTuple_Type,
             &stop, &PyTuple_Type, &capsules, &PyTuple_Type, &weights, &PyDict_Type,
             &dict, &given, &second, &second_given) ||
-        deal_py_controls_get(module, given, &request.controls) < 0 ||
-        deal_py_controls_get(module, second_given, &request.rollout_controls) < 0)
+        deal_py_controls_get(module, given, &request.controls) < 0)
         return NULL;
-    if (second != Py_None && !PyObject_TypeCheck(second, state->session_type)) {
-        PyErr_SetString(PyExc_TypeError, "rollout_session: expected Session or None");
-        return NULL;
-    }
     PySearch *self = (PySearch *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
@@ -135,16 +150,12 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->stop = Py_NewRef(stop);
     self->capsules = Py_NewRef(capsules);
     self->controls = Py_NewRef(given);
-    self->rollout_controls = Py_NewRef(second_given);
     request.lm = deal_session_lm(self->session->session);
-    if (second != Py_None) {
-        self->rollout_session = (PySession *)Py_NewRef(second);
-        request.rollout_lm = deal_session_lm(self->rollout_session->session);
-    }
     request.vocab = ((PyVocab *)vocab)->vocab;
     Py_ssize_t text_size;
     const char *utf8 = PyUnicode_AsUTF8AndSize(text, &text_size);
-    if (!utf8 || read_params(dict, &request.params) < 0 || read_stops(self) < 0 ||
+    if (!utf8 || take_rollouts(self, second, second_given, &request) < 0 ||
+        read_params(dict, &request.params) < 0 || read_stops(self) < 0 ||
         read_rewards(self, weights) < 0 ||
         deal_py_ids(prompt, "prompt", &self->prompt, &request.n_prompt) < 0 ||
         deal_py_ids(end, "end_tokens", &self->end_token, &request.n_end) < 0) {

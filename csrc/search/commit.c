@@ -1,6 +1,6 @@
-/* What the winners of a DeAL decision take: the candidate, and with commit = s the first
- * s - 1 tokens of its rollout. Whichever model has rolled out, the log-probs of those
- * tokens are the search's own model's, which evaluates them where it has not yet.
+/* What the winners of a DeAL decision take: the candidate, and with commit = s the
+ * first s - 1 tokens of its rollout. Whichever model has rolled out, the log-probs of
+ * those tokens are the search's own model's, which evaluates them where it has not yet.
  */
 #include "search/search_internal.h"
 

@@ -109,8 +109,8 @@ deal_search_fill_want(deal_search *search, deal_lm_item *item, int32_t i_row,
             search->logits + (size_t)i_row * (size_t)search->request.lm->n_vocab;
 }
 
-// Evaluates the prompt with `lm` or rollout_lm. What `last` asks is answered in the item
-// of its last token, whose node is the caller's.
+// Evaluates the prompt with `lm` or rollout_lm. What `last` asks is answered in the
+// item of its last token, whose node is the caller's.
 static deal_status
 run_prompt(deal_search *search, bool is_rollout, const deal_lm_item *last,
            deal_error *err)

@@ -136,7 +136,8 @@ score_candidates(deal_search *search, deal_error *err)
 
 // --- commit --------------------------------------------------------------------------
 
-// With a second model: what it has evaluated of the tokens that go on stays in its trie.
+// With a second model: what it has evaluated of the tokens that go on stays in its
+// trie.
 static void
 keep_rollout(deal_search *search, deal_hypothesis *next, int32_t i_candidate)
 {
