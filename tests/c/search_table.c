@@ -27,7 +27,7 @@
 #include "table_lm.h"
 #include "toy_reward.h"
 
-#define N_MAX 64       // of tokens in a vocabulary or prompt, stops, rewards
+#define N_MAX 80       // of tokens in a vocabulary or prompt, stops, rewards
 #define WORD_SIZE 1024 // bytes of the longest word
 
 typedef struct test_case {

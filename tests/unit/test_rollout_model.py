@@ -42,7 +42,7 @@ def rollouts_case(seed: int) -> Problem:
     problem, _ = random_case(seed, "naive")
     if rng.random() < 0.5:
         problem = skip_case(seed)
-        least = rng.choice([0.2, 0.25, 0.3, 0.4, 0.5])
+        least = rng.choice([0.3, 0.5, 0.7, 0.9, 0.95])
         problem = dataclasses.replace(problem, skip_above=least)
     if problem.n_new_max == 1:
         problem = dataclasses.replace(problem, n_ctx=50, max_new_tokens=12)

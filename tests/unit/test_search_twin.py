@@ -129,9 +129,9 @@ def random_rewards(rng: random.Random) -> tuple[tuple[float, Any], ...]:
     )
 
 
-def random_case(seed: int, mode: str) -> Case:
+def random_case(seed: int, mode: str, n_vocab: int = 0) -> Case:
     rng = random.Random(f"{mode} {seed}")
-    n_vocab = rng.randint(3, 12)
+    n_vocab = n_vocab or rng.randint(3, 12)
     n_back = rng.choice([1, 2]) if n_vocab <= 6 else 1
     rule, pieces = random_pieces(rng, n_vocab)
     prompt = tuple(rng.randrange(n_vocab) for _ in range(rng.randint(1, 4)))
@@ -337,6 +337,31 @@ def test_exact_is_naive(search_table: Program, seed: int) -> None:
         for answers in zip(*pairs, strict=True)
     ]
     assert n_rows[1] < 0.8 * n_rows[0]
+
+
+def test_exact_of_many_candidates(search_table: Program) -> None:
+    """More than rollouts ask for at once."""
+    problems = []
+    for seed in range(80):
+        problem, _ = random_case(seed, "naive", n_vocab=66)
+        changed = dataclasses.replace(
+            problem,
+            top_k=65,
+            end_tokens=(0, 1),
+            num_beams=random.Random(seed).choice([1, 2]),
+            num_return_sequences=1,
+            lookahead=max(1, problem.lookahead),
+            commit=1,
+            max_new_tokens=12,
+            n_ctx=50,
+            tricks=3,
+        )
+        problems.append(changed)
+    for i, (naive, exact) in enumerate(exact_pairs(search_table, problems)):
+        try:
+            check_exact(naive, exact)
+        except AssertionError as error:
+            raise AssertionError(f"case {i}") from error
 
 
 def skip_case(seed: int) -> Problem:
