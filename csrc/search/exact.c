@@ -140,7 +140,6 @@ evaluate_live(deal_search *search, deal_error *err)
             x->at[i] =
                 deal_known_child(&x->known, x->at[i], live->token[live->n_token - 1]);
         live->n_behind = 0;
-        x->known.entry[x->at[i]].is_ahead = false;
     }
     return DEAL_OK;
 }
@@ -188,6 +187,8 @@ expand(deal_search *search, deal_error *err)
         int32_t i_live = search->candidate[i].i_live;
         outlook->cursor =
             search->live[i_live].n_behind == 0 ? x->at[i_live] : DEAL_KNOWN_NONE;
+        if (outlook->cursor != DEAL_KNOWN_NONE)
+            x->known.entry[outlook->cursor].is_ahead = false;
         x->order[i] = i;
         int32_t n_before = search->slot[i].n_token;
         if (deal_skip_is_blind(search))
@@ -296,7 +297,7 @@ commit_one(deal_search *search, int32_t i, deal_error *err)
     int32_t first = search->live[i_live].n_token, n = slot->n_token - first;
     bool is_whole = n <= commit && slot->finish != DEAL_FINISH_NONE;
     n = n < commit ? n : commit;
-    int32_t entry = x->at[i_live];
+    int32_t entry = x->at[i_live]; // with rollout_lm deal_commit_logprobs() has added
     for (int32_t j = 0; !search->request.rollout_lm && j + 1 < n; j++) {
         entry = deal_known_child(&x->known, entry, slot->token[first + j]);
         slot->logprob += deal_known_best_logprob(&x->known, entry);
@@ -346,7 +347,7 @@ commit(deal_search *search, deal_error *err)
     x->n_next = 0;
     for (int32_t w = 0; w < search->n_winner; w++)
         DEAL_TRY(commit_one(search, search->winner[w], err));
-    for (int32_t w = 0; w < search->n_winner; w++) // those in the pool have theirs yet
+    for (int32_t w = 0; w < search->n_winner; w++) // pooled ones still hold a node
         deal_search_release(search, &search->slot[search->winner[w]]);
     return DEAL_OK;
 }

@@ -224,7 +224,9 @@ def test_who_says_what(lm: deal.Model, other: deal.Model) -> None:
 def test_a_model_for_itself(lm: deal.Model, paths: list[Path], mode: str) -> None:
     plain = lm.generate(PROMPT, **settings(None, mode=mode))
     same = lm.generate(PROMPT, **settings(lm, mode=mode))
-    assert key(same) == key(plain)
+    # How far mode "exact" looks, and so its trace, may differ from run to run.
+    assert key(same)[:-1] == key(plain)[:-1]
+    assert decisions_of(same) == decisions_of(plain)
     assert same.stats.n_rollout_model_tokens == plain.stats.n_rollout_model_passes == 0
     again = deal.load(paths[0], compute="f32", threads=1)
     twin_made = lm.generate(PROMPT, **settings(again, mode=mode))
