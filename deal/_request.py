@@ -31,6 +31,7 @@ class Options:
     reward: Reward | None
     ends: list[int]
     stops: tuple[bytes, ...]
+    rollout_model: Any = None  # Model, another than the one that searches
 
 
 def make_options(
@@ -58,7 +59,8 @@ def make_options(
         ends = given["eos_token_id"]
         ends = [ends] if hasattr(ends, "__index__") else ends
     ends = [check_int("eos_token_id", token, 0, n_vocab - 1) for token in ends]
-    return Options(params, reward, ends, _stops(given["stop"]))
+    other = None if search is None else search.rollout_model
+    return Options(params, reward, ends, _stops(given["stop"]), other)
 
 
 def _check_modes(search: Any, sampling: Any, num_beams: Any) -> None:

@@ -235,6 +235,12 @@ class SentencePieceBackend:
             return self._processor.id_to_piece(i_token)
         return next((t for t, (i, _) in self._added.items() if i == i_token), None)
 
+    def tokens(self) -> dict[int, str]:
+        pieces = map(self._processor.id_to_piece, range(self._n_model))
+        return {i: token for token, (i, _) in self._added.items()} | dict(
+            enumerate(pieces)
+        )
+
     def table(self) -> PieceTable:
         """Pieces as the library decodes them."""
         leading_space = KEEP

@@ -138,6 +138,11 @@ class TokenizersBackend:
         added = self._tokenizer.get_added_tokens_decoder().get(i_token)
         return self._tokenizer.id_to_token(i_token) if added is None else added.content
 
+    def tokens(self) -> dict[int, str]:
+        found = {i: token for token, i in self._tokenizer.get_vocab().items()}
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        return found | {i: token.content for i, token in added}
+
     def table(self) -> PieceTable:
         """Pieces as the library's decoder has them.
 

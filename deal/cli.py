@@ -162,6 +162,12 @@ def generate(
     commit: Annotated[
         int, typer.Option(min=1, help="With --keywords: tokens per decision.")
     ] = 1,
+    rollout_model: Annotated[
+        str | None,
+        typer.Option(
+            help="With --keywords: a model of the same tokens that looks ahead."
+        ),
+    ] = None,
     num_return_sequences: Annotated[
         int, typer.Option("--num-return-sequences", "-r", min=1, help="Completions.")
     ] = 1,
@@ -180,12 +186,16 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Continue a prompt: greedy, sampled, with beams, or searched with keywords."""
+    from dataclasses import replace
+
     from deal.settings import Sampling, Search
 
     if keywords is not None and temperature is not None:
         raise typer.BadParameter(
             "--keywords searches and --temperature samples; give one of the two"
         )
+    if rollout_model is not None and keywords is None:
+        raise typer.BadParameter("--rollout-model looks ahead; it needs --keywords")
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "num_return_sequences": num_return_sequences,
@@ -219,6 +229,9 @@ def generate(
     if prompt == "-":
         prompt = sys.stdin.read()
     lm = _load(model, compute, threads, max_length, kv_type, kv_budget)
+    if rollout_model is not None:
+        other = _load(rollout_model, compute, threads, None, kv_type, kv_budget)
+        options["search"] = replace(options["search"], rollout_model=other)
     question: Any = [{"role": "user", "content": prompt}] if chat else prompt
     with _interruptible():
         if stream and not as_json and num_return_sequences == 1:

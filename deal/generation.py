@@ -27,6 +27,11 @@ class Stats:
         Calls of reward functions, and completions scored.
     seconds_prefill, seconds_forward, seconds_reward, seconds_total : float
         Wall time: the prompt, all later forward passes, the rewards, everything.
+    n_rollout_model_tokens, n_rollout_model_passes : int
+        Of ``Search.rollout_model``, its prompt included; 0 without one. The counts of
+        forward tokens and passes are the model's own.
+    seconds_rollout_model : float
+        Wall time of those passes.
     n_reused_tokens : int
         Tokens of rollouts that were known before; from here on in mode "exact" alone.
     n_pruned, n_settled : int
@@ -58,6 +63,9 @@ class Stats:
     n_draft_accepted: int = 0
     n_ahead_tokens: int = 0
     n_in_vain: int = 0
+    n_rollout_model_tokens: int = 0
+    n_rollout_model_passes: int = 0
+    seconds_rollout_model: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,8 @@ class Candidate:
         Natural log, of the hypothesis and the candidate; in ``mode="segment"`` of
         the whole segment.
     rollout : tuple of int
-        Greedy tokens after the candidate; in mode "exact" as many as were looked at,
+        Greedy tokens after the candidate, of ``Search.rollout_model`` where there is
+        one; in mode "exact" as many as were looked at,
         in mode "segment" the rest of the segment.
     reward : float or None
         Weighted sum of the rewards of the text up to the rollout's end. None, here and

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deal import _checkpoint, _core, _hub
+from deal import _checkpoint, _core, _hub, _rollouts
 from deal import controls as _controls
 from deal._errors import ModelFormatError
 from deal._request import (
@@ -259,6 +259,18 @@ class Model(Scoring):
             f"threads={self.threads}, max_length={self.max_length})"
         )
 
+    def __copy__(self) -> Model:
+        return self  # weights are shared, also by a copy of settings that name a model
+
+    def __deepcopy__(self, memo: Any) -> Model:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "deal.Model: weights in memory do not pickle; load the model where it is "
+            "needed"
+        )
+
     @contextmanager
     def _session(self) -> Iterator[Any]:
         with self._lock:
@@ -386,7 +398,8 @@ class Model(Scoring):
         ContextLengthError
             If a prompt leaves no room for a token.
         KVBudgetError
-            If the request needs more KV cells than `kv_budget` has room for.
+            If the request needs more KV cells than `kv_budget` has room for, or those
+            of ``search.rollout_model`` more than that one's.
         RewardError
             If a reward returns something else than its declaration says. What a Python
             reward raises itself goes through unchanged.
@@ -451,7 +464,8 @@ class Model(Scoring):
 
     def _options(self, given: Mapping[str, Any]) -> Options:
         ends = self.tokenizer.eos_token_ids
-        return make_options(given, self.hparams.n_vocab, self.max_length, ends)
+        options = make_options(given, self.hparams.n_vocab, self.max_length, ends)
+        return _rollouts.checked(self, options, given["eos_token_id"] is not None)
 
     def _encode(self, prompt: Prompt, is_chat: bool = False) -> tuple[list[int], str]:
         if isinstance(prompt, str):
@@ -469,7 +483,7 @@ class Model(Scoring):
 
     def _start(
         self,
-        session: Any,
+        sessions: Any,
         prompt: tuple[list[int], str],
         options: Options,
         row: dict,
@@ -477,7 +491,7 @@ class Model(Scoring):
     ) -> Any:
         parts = options.reward.parts() if options.reward is not None else ()
         return _core.Search(
-            session,
+            sessions[0],
             self.tokenizer.vocab,
             prompt[0],
             prompt[1],
@@ -486,7 +500,9 @@ class Model(Scoring):
             tuple(part.reward._capsule(row) for part in parts),
             tuple(float(part.weight) for part in parts),
             options.params,
-            controls,
+            controls[0],
+            sessions[1],
+            controls[1],
         )
 
     def _generate_all(
@@ -504,15 +520,15 @@ class Model(Scoring):
 
             pairs = tqdm(pairs, unit="prompt", desc="generate")
         results = []
-        controls = _controls.in_force(self).core
+        controls = _rollouts.controls(self, options)
         for prompt, row in pairs:
-            with self._session() as session:
-                search = self._start(session, prompt, options, row, controls)
+            with _rollouts.sessions(self, options) as sessions:
+                search = self._start(sessions, prompt, options, row, controls)
                 try:
                     search.run()
                     found = generations(search, options)
                 finally:
-                    del search  # gives its nodes back before the session is
+                    del search  # gives its nodes back before the sessions are
             results.append(found[0] if options.params["n_return"] == 1 else found)
         return results
 
@@ -530,9 +546,8 @@ class Stream:
         self, model: Model, prompt: tuple[list[int], str], options: Options, row: dict
     ) -> None:
         self.generation: Generation | None = None
-        controls = _controls.in_force(
-            model
-        ).core  # those of now, not of the first piece
+        # Those of now, not of the first piece.
+        controls = _rollouts.controls(model, options)
         self._pieces = self._run(model, prompt, options, row, controls)
 
     def _run(
@@ -543,8 +558,8 @@ class Stream:
         row: dict,
         controls: Any,
     ) -> Iterator[str]:
-        with model._session() as session:
-            search = model._start(session, prompt, options, row, controls)
+        with _rollouts.sessions(model, options) as sessions:
+            search = model._start(sessions, prompt, options, row, controls)
             try:
                 size, is_done = 0, False
                 while not is_done:

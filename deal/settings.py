@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deal.model import Model
 
 _MODES = {"naive": 2, "exact": 3, "segment": 4}  # deal_search_mode
 _INT_MAX = 2**31 - 1
@@ -138,9 +141,21 @@ class Search:
         In (0, 1]: a decision whose top candidate has at least this probability takes
         that one token without rollouts, whatever `commit` is. Faster, and no longer the
         paper's search; modes "naive" and "exact" still agree. With num_beams=1 alone.
+    rollout_model : Model, optional
+        Rolls out instead of the model that searches: the paper's pair of a model that
+        selects and a cheaper one that looks ahead. It has the same tokens. Modes
+        "naive" and "exact" alone, which still agree.
 
     Notes
     -----
+    With a `rollout_model`, candidates and all log-probs are those of the model that
+    generates; only what follows a candidate in its rollout is the other's. With
+    ``commit > 1`` a winner takes tokens that the other model has written along; the
+    first model evaluates them, and theirs too are its own log-probs. The other model
+    needs a context that holds the prompt and ``max_new_tokens``; controls, threads and
+    `kv_budget` are each model's own. Settings with a model can be compared and
+    copied, and share it; they do not pickle.
+
     ``mode="segment"`` proposes for each hypothesis `top_k` continuations of
     `lookahead` tokens, and keeps the `num_beams` best of all by reward alone, until all
     that are kept are finished; this is what AISteer360 calls DeAL [2]_. Equal rewards
@@ -166,6 +181,7 @@ class Search:
     mode: str = "exact"
     exact: Exact = Exact()
     skip_above: float | None = None
+    rollout_model: Model | None = None
 
     def __post_init__(self) -> None:
         check_int("top_k", self.top_k, 1)
@@ -183,8 +199,23 @@ class Search:
             raise TypeError(f"exact: expected deal.Exact, got {self.exact!r}")
         if self.skip_above is not None:
             self._check_skip()
+        if self.rollout_model is not None:
+            self._check_rollout_model()
         if self.mode == "segment":
             self._check_segment()
+
+    def _check_rollout_model(self) -> None:
+        from deal.model import Model
+
+        if not isinstance(self.rollout_model, Model):
+            raise TypeError(
+                f"rollout_model: expected deal.Model, got {self.rollout_model!r}"
+            )
+        if self.mode == "segment":
+            raise ValueError(
+                'rollout_model: mode="segment" has no rollouts; expected None, got '
+                f"{self.rollout_model!r}"
+            )
 
     def _check_skip(self) -> None:
         check_float(

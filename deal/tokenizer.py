@@ -43,6 +43,7 @@ class _Backend(Protocol):
     def decode_all(self, ids: list[int]) -> str: ...
     def token_id(self, token: str) -> int | None: ...
     def token(self, i_token: int) -> str | None: ...
+    def tokens(self) -> Mapping[int, str]: ...
     def table(self) -> PieceTable: ...
 
 
@@ -225,6 +226,11 @@ class Tokenizer:
         if skip_special_tokens:
             return text
         return self._backend.decode_all([int(i) for i in ids])
+
+    def tokens(self) -> list[str | None]:
+        """Every token as the vocabulary writes it; None for an id that has none."""
+        found = self._backend.tokens()
+        return [found.get(i) for i in range(self.vocab_size)]
 
     def apply_chat_template(
         self,

@@ -28,6 +28,17 @@ STREAM, RUN, CHAR = range(3)  # what becomes of bytes that are not UTF-8
 
 
 @dataclass(frozen=True)
+class Rollouts:
+    """Another model, which rolls out."""
+
+    table: dict[Tokens, list[float]]  # as those of Problem
+    n_back: int
+    n_ctx: int
+    n_vocab: int
+    log_z: dict[Tokens, float] = field(default_factory=dict)  # not asked
+
+
+@dataclass(frozen=True)
 class Problem:
     """A model, a vocabulary and a request."""
 
@@ -52,6 +63,7 @@ class Problem:
     commit: int = 1
     tricks: int = 15  # of the C search in mode exact
     skip_above: float = 0.0  # 0: off
+    rollouts: Rollouts | None = None  # None: the model itself rolls out
     drawing: Any = None  # of segment_twin.py
 
     @property
@@ -119,6 +131,8 @@ class Stats:
     # Texts that a reward with a memory must be asked for, and calls for them.
     n_new_texts: int = 0
     n_new_calls: int = 0
+    n_rollout_model_tokens: int = 0
+    n_rollout_model_passes: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,7 +148,7 @@ class Outcome:
 class TableLM:
     """A trie of contexts. What it holds costs nothing to ask again."""
 
-    def __init__(self, problem: Problem, stats: Stats) -> None:
+    def __init__(self, problem: Problem | Rollouts, stats: Stats) -> None:
         self.problem, self.stats = problem, stats
         self.held: set[Tokens] = set()
         self.n_batches = 0
@@ -264,7 +278,9 @@ class Search:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.stats = Stats(n_prompt_tokens=len(problem.prompt))
-        self.lm = TableLM(problem, self.stats)
+        self.lm = self.roller = TableLM(problem, self.stats)
+        if problem.rollouts:
+            self.roller = TableLM(problem.rollouts, Stats())
         self.trace: list[Row] = []
         self.live = [Hypothesis()]
         self.pool = Pool(problem.num_beams)
@@ -277,6 +293,10 @@ class Search:
             is_done = self.step()
             self.stats.n_steps += 1
             self.stats.n_batches.append(self.lm.n_batches)
+        if self.roller is not self.lm:
+            counts = self.roller.stats
+            self.stats.n_rollout_model_tokens = counts.n_forward_tokens
+            self.stats.n_rollout_model_passes = counts.n_forward_passes
         results = self.results()
         if not self.is_steered and self.problem.rewards:
             results = self.rewarded(results)
@@ -307,7 +327,8 @@ class Search:
 
     def go_on(self, live: list[Hypothesis]) -> None:
         self.live = live
-        self.lm.keep([self.context(one) for one in live])
+        for lm in {self.lm, self.roller}:
+            lm.keep([self.context(one) for one in live])
 
     def rewarded(self, hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
         """The same with every reward's value and their weighted sum."""
@@ -442,15 +463,22 @@ class Deal(Search):
         n = self.problem.lookahead
         if not self.problem.rewards:
             n = self.problem.commit - 1  # nothing looks at more
+        if (
+            self.roller is not self.lm
+            and n
+            and any(not c.last.finish for c in candidates)
+        ):
+            self.roller.evaluate([self.problem.prompt])  # the first time
+            self.roller.evaluate([self.context(live) for live in self.live])
         for i in range(n):
             going = [c for c in candidates if c.last.finish is None]
             if not going:
                 break
-            self.lm.evaluate([self.context(c.last) for c in going])
+            self.roller.evaluate([self.context(c.last) for c in going])
             self.stats.n_rollouts += len(going) if i == 0 else 0
             self.stats.n_rollout_tokens += len(going)
             for candidate in going:
-                [token] = self.lm.best(self.context(candidate.last), 1)
+                [token] = self.roller.best(self.context(candidate.last), 1)
                 candidate.last = extend(self.problem, candidate.last, token)
 
     def score(self, candidates: Sequence[Candidate]) -> None:
@@ -474,7 +502,7 @@ class Deal(Search):
             if len(tokens) > len(winner.first.tokens)
         ]
         if inner:
-            self.lm.evaluate(inner)  # for log-probs; all are held
+            self.lm.evaluate(inner)  # for log-probs; held, where it has rolled out
         return [self.commit(*pair) for pair in zip(winners, taken, strict=True)]
 
     def commit(self, winner: Candidate, tokens: Tokens) -> Hypothesis:

@@ -40,7 +40,9 @@ def peak_pages(lm: deal.Model, prompt: str, **options: Any) -> tuple[int, Any, A
     """
     given = lm._options(GENERATE_DEFAULTS | options)
     with lm._session() as session:
-        search = lm._start(session, lm._encode(prompt, True), given, {}, None)
+        search = lm._start(
+            (session, None), lm._encode(prompt, True), given, {}, (None, None)
+        )
         peak = 0
         while not search.step():
             peak = session.kv_size

@@ -141,9 +141,9 @@ def impure(rng: random.Random, problem: Problem) -> Problem:
     return dataclasses.replace(problem, rewards=tuple(rewards))
 
 
-def random_case(seed: int, mode: str) -> Case:
+def random_case(seed: int, mode: str, n_vocab: int = 0) -> Case:
     rng = random.Random(f"{mode} {seed}")
-    n_vocab = rng.randint(3, 12)
+    n_vocab = n_vocab or rng.randint(3, 12)
     n_back = rng.choice([1, 2]) if n_vocab <= 6 else 1
     rule, pieces = random_pieces(rng, n_vocab)
     prompt = tuple(rng.randrange(n_vocab) for _ in range(rng.randint(1, 4)))

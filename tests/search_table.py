@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deal_twin import Problem, Tokens
+from deal_twin import Problem, Rollouts, Tokens
 from reward_twins import keywords_twin, length_score
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,12 +131,17 @@ def counted(items: Sequence[Any]) -> list[str]:
     return [str(len(items)), *map(str, items)]
 
 
+def table_words(lm: Problem | Rollouts) -> list[Any]:
+    words: list[Any] = [lm.n_back]
+    for context in itertools.product(range(lm.n_vocab + 1), repeat=lm.n_back):
+        words += lm.table[context]
+    return words
+
+
 def case_words(problem: Problem, mode: str) -> list[str]:
     """One case in the form that search_table.c reads."""
     p = problem
-    words = [p.n_vocab, p.n_ctx, p.n_back]
-    for context in itertools.product(range(p.n_vocab + 1), repeat=p.n_back):
-        words += p.table[context]
+    words = [p.n_vocab, p.n_ctx, *table_words(p)]
     words.append(p.byte_rule)
     for kind, piece in p.pieces:
         words += [kind, as_hex(piece)]
@@ -151,6 +156,9 @@ def case_words(problem: Problem, mode: str) -> list[str]:
     words += [p.reward_weight, p.commit, p.tricks, p.skip_above]
     if mode == "segment":
         words += p.drawing.words()
+    words.append(int(p.rollouts is not None))
+    if p.rollouts:
+        words += [p.rollouts.n_ctx, *table_words(p.rollouts)]
     return [str(w) for w in words]
 
 

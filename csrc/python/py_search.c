@@ -14,12 +14,13 @@
 typedef struct PySearch {
     PyObject_HEAD
     deal_search *search;
-    PySession *session;
+    PySession *session, *rollout_session; // the second one or NULL
     PyObject *vocab;
     PyObject *text;     // str, of the prompt
     PyObject *stop;     // tuple of bytes
     PyObject *capsules; // tuple of reward capsules
     PyObject *controls; // Controls or None
+    PyObject *rollout_controls;
     int32_t *prompt, *end_token;
     const char **stop_text; // (n_stop,)
     deal_reward **reward;   // (n_reward,)
@@ -100,23 +101,45 @@ read_stops(PySearch *self)
     return 0;
 }
 
+// The session and the controls of the model that rolls out, each of which may be None.
+static int
+take_rollouts(PySearch *self, PyObject *session, PyObject *controls,
+              deal_search_request *request)
+{
+    PyObject *module = PyType_GetModule(Py_TYPE((PyObject *)self));
+    self->rollout_controls = Py_NewRef(controls);
+    if (deal_py_controls_get(module, controls, &request->rollout_controls) < 0)
+        return -1;
+    if (session == Py_None)
+        return 0;
+    if (!PyObject_TypeCheck(session, deal_module_state_get(module)->session_type)) {
+        PyErr_SetString(PyExc_TypeError, "rollout_session: expected Session or None");
+        return -1;
+    }
+    self->rollout_session = (PySession *)Py_NewRef(session);
+    request->rollout_lm = deal_session_lm(self->rollout_session->session);
+    return 0;
+}
+
 static PyObject *
 search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keyword[] = {"session",    "vocab",    "prompt",  "prompt_text",
-                              "end_tokens", "stop",     "rewards", "weights",
-                              "params",     "controls", NULL};
+    static char *keyword[] = {"session",     "vocab",           "prompt",
+                              "prompt_text", "end_tokens",      "stop",
+                              "rewards",     "weights",         "params",
+                              "controls",    "rollout_session", "rollout_controls",
+                              NULL};
     PyObject *module = PyType_GetModule(type);
     deal_module_state *state = deal_module_state_get(module);
     PyObject *session, *vocab, *prompt, *text, *end, *stop, *capsules, *weights, *dict;
-    PyObject *given = Py_None;
-    const deal_controls *controls;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!OUOO!O!O!O!|O:Search", keyword,
-                                     state->session_type, &session, state->vocab_type,
-                                     &vocab, &prompt, &text, &end, &PyTuple_Type, &stop,
-                                     &PyTuple_Type, &capsules, &PyTuple_Type, &weights,
-                                     &PyDict_Type, &dict, &given) ||
-        deal_py_controls_get(module, given, &controls) < 0)
+    PyObject *given = Py_None, *second = Py_None, *second_given = Py_None;
+    deal_search_request request = {0};
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "O!O!OUOO!O!O!O!|OOO:Search", keyword, state->session_type,
+            &session, state->vocab_type, &vocab, &prompt, &text, &end, &PyTuple_Type,
+            &stop, &PyTuple_Type, &capsules, &PyTuple_Type, &weights, &PyDict_Type,
+            &dict, &given, &second, &second_given) ||
+        deal_py_controls_get(module, given, &request.controls) < 0)
         return NULL;
     PySearch *self = (PySearch *)type->tp_alloc(type, 0);
     if (!self)
@@ -127,12 +150,12 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->stop = Py_NewRef(stop);
     self->capsules = Py_NewRef(capsules);
     self->controls = Py_NewRef(given);
-    deal_search_request request = {.lm = deal_session_lm(self->session->session),
-                                   .controls = controls,
-                                   .vocab = ((PyVocab *)vocab)->vocab};
+    request.lm = deal_session_lm(self->session->session);
+    request.vocab = ((PyVocab *)vocab)->vocab;
     Py_ssize_t text_size;
     const char *utf8 = PyUnicode_AsUTF8AndSize(text, &text_size);
-    if (!utf8 || read_params(dict, &request.params) < 0 || read_stops(self) < 0 ||
+    if (!utf8 || take_rollouts(self, second, second_given, &request) < 0 ||
+        read_params(dict, &request.params) < 0 || read_stops(self) < 0 ||
         read_rewards(self, weights) < 0 ||
         deal_py_ids(prompt, "prompt", &self->prompt, &request.n_prompt) < 0 ||
         deal_py_ids(end, "end_tokens", &self->end_token, &request.n_end) < 0) {
@@ -156,11 +179,31 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)self;
 }
 
+// Neither session is waited for: one that is in use is an error.
+static int
+enter(PySearch *self)
+{
+    if (deal_py_session_enter(self->session) < 0)
+        return -1;
+    if (!self->rollout_session || deal_py_session_enter(self->rollout_session) == 0)
+        return 0;
+    deal_py_session_leave(self->session);
+    return -1;
+}
+
+static void
+leave(PySearch *self)
+{
+    deal_py_session_leave(self->session);
+    if (self->rollout_session)
+        deal_py_session_leave(self->rollout_session);
+}
+
 // Steps until done, or once. Between steps signals are handled, so that Ctrl-C works.
 static PyObject *
 advance(PySearch *self, int is_single)
 {
-    if (deal_py_session_enter(self->session) < 0)
+    if (enter(self) < 0)
         return NULL;
     deal_error err = {.code = DEAL_OK};
     deal_status status = DEAL_OK;
@@ -174,7 +217,7 @@ advance(PySearch *self, int is_single)
         if (is_single)
             break;
     }
-    deal_py_session_leave(self->session);
+    leave(self);
     if (status != DEAL_OK) {
         err.code = status;
         return deal_py_raise(PyType_GetModule(Py_TYPE((PyObject *)self)), &err);
@@ -271,7 +314,7 @@ search_stats(PyObject *object, PyObject *unused)
     deal_search_stats_get(((PySearch *)object)->search, &s);
     return Py_BuildValue(
         "{s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:d,s:d,s:d,"
-        "s:d}",
+        "s:d,s:L,s:L,s:d}",
         "n_skipped", (long long)s.n_skipped, "n_reused_tokens",
         (long long)s.n_reused_tokens, "n_pruned", (long long)s.n_pruned, "n_settled",
         (long long)s.n_settled, "n_draft_tokens", (long long)s.n_draft_tokens,
@@ -284,7 +327,10 @@ search_stats(PyObject *object, PyObject *unused)
         "n_reward_calls", (long long)s.n_reward_calls, "n_reward_texts",
         (long long)s.n_reward_texts, "seconds_prefill", s.seconds_prefill,
         "seconds_forward", s.seconds_forward, "seconds_reward", s.seconds_reward,
-        "seconds_total", s.seconds_total);
+        "seconds_total", s.seconds_total, "n_rollout_model_tokens",
+        (long long)s.n_rollout_model_tokens, "n_rollout_model_passes",
+        (long long)s.n_rollout_model_passes, "seconds_rollout_model",
+        s.seconds_rollout_model);
 }
 
 static PyObject *
@@ -322,13 +368,15 @@ search_traverse(PyObject *object, visitproc visit, void *arg)
     PySearch *self = (PySearch *)object;
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->session);
+    Py_VISIT(self->rollout_session);
     Py_VISIT(self->vocab);
     Py_VISIT(self->capsules);
     Py_VISIT(self->controls);
+    Py_VISIT(self->rollout_controls);
     return 0;
 }
 
-// The C search gives its nodes back to the session, so it goes first.
+// The C search gives its nodes back to the sessions, so it goes first.
 static int
 search_clear(PyObject *object)
 {
@@ -336,11 +384,13 @@ search_clear(PyObject *object)
     deal_search_free(self->search);
     self->search = NULL;
     Py_CLEAR(self->session);
+    Py_CLEAR(self->rollout_session);
     Py_CLEAR(self->vocab);
     Py_CLEAR(self->text);
     Py_CLEAR(self->stop);
     Py_CLEAR(self->capsules);
     Py_CLEAR(self->controls);
+    Py_CLEAR(self->rollout_controls);
     return 0;
 }
 
@@ -374,7 +424,8 @@ static PyMethodDef search_methods[] = {
 
 static PyType_Slot search_slots[] = {
     {Py_tp_doc, (void *)"Search(session, vocab, prompt, prompt_text, end_tokens, stop, "
-                        "rewards, weights, params, controls=None)\n--\n\nOne "
+                        "rewards, weights, params, controls=None, "
+                        "rollout_session=None, rollout_controls=None)\n--\n\nOne "
                         "generation, step by step."},
     {Py_tp_new, search_new},
     {Py_tp_dealloc, search_dealloc},

@@ -56,23 +56,41 @@ check_item(const deal_lm_item *item, deal_error *err)
                                 (int)item->token);
 }
 
-deal_status
-deal_search_extend(deal_search *search, int32_t n_items, deal_error *err)
+static deal_status
+extend(deal_search *search, deal_lm *lm, int32_t n_items, double *seconds,
+       deal_error *err)
 {
-    deal_lm *lm = search->request.lm;
     double start = deal_clock_seconds();
     deal_status status = lm->ops->extend(lm, search->item, n_items, err);
-    double seconds = deal_clock_seconds() - start;
-    if (search->is_started)
-        search->stats.seconds_forward += seconds;
-    else
-        search->stats.seconds_prefill += seconds;
+    *seconds += deal_clock_seconds() - start;
     DEAL_TRY(status);
     for (int32_t i = 0; i < n_items && status == DEAL_OK; i++)
         status = check_item(&search->item[i], err);
     for (int32_t i = 0; i < n_items && status != DEAL_OK; i++)
         lm->ops->release(lm, search->item[i].node);
     return status;
+}
+
+deal_status
+deal_search_extend(deal_search *search, int32_t n_items, deal_error *err)
+{
+    deal_search_stats *stats = &search->stats;
+    return extend(
+        search, search->request.lm, n_items,
+        search->is_started ? &stats->seconds_forward : &stats->seconds_prefill, err);
+}
+
+deal_status
+deal_search_extend_rollouts(deal_search *search, int32_t n_items, deal_error *err)
+{
+    if (!search->request.rollout_lm)
+        return deal_search_extend(search, n_items, err);
+    deal_error fault = {.message = ""};
+    deal_status status = extend(search, search->roll_lm, n_items,
+                                &search->stats.seconds_rollout_model, &fault);
+    return status == DEAL_OK
+               ? DEAL_OK
+               : deal_fail(err, status, "rollout_model: %s", fault.message);
 }
 
 void
@@ -91,34 +109,53 @@ deal_search_fill_want(deal_search *search, deal_lm_item *item, int32_t i_row,
             search->logits + (size_t)i_row * (size_t)search->request.lm->n_vocab;
 }
 
-// Evaluates the prompt; the live hypotheses are empty and share its last node, row 0.
+// Evaluates the prompt with `lm` or rollout_lm. What `last` asks is answered in the
+// item of its last token, whose node is the caller's.
+static deal_status
+run_prompt(deal_search *search, bool is_rollout, const deal_lm_item *last,
+           deal_error *err)
+{
+    const deal_search_request *request = &search->request;
+    deal_lm *lm = is_rollout ? request->rollout_lm : request->lm;
+    const deal_controls *controls =
+        is_rollout ? request->rollout_controls : request->controls;
+    int32_t n = request->n_prompt;
+    DEAL_TRY(deal_search_reserve_items(search, (size_t)n, err));
+    deal_node root;
+    if (controls)
+        DEAL_TRY(lm->ops->controlled_root(lm, controls, n, &root, err));
+    else
+        DEAL_TRY(lm->ops->root(lm, &root, err));
+    for (int32_t i = 0; i < n; i++) {
+        search->item[i] = i + 1 < n ? (deal_lm_item){0} : *last;
+        search->item[i].parent = root;
+        search->item[i].i_parent = i - 1;
+        search->item[i].token = request->prompt[i];
+    }
+    deal_status status = is_rollout ? deal_search_extend_rollouts(search, n, err)
+                                    : deal_search_extend(search, n, err);
+    lm->ops->release(lm, root);
+    DEAL_TRY(status);
+    for (int32_t i = 0; i + 1 < n; i++)
+        lm->ops->release(lm, search->item[i].node);
+    return DEAL_OK;
+}
+
+// The live hypotheses are empty and share the prompt's last node, row 0.
 static deal_status
 prefill(deal_search *search, uint32_t want, int32_t top_k, deal_error *err)
 {
-    const deal_search_request *request = &search->request;
-    deal_lm *lm = request->lm;
-    int32_t n = request->n_prompt;
-    bool is_sample = request->params.mode == DEAL_SEARCH_SAMPLE;
+    deal_lm *lm = search->request.lm;
+    int32_t n = search->request.n_prompt;
+    bool is_sample = search->request.params.mode == DEAL_SEARCH_SAMPLE;
     search->n_live = is_sample ? search->n_live_max : 1;
     for (int32_t i = 0; i < search->n_live; i++)
         DEAL_TRY(deal_hypothesis_reset(
             &search->live[i], &search->ending,
             deal_search_is_steered(search) ? &search->rewards : NULL, err));
-    DEAL_TRY(deal_search_reserve_items(search, (size_t)n, err));
-    deal_node root;
-    if (request->controls)
-        DEAL_TRY(lm->ops->controlled_root(lm, request->controls, n, &root, err));
-    else
-        DEAL_TRY(lm->ops->root(lm, &root, err));
-    for (int32_t i = 0; i < n; i++)
-        search->item[i] = (deal_lm_item){
-            .parent = root, .i_parent = i - 1, .token = request->prompt[i]};
-    deal_search_fill_want(search, &search->item[n - 1], 0, want, top_k);
-    deal_status status = deal_search_extend(search, n, err);
-    lm->ops->release(lm, root);
-    DEAL_TRY(status);
-    for (int32_t i = 0; i + 1 < n; i++)
-        lm->ops->release(lm, search->item[i].node);
+    deal_lm_item last = {0};
+    deal_search_fill_want(search, &last, 0, want, top_k);
+    DEAL_TRY(run_prompt(search, false, &last, err));
     search->log_z[0] = search->item[n - 1].log_z;
     for (int32_t i = 0; i < search->n_live; i++) {
         search->i_row[i] = 0;
@@ -135,6 +172,7 @@ deal_search_evaluate(deal_search *search, uint32_t want, int32_t top_k, deal_err
 {
     if (!search->is_started)
         return prefill(search, want, top_k, err);
+    deal_lm *lm = search->request.lm;
     DEAL_TRY(deal_search_reserve_items(search, (size_t)search->n_live, err));
     int32_t n = 0;
     for (int32_t i = 0; i < search->n_live; i++) {
@@ -152,9 +190,70 @@ deal_search_evaluate(deal_search *search, uint32_t want, int32_t top_k, deal_err
         deal_hypothesis *live = &search->live[i];
         if (live->finish != DEAL_FINISH_NONE)
             continue;
-        deal_search_release(search, live);
+        lm->ops->release(lm, live->node);
+        lm->ops->release(lm, live->tip);
         live->node = search->item[search->i_row[i]].node;
+        live->tip = DEAL_NODE_NONE;
         search->log_z[search->i_row[i]] = search->item[search->i_row[i]].log_z;
+    }
+    return DEAL_OK;
+}
+
+static deal_lm_item
+ask_best(deal_search *search, int32_t i)
+{
+    return (deal_lm_item){
+        .want = DEAL_WANT_TOP_K,
+        .top_k = 1,
+        .top_token = &search->roll_token[i],
+        .top_logit = &search->roll_logit[i],
+    };
+}
+
+static deal_status
+prefill_rollouts(deal_search *search, deal_error *err)
+{
+    deal_lm *lm = search->roll_lm;
+    deal_lm_item last = ask_best(search, 0);
+    DEAL_TRY(run_prompt(search, true, &last, err));
+    for (int32_t i = 0; i < search->n_live; i++) {
+        search->live[i].roll = search->item[search->request.n_prompt - 1].node;
+        if (i > 0)
+            lm->ops->retain(lm, search->live[i].roll);
+    }
+    return DEAL_OK;
+}
+
+deal_status
+deal_search_catch_up(deal_search *search, deal_error *err)
+{
+    deal_lm *lm = search->roll_lm;
+    size_t n_behind = 0;
+    if (search->live[0].roll == DEAL_NODE_NONE)
+        DEAL_TRY(prefill_rollouts(search, err));
+    for (int32_t i = 0; i < search->n_live; i++)
+        n_behind += (size_t)search->live[i].n_behind;
+    if (n_behind == 0)
+        return DEAL_OK;
+    DEAL_TRY(deal_search_reserve_items(search, n_behind, err));
+    int32_t n = 0;
+    for (int32_t i = 0; i < search->n_live; i++) {
+        const deal_hypothesis *live = &search->live[i];
+        for (int32_t j = live->n_behind; j > 0; j--, n++) {
+            search->item[n] = j == 1 ? ask_best(search, i) : (deal_lm_item){0};
+            search->item[n].parent = live->roll;
+            search->item[n].i_parent = j == live->n_behind ? -1 : n - 1;
+            search->item[n].token = live->token[live->n_token - j];
+        }
+    }
+    DEAL_TRY(deal_search_extend_rollouts(search, n, err));
+    n = 0;
+    for (int32_t i = 0; i < search->n_live; i++) {
+        deal_hypothesis *live = &search->live[i];
+        for (; live->n_behind > 0; live->n_behind--) {
+            lm->ops->release(lm, live->roll);
+            live->roll = search->item[n++].node;
+        }
     }
     return DEAL_OK;
 }

@@ -32,11 +32,10 @@ deal_exact_new(deal_search *search, deal_error *err)
     size_t n_live = (size_t)search->n_live_max,
            n_reward = (size_t)search->rewards.n_reward;
     size_t n_slot = n_live * (size_t)search->n_expand;
-    deal_known_init(&x->known, search->request.lm, search->n_expand);
+    x->n_top = search->request.rollout_lm ? 1 : search->n_expand;
+    deal_known_init(&x->known, search->roll_lm, x->n_top);
     x->at = deal_alloc(n_live, sizeof *x->at);
     x->next_at = deal_alloc(n_live, sizeof *x->next_at);
-    x->has_last = deal_alloc(n_live, sizeof *x->has_last);
-    x->next_has_last = deal_alloc(n_live, sizeof *x->next_has_last);
     x->next_candidate = deal_alloc(n_live, sizeof *x->next_candidate);
     x->next_low = deal_alloc(n_live, sizeof *x->next_low);
     x->next_high = deal_alloc(n_live, sizeof *x->next_high);
@@ -52,10 +51,9 @@ deal_exact_new(deal_search *search, deal_error *err)
     x->slack = deal_alloc(n_live, sizeof *x->slack);
     deal_draft_init(&x->draft);
     x->win_rate = 0.95;
-    if (!x->at || !x->next_at || !x->has_last || !x->next_has_last ||
-        !x->next_candidate || !x->next_low || !x->next_high || !x->outlook ||
-        !x->ends || !x->flags || !x->lows || !x->order || !x->asked || !x->beginning ||
-        !x->seconds || !x->path || !x->slack)
+    if (!x->at || !x->next_at || !x->next_candidate || !x->next_low || !x->next_high ||
+        !x->outlook || !x->ends || !x->flags || !x->lows || !x->order || !x->asked ||
+        !x->beginning || !x->seconds || !x->path || !x->slack)
         return deal_fail_memory(err, "exact search");
     for (size_t i = 0; i < n_slot; i++) {
         x->outlook[i].reward_low = x->ends + 2 * n_reward * i;
@@ -87,10 +85,10 @@ deal_exact_free(deal_exact *x)
     if (x->known.lm)
         deal_known_free(&x->known);
     void *const block[] = {
-        x->at,       x->next_at,   x->has_last,  x->next_has_last, x->next_candidate,
-        x->next_low, x->next_high, x->outlook,   x->ends,          x->flags,
-        x->lows,     x->order,     x->asked,     x->seconds,       x->path,
-        x->slack,    x->row,       x->row_token, x->row_logit,     x->beginning,
+        x->at,        x->next_at,   x->next_candidate, x->next_low, x->next_high,
+        x->outlook,   x->ends,      x->flags,          x->lows,     x->order,
+        x->asked,     x->seconds,   x->path,           x->slack,    x->row,
+        x->row_token, x->row_logit, x->beginning,
     };
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         deal_free(block[i]);
@@ -99,23 +97,22 @@ deal_exact_free(deal_exact *x)
 
 // --- candidates ----------------------------------------------------------------------
 
-// The prompt's last node becomes the first entry.
+// The prompt's last node becomes the first entry; with rollout_lm that comes later.
 static deal_status
 start(deal_search *search, deal_error *err)
 {
     deal_exact *x = search->exact;
-    deal_lm *lm = search->request.lm;
     DEAL_TRY(deal_known_reserve(&x->known, 1, err));
     DEAL_TRY(deal_search_evaluate(search, DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z,
                                   search->n_expand, err));
-    deal_node node = search->live[0].node;
-    lm->ops->retain(lm, node);
-    deal_search_release(search, &search->live[0]);
-    x->at[0] = deal_known_add(&x->known, DEAL_KNOWN_NONE,
-                              search->request.prompt[search->request.n_prompt - 1],
-                              node, search->n_expand, search->top_token,
-                              search->top_logit, search->log_z[0]);
-    x->has_last[0] = true;
+    x->at[0] = DEAL_KNOWN_NONE;
+    if (!search->request.rollout_lm) {
+        x->at[0] = deal_known_add(
+            &x->known, DEAL_KNOWN_NONE,
+            search->request.prompt[search->request.n_prompt - 1], search->live[0].node,
+            search->n_expand, search->top_token, search->top_logit, search->log_z[0]);
+        search->live[0].node = DEAL_NODE_NONE;
+    }
     const int32_t *prompt = search->request.prompt;
     for (int32_t i = 0; i + 1 < search->request.n_prompt; i++) {
         int32_t context[DEAL_DRAFT_ORDER];
@@ -137,17 +134,17 @@ evaluate_live(deal_search *search, deal_error *err)
                         .token = live->token[live->n_token - 1],
                         .n_top = search->n_expand};
         int32_t i_row;
-        if (!x->has_last[i])
+        if (live->n_behind > 0)
             DEAL_TRY(deal_rows_add(search, &row, &i_row, err));
     }
     DEAL_TRY(deal_rows_run(search, err));
     for (int32_t i = 0; i < search->n_live; i++) {
-        const deal_hypothesis *live = &search->live[i];
-        if (!x->has_last[i])
+        deal_hypothesis *live = &search->live[i];
+        if (live->n_behind > 0)
             x->at[i] =
                 deal_known_child(&x->known, x->at[i], live->token[live->n_token - 1]);
-        x->has_last[i] = true;
         deal_known_need(&x->known, x->at[i]);
+        live->n_behind = 0;
     }
     return DEAL_OK;
 }
@@ -175,9 +172,13 @@ expand(deal_search *search, deal_error *err)
     deal_exact *x = search->exact;
     if (!search->is_started)
         DEAL_TRY(start(search, err));
+    else if (search->request.rollout_lm)
+        DEAL_TRY(deal_search_evaluate(search, DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z,
+                                      search->n_expand, err));
     else
         DEAL_TRY(evaluate_live(search, err));
-    show_tops(search);
+    if (!search->request.rollout_lm)
+        show_tops(search);
     DEAL_TRY(deal_beam_expand(search, &search->rewards, err));
     deal_skip_check(search);
     deal_memo_trim(&search->rewards.memo);
@@ -210,7 +211,8 @@ count_needed(deal_search *search)
     for (int32_t i = 0; i < search->n_candidate; i++) {
         const deal_hypothesis *slot = &search->slot[i];
         int32_t i_live = search->candidate[i].i_live, entry = x->at[i_live];
-        if (!(x->outlook[i].hope >= x->bar))
+        bool is_rolled = entry != DEAL_KNOWN_NONE && search->live[i_live].n_behind == 0;
+        if (!is_rolled || !(x->outlook[i].hope >= x->bar))
             continue;
         for (int32_t j = search->live[i_live].n_token; j < slot->n_token; j++) {
             entry = deal_known_child(&x->known, entry, slot->token[j]);
@@ -301,8 +303,8 @@ commit_one(deal_search *search, int32_t i, deal_error *err)
     int32_t first = search->live[i_live].n_token, n = slot->n_token - first;
     bool is_whole = n <= commit && slot->finish != DEAL_FINISH_NONE;
     n = n < commit ? n : commit;
-    int32_t entry = x->at[i_live];
-    for (int32_t j = 0; j + 1 < n; j++) {
+    int32_t entry = x->at[i_live]; // with rollout_lm deal_commit_logprobs() has added
+    for (int32_t j = 0; !search->request.rollout_lm && j + 1 < n; j++) {
         entry = deal_known_child(&x->known, entry, slot->token[first + j]);
         slot->logprob += deal_known_best_logprob(&x->known, entry);
     }
@@ -312,19 +314,29 @@ commit_one(deal_search *search, int32_t i, deal_error *err)
         slot->score = slot->logprob + weight * slot->h;
         return deal_beam_pool(search, i, err);
     }
-    int32_t i_next = x->n_next++, last = slot->token[first + n - 1];
+    int32_t i_next = x->n_next++;
     deal_hypothesis *next = &search->next[i_next];
     DEAL_TRY(deal_hypothesis_copy(next, &search->live[i_live], &search->rewards, err));
     for (int32_t j = 0; j < n; j++)
         DEAL_TRY(deal_hypothesis_push(next, slot->token[first + j], &search->ending,
                                       &search->rewards, err));
     next->logprob = slot->logprob;
-    int32_t child = deal_known_child(&x->known, entry, last);
     x->next_candidate[i_next] = i;
-    x->next_has_last[i_next] = child != DEAL_KNOWN_NONE;
-    x->next_at[i_next] = child != DEAL_KNOWN_NONE ? child : entry;
+    if (search->request.rollout_lm)
+        deal_commit_move(search, next, i);
     search->candidate[i].is_winner = true;
     return DEAL_OK;
+}
+
+// Whether a winner goes on as the model that rolls out would.
+static bool
+is_best(const deal_search *search, int32_t i)
+{
+    const deal_exact *x = search->exact;
+    int32_t i_live = search->candidate[i].i_live;
+    if (x->at[i_live] == DEAL_KNOWN_NONE || search->live[i_live].n_behind > 0)
+        return i % search->n_expand == 0; // it was not asked
+    return deal_known_best(&x->known, x->at[i_live]) == search->candidate[i].token;
 }
 
 static deal_status
@@ -333,12 +345,16 @@ commit(deal_search *search, deal_error *err)
     deal_exact *x = search->exact;
     double n_won = 0.0;
     for (int32_t w = 0; w < search->n_winner; w++)
-        n_won += search->winner[w] % search->n_expand == 0;
+        n_won += is_best(search, search->winner[w]);
     if (search->n_winner > 0)
         x->win_rate += 0.05 * (n_won / search->n_winner - x->win_rate);
+    if (search->request.rollout_lm)
+        DEAL_TRY(deal_commit_logprobs(search, err));
     x->n_next = 0;
     for (int32_t w = 0; w < search->n_winner; w++)
         DEAL_TRY(commit_one(search, search->winner[w], err));
+    for (int32_t w = 0; w < search->n_winner; w++) // pooled ones still hold a node
+        deal_search_release(search, &search->slot[search->winner[w]]);
     return DEAL_OK;
 }
 
@@ -425,6 +441,31 @@ record(deal_search *search, bool is_last, deal_error *err)
     return DEAL_OK;
 }
 
+// Finds what is known of the hypotheses that go on, with what has come since they were
+// chosen.
+static void
+find_entries(deal_search *search)
+{
+    deal_exact *x = search->exact;
+    for (int32_t i = 0; i < x->n_next; i++) {
+        deal_hypothesis *next = &search->next[i];
+        int32_t i_live = search->candidate[x->next_candidate[i]].i_live;
+        const deal_hypothesis *live = &search->live[i_live];
+        int32_t entry = x->at[i_live];
+        next->n_behind = live->n_behind;
+        for (int32_t j = live->n_token; j < next->n_token; j++) {
+            int32_t child = DEAL_KNOWN_NONE;
+            if (entry != DEAL_KNOWN_NONE && next->n_behind == 0)
+                child = deal_known_child(&x->known, entry, next->token[j]);
+            if (child != DEAL_KNOWN_NONE)
+                entry = child;
+            else
+                next->n_behind++;
+        }
+        x->next_at[i] = entry;
+    }
+}
+
 // Asks for all candidates of the next decision where a rollout has asked for the best
 // one alone. The nodes above are still there to ask with.
 static deal_status
@@ -434,7 +475,7 @@ fill_tops(deal_search *search, deal_error *err)
     deal_lm *lm = search->request.lm;
     for (int32_t i = 0; i < x->n_next; i++) {
         const deal_known_entry *entry = &x->known.entry[x->next_at[i]];
-        if (!x->next_has_last[i] || entry->n_top == search->n_expand)
+        if (search->next[i].n_behind > 0 || entry->n_top == search->n_expand)
             continue;
         DEAL_TRY(deal_search_reserve_items(search, 1, err));
         search->item[0] = (deal_lm_item){
@@ -460,14 +501,13 @@ static void
 trim(deal_search *search, int32_t n_next)
 {
     deal_exact *x = search->exact;
+    if (n_next > 0 && x->next_at[0] == DEAL_KNOWN_NONE)
+        n_next = 0; // rollout_lm was not asked yet
     deal_known_trim(&x->known, x->next_at, n_next,
                     (search->request.params.tricks & DEAL_TRICK_REUSE) != 0);
     int32_t *at = x->at;
     x->at = x->next_at;
     x->next_at = at;
-    bool *has_last = x->has_last;
-    x->has_last = x->next_has_last;
-    x->next_has_last = has_last;
 }
 
 deal_status
@@ -480,7 +520,8 @@ deal_exact_step(deal_search *search, bool *is_done, deal_error *err)
     DEAL_TRY(commit(search, err));
     DEAL_TRY(check_done(search, &is_last, err));
     DEAL_TRY(record(search, is_last, err));
-    if (!is_last)
+    find_entries(search);
+    if (!is_last && !search->request.rollout_lm)
         DEAL_TRY(fill_tops(search, err));
     trim(search, is_last ? 0 : x->n_next);
     deal_search_swap(search, x->n_next);

@@ -34,7 +34,8 @@ typedef struct deal_outlook {
     bool has_rows;                    // rows were evaluated for it
     double reach;                     // `high` when the decision began
     double hope;                      // `high` before anything of the rollout is known
-    int32_t cursor;                   // entry of all the slot's tokens but the last one
+    int32_t cursor; // entry of all the slot's tokens but the last one, or none while
+                    // rollout_lm is behind
 } deal_outlook;
 
 // One row of a batch: a token to evaluate, below an entry or below an earlier row.
@@ -51,10 +52,10 @@ typedef struct deal_row {
 
 struct deal_exact {
     deal_known known;
-    int32_t *at;    // (n_live_max,) entry of a live hypothesis: of all its tokens,
-    bool *has_last; // (n_live_max,) or of all but the last
-    int32_t *next_at;
-    bool *next_has_last;
+    int32_t n_top;    // tokens known after an entry: n_expand; of rollout_lm only 1
+    int32_t *at;      // (n_live_max,) entry of a live hypothesis: of all its tokens
+    int32_t *next_at; // but the last n_behind, of which there is one at most. With
+                      // rollout_lm more, or none while its prompt is not evaluated
     int32_t *next_candidate;      // (n_live_max,) that `next` comes from
     double *next_low, *next_high; // (n_live_max,) ranges of their scores
     int32_t n_next;
@@ -77,8 +78,8 @@ struct deal_exact {
     bool is_whole;      // nothing is pruned: every score is asked for, as naive does
     bool bounds_texts;  // a reward on texts bounds them
     deal_row *row;      // (row_cap,)
-    int32_t *row_token; // (row_cap, n_expand)
-    float *row_logit;   // (row_cap, n_expand)
+    int32_t *row_token; // (row_cap, n_top)
+    float *row_logit;   // (row_cap, n_top)
     size_t row_cap;
     int32_t n_row;
 };

@@ -174,5 +174,6 @@ deal_hypothesis_free(deal_hypothesis *hypothesis, deal_reward_set *rewards)
     deal_free(hypothesis->token);
     deal_free(hypothesis->reward);
     deal_bytes_free(&hypothesis->text);
-    *hypothesis = (deal_hypothesis){.node = DEAL_NODE_NONE, .tip = DEAL_NODE_NONE};
+    *hypothesis = (deal_hypothesis){
+        .node = DEAL_NODE_NONE, .tip = DEAL_NODE_NONE, .roll = DEAL_NODE_NONE};
 }

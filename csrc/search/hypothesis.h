@@ -40,6 +40,10 @@ typedef struct deal_hypothesis {
     // Trie references, each DEAL_NODE_NONE or owned; the search's to give back.
     deal_node node; // context of the tokens but the last; with it once it is evaluated
     deal_node tip;  // keeps an evaluated last token in the trie until it is asked again
+    deal_node roll; // of a slot: its rollout's end, in the trie of rollout_lm, if any.
+                    // Of a live one, with rollout_lm: context of all tokens but the
+                    // last n_behind; none where not even the prompt is evaluated
+    int32_t n_behind;
 } deal_hypothesis;
 
 // The empty hypothesis. `rewards` here and below: NULL keeps no states.

@@ -8,6 +8,10 @@
  *
  * With commit = s a winner also takes the first s - 1 tokens of its rollout, and their
  * log-probs. Without rewards rollouts go no further than that.
+ *
+ * With a second model, rollout_lm, the rollouts are that one's (figure 1 there), and
+ * everything else stays as it is: candidates and log-probs, also of the tokens that a
+ * winner takes along, are of `lm`.
  */
 #include <math.h>
 
@@ -22,10 +26,12 @@ rollout_len(const deal_search *search)
     return search->rewards.n_reward > 0 ? params->lookahead_len : params->commit - 1;
 }
 
-static int32_t
-n_base(const deal_search *search, int32_t i_candidate)
+// Where the rollouts of a candidate's hypothesis begin.
+static deal_node
+base_of(const deal_search *search, int32_t i_candidate)
 {
-    return search->live[search->candidate[i_candidate].i_live].n_token;
+    const deal_hypothesis *live = &search->live[search->candidate[i_candidate].i_live];
+    return search->request.rollout_lm ? live->roll : live->node;
 }
 
 // --- rollouts ------------------------------------------------------------------------
@@ -40,11 +46,8 @@ make_items(deal_search *search, int32_t *n_items, deal_error *err)
         const deal_hypothesis *slot = &search->slot[i];
         if (slot->finish != DEAL_FINISH_NONE)
             continue;
-        deal_node parent = slot->node;
-        if (parent == DEAL_NODE_NONE)
-            parent = search->live[search->candidate[i].i_live].node;
         search->item[n] = (deal_lm_item){
-            .parent = parent,
+            .parent = slot->roll == DEAL_NODE_NONE ? base_of(search, i) : slot->roll,
             .i_parent = -1,
             .token = slot->token[slot->n_token - 1],
             .want = DEAL_WANT_TOP_K,
@@ -61,22 +64,22 @@ make_items(deal_search *search, int32_t *n_items, deal_error *err)
 static deal_status
 roll_one_token(deal_search *search, int32_t n_items, deal_error *err)
 {
-    deal_lm *lm = search->request.lm;
-    DEAL_TRY(deal_search_extend(search, n_items, err));
+    deal_lm *lm = search->roll_lm;
+    DEAL_TRY(deal_search_extend_rollouts(search, n_items, err));
     int32_t n = 0;
     for (int32_t i = 0; i < search->n_candidate; i++) {
         deal_hypothesis *slot = &search->slot[i];
         if (slot->finish != DEAL_FINISH_NONE)
             continue;
-        lm->ops->release(lm, slot->node);
-        slot->node = search->item[n++].node;
+        lm->ops->release(lm, slot->roll);
+        slot->roll = search->item[n++].node;
     }
     n = 0;
     for (int32_t i = 0; i < search->n_candidate; i++) {
         deal_hypothesis *slot = &search->slot[i];
         if (slot->finish != DEAL_FINISH_NONE)
             continue;
-        search->stats.n_rollouts += slot->n_token == n_base(search, i) + 1;
+        search->stats.n_rollouts += slot->n_token == deal_commit_n_base(search, i) + 1;
         search->stats.n_rollout_tokens++;
         DEAL_TRY(deal_hypothesis_push(slot, search->roll_token[n++], &search->ending,
                                       &search->rewards, err));
@@ -87,6 +90,11 @@ roll_one_token(deal_search *search, int32_t n_items, deal_error *err)
 static deal_status
 roll_out(deal_search *search, deal_error *err)
 {
+    bool is_any = false;
+    for (int32_t i = 0; i < search->n_candidate; i++)
+        is_any = is_any || search->slot[i].finish == DEAL_FINISH_NONE;
+    if (search->request.rollout_lm && is_any && rollout_len(search) > 0)
+        DEAL_TRY(deal_search_catch_up(search, err));
     for (int32_t i = rollout_len(search); i > 0; i--) {
         int32_t n_items;
         DEAL_TRY(make_items(search, &n_items, err));
@@ -128,65 +136,28 @@ score_candidates(deal_search *search, deal_error *err)
 
 // --- commit --------------------------------------------------------------------------
 
-static int32_t
-n_committed(const deal_search *search, int32_t i_candidate)
+// With a second model: what it has evaluated of the tokens that go on stays in its
+// trie.
+static void
+keep_rollout(deal_search *search, deal_hypothesis *next, int32_t i_candidate)
 {
-    int32_t n = search->slot[i_candidate].n_token - n_base(search, i_candidate);
-    int32_t commit = search->request.params.commit;
-    return n < commit ? n : commit;
-}
-
-// A chain of nodes for the committed tokens of every winner but their last. All are in
-// the trie, so this asks for log-probs without a forward pass.
-static deal_status
-make_chains(deal_search *search, int32_t *n_items, deal_error *err)
-{
-    size_t n_max = 0;
-    for (int32_t w = 0; w < search->n_winner; w++)
-        n_max += (size_t)n_committed(search, search->winner[w]);
-    DEAL_TRY(deal_search_reserve_items(search, n_max, err));
-    int32_t n = 0;
-    for (int32_t w = 0; w < search->n_winner; w++) {
-        int32_t i = search->winner[w];
-        const int32_t *token = search->slot[i].token + n_base(search, i);
-        for (int32_t j = 0; j + 1 < n_committed(search, i); j++, n++)
-            search->item[n] = (deal_lm_item){
-                .parent = search->live[search->candidate[i].i_live].node,
-                .i_parent = j == 0 ? -1 : n - 1,
-                .token = token[j],
-                .want = DEAL_WANT_TARGET | DEAL_WANT_LOG_Z,
-                .target = token[j + 1],
-            };
+    deal_lm *lm = search->request.rollout_lm;
+    const deal_hypothesis *live = &search->live[search->candidate[i_candidate].i_live];
+    if (!lm)
+        return;
+    next->roll = live->roll;
+    next->n_behind = live->n_behind;
+    for (int32_t j = live->n_token; j < next->n_token; j++) {
+        deal_node child = DEAL_NODE_NONE;
+        if (next->roll != DEAL_NODE_NONE && next->n_behind == 0)
+            child = lm->ops->child(lm, next->roll, next->token[j]);
+        if (child != DEAL_NODE_NONE)
+            next->roll = child;
+        else
+            next->n_behind++;
     }
-    *n_items = n;
-    return DEAL_OK;
-}
-
-// Leaves in each winner's slot the log-prob of what it commits, and in `tip` the node
-// of all of that but the last token.
-static deal_status
-add_logprobs(deal_search *search, deal_error *err)
-{
-    deal_lm *lm = search->request.lm;
-    int32_t n_items, n = 0;
-    DEAL_TRY(make_chains(search, &n_items, err));
-    if (n_items > 0)
-        DEAL_TRY(deal_search_extend(search, n_items, err));
-    for (int32_t w = 0; w < search->n_winner; w++) {
-        int32_t i = search->winner[w];
-        deal_hypothesis *slot = &search->slot[i];
-        deal_node node = search->live[search->candidate[i].i_live].node;
-        lm->ops->retain(lm, node);
-        for (int32_t j = 0; j + 1 < n_committed(search, i); j++, n++) {
-            const deal_lm_item *item = &search->item[n];
-            lm->ops->release(lm, node);
-            node = item->node;
-            slot->logprob += (double)item->target_logit - (double)item->log_z;
-        }
-        slot->tip = node;
-        slot->score = slot->logprob + search->request.params.reward_weight * slot->h;
-    }
-    return DEAL_OK;
+    if (next->roll != DEAL_NODE_NONE)
+        lm->ops->retain(lm, next->roll);
 }
 
 // The live hypothesis that winner `i_candidate` becomes. Its node, and its last one
@@ -195,10 +166,9 @@ static deal_status
 make_next(deal_search *search, deal_hypothesis *next, int32_t i_candidate,
           deal_error *err)
 {
-    deal_lm *lm = search->request.lm;
     deal_hypothesis *slot = &search->slot[i_candidate];
-    int32_t first = n_base(search, i_candidate);
-    int32_t n = n_committed(search, i_candidate);
+    int32_t first = deal_commit_n_base(search, i_candidate);
+    int32_t n = deal_commit_n(search, i_candidate);
     DEAL_TRY(deal_hypothesis_copy(next,
                                   &search->live[search->candidate[i_candidate].i_live],
                                   &search->rewards, err));
@@ -208,23 +178,21 @@ make_next(deal_search *search, deal_hypothesis *next, int32_t i_candidate,
     next->logprob = slot->logprob;
     next->h = slot->h;
     next->score = slot->score;
-    next->node = slot->tip;
-    slot->tip = DEAL_NODE_NONE;
-    next->tip = lm->ops->child(lm, next->node, next->token[next->n_token - 1]);
-    if (next->tip != DEAL_NODE_NONE)
-        lm->ops->retain(lm, next->tip);
+    deal_commit_move(search, next, i_candidate);
+    keep_rollout(search, next, i_candidate);
     return DEAL_OK;
 }
 
 static deal_status
 commit(deal_search *search, deal_error *err)
 {
-    DEAL_TRY(add_logprobs(search, err));
+    DEAL_TRY(deal_commit_logprobs(search, err));
     int32_t n_next = 0;
     for (int32_t w = 0; w < search->n_winner; w++) {
         int32_t i = search->winner[w];
         const deal_hypothesis *slot = &search->slot[i];
-        bool is_whole = slot->n_token - n_base(search, i) == n_committed(search, i);
+        bool is_whole =
+            slot->n_token - deal_commit_n_base(search, i) == deal_commit_n(search, i);
         if (slot->finish != DEAL_FINISH_NONE && is_whole) {
             DEAL_TRY(deal_beam_pool(search, i, err));
         } else {
@@ -244,7 +212,7 @@ static deal_status
 record(deal_search *search, bool is_last, deal_error *err)
 {
     for (int32_t r = 0; r < search->n_candidate; r++) {
-        int32_t i = search->rank[r], first = n_base(search, i);
+        int32_t i = search->rank[r], first = deal_commit_n_base(search, i);
         const deal_candidate *candidate = &search->candidate[i];
         deal_hypothesis *slot = &search->slot[i];
         deal_reward_case unused;

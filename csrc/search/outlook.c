@@ -145,7 +145,11 @@ deal_outlook_begin(deal_search *search, int32_t i)
     deal_reward_set_range(&search->rewards, outlook->reward_low, outlook->reward_high);
     memset(outlook->is_scored, 0, (size_t)n_reward * sizeof *outlook->is_scored);
     outlook->is_needed = outlook->has_rows = false;
-    outlook->cursor = x->at[search->candidate[i].i_live];
+    int32_t i_live = search->candidate[i].i_live;
+    outlook->cursor =
+        search->live[i_live].n_behind == 0 ? x->at[i_live] : DEAL_KNOWN_NONE;
+    if (outlook->cursor != DEAL_KNOWN_NONE)
+        deal_known_need(&x->known, outlook->cursor);
     put_range(search, i);
     outlook->hope = x->is_whole ? INFINITY : outlook->high;
 }

@@ -108,6 +108,37 @@ check_segment(const deal_search_request *request, deal_error *err)
     return check_int("top_k", p->n_proposal, 1, high, err);
 }
 
+// The model of rollouts sees the same tokens, and has room for as many.
+static deal_status
+check_rollout_lm(const deal_search_request *request, deal_error *err)
+{
+    const deal_lm *lm = request->lm, *other = request->rollout_lm;
+    deal_search_mode mode = request->params.mode;
+    if (!other)
+        return DEAL_OK;
+    if (mode != DEAL_SEARCH_NAIVE && mode != DEAL_SEARCH_EXACT)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "rollout_model: only modes \"naive\" and \"exact\" roll out");
+    if (other == lm)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "rollout_model: expected another session than the search's");
+    if (other->n_vocab != lm->n_vocab)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "rollout_model: expected the model's %d tokens, got %d",
+                         (int)lm->n_vocab, (int)other->n_vocab);
+    if (request->rollout_controls && !other->ops->controlled_root)
+        return deal_fail(err, DEAL_ERR_UNSUPPORTED,
+                         "controls: the language model of rollouts has none");
+    int32_t n_new = lm->n_ctx - request->n_prompt;
+    n_new = n_new < request->params.n_new_max ? n_new : request->params.n_new_max;
+    if (request->n_prompt > other->n_ctx - n_new)
+        return deal_fail(err, DEAL_ERR_CONTEXT_FULL,
+                         "rollout_model: its context of %d does not hold the prompt's "
+                         "%d tokens and %d new ones (max_new_tokens)",
+                         (int)other->n_ctx, (int)request->n_prompt, (int)n_new);
+    return DEAL_OK;
+}
+
 deal_status
 deal_search_request_check(const deal_search_request *request, deal_error *err)
 {
@@ -152,5 +183,5 @@ deal_search_request_check(const deal_search_request *request, deal_error *err)
                          "prompt: its %d tokens leave no room for a new one in the "
                          "context of %d",
                          (int)request->n_prompt, (int)n_ctx);
-    return DEAL_OK;
+    return check_rollout_lm(request, err);
 }

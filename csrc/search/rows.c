@@ -15,7 +15,7 @@ deal_rows_reserve(deal_search *search, size_t n, deal_error *err)
     deal_exact *x = search->exact;
     if (n <= x->row_cap)
         return DEAL_OK;
-    size_t n_old = (size_t)x->n_row, k = (size_t)search->n_expand;
+    size_t n_old = (size_t)x->n_row, k = (size_t)x->n_top;
     size_t cap = deal_grow_cap(x->row_cap, n);
     void *block = deal_realloc(x->row, n_old, cap, sizeof *x->row);
     if (!block)
@@ -53,7 +53,7 @@ deal_rows_add(deal_search *search, const deal_row *row, int32_t *i_row, deal_err
     deal_row *added = &x->row[x->n_row];
     *added = *row;
     added->entry = DEAL_KNOWN_NONE;
-    added->n_top = search->n_expand <= N_TOP_ALWAYS ? search->n_expand : row->n_top;
+    added->n_top = x->n_top <= N_TOP_ALWAYS ? x->n_top : row->n_top;
     *i_row = x->n_row++;
     return DEAL_OK;
 }
@@ -74,11 +74,11 @@ take_row(deal_search *search, int32_t i)
             deal_draft_count(&x->draft, row->order, is_right);
         search->stats.n_draft_accepted += is_right;
         if (!is_right) {
-            search->request.lm->ops->release(search->request.lm, node);
+            known->lm->ops->release(known->lm, node);
             return;
         }
     }
-    size_t at = (size_t)i * (size_t)search->n_expand;
+    size_t at = (size_t)i * (size_t)x->n_top;
     row->entry =
         deal_known_add(known, parent, row->token, node, row->n_top, x->row_token + at,
                        x->row_logit + at, search->item[i].log_z);
@@ -102,21 +102,24 @@ deal_rows_run(deal_search *search, deal_error *err)
     x->n_row = 0; // also after a failure
     DEAL_TRY(deal_search_reserve_items(search, (size_t)n, err));
     DEAL_TRY(deal_known_reserve(&x->known, n, err));
+    // Of another model only what it says next counts.
+    uint32_t want = DEAL_WANT_TOP_K;
+    want |= search->request.rollout_lm ? 0 : DEAL_WANT_LOG_Z;
     for (int32_t i = 0; i < n; i++) {
         const deal_row *row = &x->row[i];
-        size_t at = (size_t)i * (size_t)search->n_expand;
+        size_t at = (size_t)i * (size_t)x->n_top;
         search->item[i] = (deal_lm_item){
             .parent = row->i_parent < 0 ? x->known.entry[row->at].node : DEAL_NODE_NONE,
             .i_parent = row->i_parent,
             .token = row->token,
-            .want = DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z,
+            .want = want,
             .top_k = row->n_top,
             .top_token = x->row_token + at,
             .top_logit = x->row_logit + at,
         };
     }
     double start = deal_clock_seconds();
-    DEAL_TRY(deal_search_extend(search, n, err));
+    DEAL_TRY(deal_search_extend_rollouts(search, n, err));
     deal_cost_add(&x->cost, n, deal_clock_seconds() - start);
     for (int32_t i = 0; i < n; i++)
         take_row(search, i);
@@ -130,6 +133,7 @@ deal_rows_follow(deal_search *search, int32_t i, deal_error *err)
     deal_outlook *outlook = &x->outlook[i];
     deal_hypothesis *slot = &search->slot[i];
     int32_t n_left = deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
+    n_left = outlook->cursor != DEAL_KNOWN_NONE ? n_left : 0;
     for (; n_left > 0 && slot->finish == DEAL_FINISH_NONE; n_left--) {
         int32_t child = deal_known_child(&x->known, outlook->cursor,
                                          slot->token[slot->n_token - 1]);
@@ -199,6 +203,49 @@ add_rollout(deal_search *search, int32_t i, int32_t n_lane, deal_error *err)
     return DEAL_OK;
 }
 
+// With rollout_lm: makes up there for what the live hypotheses have got since a rollout
+// was last asked for. Each of those that were behind gets an entry of its own.
+static deal_status
+catch_up(deal_search *search, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    deal_lm *lm = x->known.lm;
+    bool is_behind = false;
+    for (int32_t i = 0; i < search->n_live; i++)
+        is_behind =
+            is_behind || x->at[i] == DEAL_KNOWN_NONE || search->live[i].n_behind > 0;
+    if (!is_behind)
+        return DEAL_OK;
+    DEAL_TRY(deal_known_reserve(&x->known, search->n_live, err));
+    for (int32_t i = 0; i < search->n_live; i++) {
+        deal_hypothesis *live = &search->live[i];
+        if (x->at[i] != DEAL_KNOWN_NONE) {
+            live->roll = x->known.entry[x->at[i]].node;
+            lm->ops->retain(lm, live->roll);
+        }
+        if (live->n_behind > 0)
+            x->at[i] = DEAL_KNOWN_NONE;
+    }
+    DEAL_TRY(deal_search_catch_up(search, err));
+    for (int32_t i = 0; i < search->n_live; i++) {
+        deal_hypothesis *live = &search->live[i];
+        int32_t last = live->n_token > 0
+                           ? live->token[live->n_token - 1]
+                           : search->request.prompt[search->request.n_prompt - 1];
+        if (x->at[i] == DEAL_KNOWN_NONE)
+            x->at[i] =
+                deal_known_add(&x->known, DEAL_KNOWN_NONE, last, live->roll, 1,
+                               &search->roll_token[i], &search->roll_logit[i], 0.0f);
+        else
+            lm->ops->release(lm, live->roll);
+        live->roll = DEAL_NODE_NONE;
+    }
+    for (int32_t i = 0; i < search->n_candidate; i++)
+        if (x->outlook[i].cursor == DEAL_KNOWN_NONE)
+            x->outlook[i].cursor = x->at[search->candidate[i].i_live];
+    return DEAL_OK;
+}
+
 deal_status
 deal_rows_roll(deal_search *search, deal_error *err)
 {
@@ -206,6 +253,8 @@ deal_rows_roll(deal_search *search, deal_error *err)
     int32_t n_lane = 0;
     for (int32_t i = 0; i < search->n_candidate; i++)
         n_lane += x->outlook[i].is_needed && !x->outlook[i].is_complete;
+    if (search->request.rollout_lm && n_lane > 0)
+        DEAL_TRY(catch_up(search, err));
     for (int32_t i = 0; i < search->n_candidate; i++)
         if (x->outlook[i].is_needed && !x->outlook[i].is_complete)
             DEAL_TRY(add_rollout(search, i, n_lane, err));

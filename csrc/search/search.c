@@ -52,7 +52,7 @@ new_hypotheses(size_t n, deal_hypothesis **out, deal_error *err)
     if (!hypothesis)
         return deal_fail_memory(err, "hypotheses");
     for (size_t i = 0; i < n; i++)
-        hypothesis[i].node = hypothesis[i].tip = DEAL_NODE_NONE;
+        hypothesis[i].node = hypothesis[i].tip = hypothesis[i].roll = DEAL_NODE_NONE;
     *out = hypothesis;
     return DEAL_OK;
 }
@@ -174,6 +174,7 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
     if (n_new_max > params->n_new_max)
         n_new_max = params->n_new_max;
     search->request = *request;
+    search->roll_lm = request->rollout_lm ? request->rollout_lm : request->lm;
     search->ending = (deal_ending){
         .vocab = request->vocab,
         .end_token = request->end_token,
@@ -241,7 +242,8 @@ deal_search_release(deal_search *search, deal_hypothesis *hypothesis)
     deal_lm *lm = search->request.lm;
     lm->ops->release(lm, hypothesis->node);
     lm->ops->release(lm, hypothesis->tip);
-    hypothesis->node = hypothesis->tip = DEAL_NODE_NONE;
+    search->roll_lm->ops->release(search->roll_lm, hypothesis->roll);
+    hypothesis->node = hypothesis->tip = hypothesis->roll = DEAL_NODE_NONE;
 }
 
 static void
@@ -353,13 +355,19 @@ deal_search_step(deal_search *search, bool *is_done, deal_error *err)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "search: it has failed and cannot go on");
     if (!search->is_done) {
-        const deal_lm *lm = search->request.lm;
+        const deal_lm *lm = search->request.lm, *roll_lm = search->request.rollout_lm;
         deal_search_stats *stats = &search->stats;
         double start = deal_clock_seconds();
         int64_t n_tokens = lm->n_forward_tokens, n_passes = lm->n_forward_passes;
+        int64_t n_roll_tokens = roll_lm ? roll_lm->n_forward_tokens : 0;
+        int64_t n_roll_passes = roll_lm ? roll_lm->n_forward_passes : 0;
         deal_status status = step(search, err);
         stats->n_forward_tokens += lm->n_forward_tokens - n_tokens;
         stats->n_forward_passes += lm->n_forward_passes - n_passes;
+        if (roll_lm) {
+            stats->n_rollout_model_tokens += roll_lm->n_forward_tokens - n_roll_tokens;
+            stats->n_rollout_model_passes += roll_lm->n_forward_passes - n_roll_passes;
+        }
         stats->seconds_total += deal_clock_seconds() - start;
         search->is_failed = status != DEAL_OK;
         DEAL_TRY(status);

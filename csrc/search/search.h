@@ -25,6 +25,10 @@ typedef struct deal_search deal_search;
 typedef struct deal_search_request {
     deal_lm *lm;
     const deal_controls *controls; // or NULL
+    // NAIVE and EXACT: another model with the same vocabulary, which rolls out. Else
+    // NULL: `lm` does.
+    deal_lm *rollout_lm;
+    const deal_controls *rollout_controls; // or NULL
     const deal_vocab *vocab;
     const int32_t *prompt; // (n_prompt,) token ids, n_prompt >= 1
     int32_t n_prompt;
@@ -79,7 +83,10 @@ typedef struct deal_search_stats {
     int64_t n_in_vain;        // of those, never asked for
     int64_t n_reward_calls;   // advance, score, score_texts and bounds calls
     int64_t n_reward_texts;   // completions scored
+    // Of rollout_lm, its prompt included; the counts above are of lm
+    int64_t n_rollout_model_tokens, n_rollout_model_passes;
     double seconds_prefill, seconds_forward, seconds_reward, seconds_total;
+    double seconds_rollout_model;
 } deal_search_stats;
 
 // One candidate of one decision; rows lie in the order they were ranked in.

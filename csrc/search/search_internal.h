@@ -33,6 +33,7 @@ typedef struct deal_segment_option {
 
 struct deal_search {
     deal_search_request request;
+    deal_lm *roll_lm; // request.rollout_lm, or request.lm
     deal_ending ending;
     deal_reward_set rewards;
     deal_search_stats stats;
@@ -87,7 +88,7 @@ deal_status deal_segment_step(deal_search *search, bool *is_done, deal_error *er
 // Whether rewards have a say in the decisions.
 bool deal_search_is_steered(const deal_search *search);
 
-// Gives back both trie references.
+// Gives back all trie references.
 void deal_search_release(deal_search *search, deal_hypothesis *hypothesis);
 
 // --- evaluate.c ----------------------------------------------------------------------
@@ -102,11 +103,20 @@ void deal_search_fill_want(deal_search *search, deal_lm_item *item, int32_t i_ro
 // extend() over search->item, its outputs checked. All or nothing, as extend() is.
 deal_status deal_search_extend(deal_search *search, int32_t n_items, deal_error *err);
 
+// The same in search->roll_lm.
+deal_status deal_search_extend_rollouts(deal_search *search, int32_t n_items,
+                                        deal_error *err);
+
 // Evaluates the last token of every unfinished live hypothesis, or first the prompt,
 // and fills in row i_row[i] of what is wanted. `node` of each then holds all its
 // tokens.
 deal_status deal_search_evaluate(deal_search *search, uint32_t want, int32_t top_k,
                                  deal_error *err);
+
+// With rollout_lm: evaluates there the prompt, at the first time, and what it lacks of
+// the live hypotheses. `roll` of each then holds all its tokens, and roll_token[i] is
+// the most likely one after those that were behind.
+deal_status deal_search_catch_up(deal_search *search, deal_error *err);
 
 // Makes the `n_next` hypotheses in `next` the live ones; gives back the old nodes.
 void deal_search_swap(deal_search *search, int32_t n_next);
@@ -122,6 +132,23 @@ deal_status deal_segment_init(deal_search *search, deal_error *err);
 deal_status deal_sample_choose(deal_search *search, const deal_hypothesis *stream,
                                uint64_t i_stream, int32_t i_row, int32_t *token,
                                double *logprob, deal_error *err);
+
+// --- commit.c, for DeAL --------------------------------------------------------------
+
+// Tokens of the live hypothesis that a candidate extends.
+int32_t deal_commit_n_base(const deal_search *search, int32_t i_candidate);
+
+// Tokens that a winner takes: the candidate and the beginning of its rollout.
+int32_t deal_commit_n(const deal_search *search, int32_t i_candidate);
+
+// Adds to each winner's slot the log-probs of what it takes along of its rollout, under
+// `lm`, and leaves in `tip` the node of all its tokens but the last. Its score is then
+// that with slot->h.
+deal_status deal_commit_logprobs(deal_search *search, deal_error *err);
+
+// Hands that node over to the hypothesis that winner `i_candidate` becomes, and the
+// last one where it is evaluated.
+void deal_commit_move(deal_search *search, deal_hypothesis *next, int32_t i_candidate);
 
 // --- skip.c, for DeAL ----------------------------------------------------------------
 

@@ -27,7 +27,8 @@ deal_segment_init(deal_search *search, deal_error *err)
     size_t n_expand = (size_t)search->n_expand;
     search->spare = deal_alloc_zero(n_expand, sizeof *search->spare);
     for (size_t m = 0; search->spare && m < n_expand; m++)
-        search->spare[m].node = search->spare[m].tip = DEAL_NODE_NONE;
+        search->spare[m].node = search->spare[m].tip = search->spare[m].roll =
+            DEAL_NODE_NONE;
     search->n_member = deal_alloc((size_t)search->n_live_max, sizeof *search->n_member);
     search->slot_row = deal_alloc(search->n_slot, sizeof *search->slot_row);
     search->option = deal_alloc(n_expand, sizeof *search->option);

@@ -13,7 +13,8 @@
  *                                         "keywords" n (concept form)*n;
  *                                         "marks" bytes n_max n_token
  *     mode n_new_max n_return beam_size length_penalty top_k lookahead_len
- *     reward_weight commit tricks
+ *     reward_weight commit tricks skip_above
+ *     has_rollouts (n_ctx n_back table)   another model, which rolls out
  */
 #include <math.h>
 #include <stdbool.h>
@@ -28,11 +29,11 @@
 #include "table_lm.h"
 #include "toy_reward.h"
 
-#define N_MAX 64       // of tokens in a vocabulary or prompt, stops, rewards
+#define N_MAX 80       // of tokens in a vocabulary or prompt, stops, rewards
 #define WORD_SIZE 1024 // bytes of the longest word
 
 typedef struct test_case {
-    deal_table_lm *lm;
+    deal_table_lm *lm, *rollout_lm; // the second one or NULL
     deal_vocab *vocab;
     int32_t prompt[N_MAX], end_token[N_MAX];
     char prompt_text[WORD_SIZE], stop_text[N_MAX][WORD_SIZE / 16];
@@ -100,8 +101,8 @@ read_ints(int32_t *out, int32_t high)
     return n;
 }
 
-static void
-read_lm(test_case *t, int32_t n_vocab)
+static deal_table_lm *
+read_lm(int32_t n_vocab)
 {
     int32_t n_ctx = read_int(1, INT32_MAX), n_back = read_int(1, 3);
     size_t n = (size_t)n_vocab;
@@ -111,9 +112,11 @@ read_lm(test_case *t, int32_t n_vocab)
     need(table != NULL, "memory");
     for (size_t i = 0; i < n; i++)
         table[i] = (float)read_number();
-    need(deal_table_lm_new(n_vocab, n_ctx, n_back, table, 0, &t->lm, &err) == DEAL_OK,
+    deal_table_lm *lm;
+    need(deal_table_lm_new(n_vocab, n_ctx, n_back, table, 0, &lm, &err) == DEAL_OK,
          "table");
     deal_free(table);
+    return lm;
 }
 
 static void
@@ -213,7 +216,7 @@ read_params(deal_search_params *params)
 static void
 read_case(test_case *t, int32_t n_vocab)
 {
-    read_lm(t, n_vocab);
+    t->lm = read_lm(n_vocab);
     read_vocab(t, n_vocab);
     deal_search_request *request = &t->request;
     *request = (deal_search_request){
@@ -238,6 +241,8 @@ read_case(test_case *t, int32_t n_vocab)
     for (int32_t i = 0; i < request->n_reward; i++)
         read_reward(t, i);
     read_params(&request->params);
+    t->rollout_lm = read_int(0, 1) ? read_lm(n_vocab) : NULL;
+    request->rollout_lm = t->rollout_lm ? &t->rollout_lm->lm : NULL;
 }
 
 // --- writing -------------------------------------------------------------------------
@@ -380,6 +385,9 @@ put_stats(const deal_search *search)
     printf(",\"n_draft_tokens\":%lld,\"n_ahead_tokens\":%lld,\"n_in_vain\":%lld",
            (long long)s.n_draft_tokens, (long long)s.n_ahead_tokens,
            (long long)s.n_in_vain);
+    printf(",\"n_rollout_model_tokens\":%lld,\"n_rollout_model_passes\":%lld",
+           (long long)s.n_rollout_model_tokens, (long long)s.n_rollout_model_passes);
+    put_number(",\"seconds_rollout_model\":", s.seconds_rollout_model);
     put_number(",\"seconds_prefill\":", s.seconds_prefill);
     put_number(",\"seconds_forward\":", s.seconds_forward);
     put_number(",\"seconds_reward\":", s.seconds_reward);
@@ -412,7 +420,8 @@ static void
 put_rest(const test_case *t)
 {
     int64_t n_calls = 0;
-    int32_t n_state = 0;
+    int32_t n_state = 0, n_node = t->lm->n_live;
+    n_node += t->rollout_lm ? t->rollout_lm->n_live : 0;
     printf(",\"reward_counts\":[");
     for (int32_t i = 0; i < t->request.n_reward; i++) {
         const toy_reward *toy = &t->toy[i];
@@ -422,7 +431,7 @@ put_rest(const test_case *t)
         n_state += toy->n_state;
     }
     printf("],\"n_calls\":%lld,\"n_state\":%d,\"n_node\":%d}\n", (long long)n_calls,
-           (int)n_state, (int)t->lm->n_live);
+           (int)n_state, (int)n_node);
 }
 
 int
@@ -450,6 +459,7 @@ main(void)
                 deal_reward_length_free(t.native[i]);
         }
         deal_table_lm_free(t.lm);
+        deal_table_lm_free(t.rollout_lm);
         deal_vocab_free(t.vocab);
     }
     return 0;

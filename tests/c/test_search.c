@@ -1,113 +1,24 @@
-/* Searches over the table LM where things go wrong: memory, the model, rewards, bad
- * requests; and what a search allocates once it runs. That it decides as it should is
- * tests/unit/test_search_twin.py's to check.
+/* Searches over the table LM where things go wrong: memory, the model, rewards; and what
+ * a search allocates once it runs. Bad requests are in test_request.c. That it decides as
+ * it should is tests/unit/test_search_twin.py's to check.
  */
 #include <stdlib.h>
 
 #include "check.h"
 #include "common/alloc.h"
-#include "search/search.h"
-#include "table_lm.h"
-#include "toy_reward.h"
+#include "search_world.h"
 
-#define N_VOCAB 7
-#define N_TOY 3
-#define N_MODE 7
+#define N_MODE 9
 
-typedef struct world {
-    deal_table_lm *lm;
-    deal_vocab *vocab;
-    toy_reward toy[N_TOY];
-    deal_reward *reward[N_TOY];
-    deal_search_request request;
-} world;
-
-static const int32_t prompt[] = {0, 1, 2}, end_token[] = {6};
-static const char *const stop[] = {"b.a", "zz"};
-static const double weight[] = {1.0, -0.5, 2.0};
-static const char *const mode_name[] = {"sample",  "greedy",        "beam", "naive",
-                                        "segment", "segment beams", "exact"};
-
-// Two of the pieces are halves of a character; the last is special.
-static deal_vocab *
-make_vocab(void)
-{
-    static const char bytes[] = "a b.\xc3\xa9zz<s>";
-    static const int64_t offset[] = {0, 1, 3, 4, 5, 6, 8, 11};
-    static const uint8_t kind[] = {0, 0, 0, 0, 0, 0, DEAL_PIECE_SPECIAL};
-    deal_vocab *vocab = NULL;
-    deal_error err;
-    CHECK(deal_vocab_new(N_VOCAB, (const uint8_t *)bytes, 11, offset, kind,
-                         DEAL_BYTE_RULE_STREAM, DEAL_LEADING_SPACE_KEEP, &vocab,
-                         &err) == DEAL_OK);
-    return vocab;
-}
-
-// A request of mode_name[i_mode] that takes every path: several hypotheses, commits,
-// stops, ends and one reward of each form.
-static deal_search_params
-make_params(int i_mode)
-{
-    static const deal_search_mode mode[] = {
-        DEAL_SEARCH_SAMPLE,  DEAL_SEARCH_SAMPLE,  DEAL_SEARCH_BEAM, DEAL_SEARCH_NAIVE,
-        DEAL_SEARCH_SEGMENT, DEAL_SEARCH_SEGMENT, DEAL_SEARCH_EXACT};
-    return (deal_search_params){
-        .mode = mode[i_mode],
-        .n_new_max = 9,
-        .n_return = i_mode == 1 ? 1 : 3,
-        .repetition_penalty = i_mode == 0 ? 1.2 : 1.0,
-        .temperature = i_mode == 0 || i_mode == 4 ? 1.0 : 0.0,
-        .top_k = 4,
-        .top_p = 0.95,
-        .seed = 3,
-        .beam_size = 3,
-        .length_penalty = 1.0,
-        .lookahead_len = 3,
-        .reward_weight = 2.0,
-        .commit = 2,
-        .n_proposal = 2,
-        .tricks = DEAL_TRICK_REUSE | DEAL_TRICK_BOUNDS, // the others go by the clock
-    };
-}
-
-static void
-world_init(world *w, int i_mode)
-{
-    deal_error err;
-    CHECK(deal_table_lm_new(N_VOCAB, 1000, 2, NULL, 16, &w->lm, &err) == DEAL_OK);
-    w->vocab = make_vocab();
-    for (int i = 0; i < N_TOY; i++) {
-        toy_reward_init(&w->toy[i], (toy_form)i, 5);
-        w->reward[i] = &w->toy[i].reward;
-    }
-    w->request = (deal_search_request){
-        .lm = &w->lm->lm,
-        .vocab = w->vocab,
-        .prompt = prompt,
-        .n_prompt = 3,
-        .prompt_text = "p",
-        .prompt_text_size = 1,
-        .end_token = end_token,
-        .n_end = 1,
-        .stop = stop,
-        .n_stop = 2,
-        .reward = w->reward,
-        .weight = weight,
-        .n_reward = N_TOY,
-        .params = make_params(i_mode),
-    };
-}
-
-// Everything that the search took must have been given back.
-static void
-world_free(world *w)
-{
-    CHECK_EQ_INT(w->lm->n_live, 0);
-    for (int i = 0; i < N_TOY; i++)
-        CHECK_EQ_INT(w->toy[i].n_state, 0);
-    deal_table_lm_free(w->lm);
-    deal_vocab_free(w->vocab);
-}
+static const char *const mode_name[] = {"sample",
+                                        "greedy",
+                                        "beam",
+                                        "naive",
+                                        "segment",
+                                        "segment beams",
+                                        "exact",
+                                        "naive of two models",
+                                        "exact of two models"};
 
 // Runs to the end or the first failure; `n_step_max` steps at most.
 static deal_status
@@ -158,7 +69,7 @@ test_out_of_memory(int i_mode)
 }
 
 static void
-test_model_fails(int i_mode)
+test_model_fails(int i_mode, bool is_rollout)
 {
     for (int is_nan = 0; is_nan < 2; is_nan++) {
         int n_failed = 0;
@@ -167,9 +78,10 @@ test_model_fails(int i_mode)
             world w;
             deal_error err;
             world_init(&w, i_mode);
-            *(is_nan ? &w.lm->nan_in : &w.lm->fail_in) = n;
+            deal_table_lm *lm = is_rollout ? w.rollout_lm : w.lm;
+            *(is_nan ? &lm->nan_in : &lm->fail_in) = n;
             deal_status status = run(&w, 1000, &err);
-            was_reached = w.lm->n_extend >= n;
+            was_reached = lm->n_extend >= n;
             n_failed += was_reached;
             if (!was_reached) {
                 CHECK(status == DEAL_OK);
@@ -180,6 +92,8 @@ test_model_fails(int i_mode)
                 CHECK(status == DEAL_ERR_IO);
                 CHECK_HAS(err.message, "told to fail");
             }
+            if (was_reached && is_rollout)
+                CHECK_HAS(err.message, "rollout_model: ");
             world_free(&w);
         }
         CHECK(n_failed >= 4);
@@ -282,6 +196,7 @@ test_step_after_done(int i_mode)
     }
     CHECK_EQ_INT(deal_search_n_result(search), w.request.params.n_return);
     CHECK_EQ_INT(w.lm->n_live, 0); // the trie is given back before the end
+    CHECK(!w.rollout_lm || w.rollout_lm->n_live == 0);
     deal_search_stats_get(search, &before);
     is_done = false;
     CHECK(deal_search_step(search, &is_done, &err) == DEAL_OK);
@@ -320,137 +235,10 @@ test_two_at_once(int i_mode)
         deal_search_stats_get(search[0], &before);
         deal_search_stats_get(search[i], &after);
         CHECK_EQ_INT(before.n_forward_tokens, after.n_forward_tokens);
+        CHECK_EQ_INT(before.n_rollout_model_tokens, after.n_rollout_model_tokens);
     }
     for (int i = 0; i < 3; i++)
         deal_search_free(search[i]);
-    world_free(&w);
-}
-
-// --- bad requests --------------------------------------------------------------------
-
-static void
-expect_bad(const deal_search_request *request, deal_status expected, const char *part)
-{
-    deal_error err = {.message = ""};
-    deal_search *search = NULL;
-    deal_status status = deal_search_new(request, &search, &err);
-    CHECK_EQ_INT(status, expected);
-    CHECK(search == NULL);
-    CHECK_HAS(err.message, part);
-    if (status == DEAL_OK)
-        deal_search_free(search);
-}
-
-#define BAD(field, value, part)                                                        \
-    do {                                                                               \
-        deal_search_request bad_ = w.request;                                          \
-        bad_.field = (value);                                                          \
-        expect_bad(&bad_, DEAL_ERR_INVALID_ARG, part);                                 \
-    } while (0)
-
-static void
-test_bad_params(void)
-{
-    world w;
-    world_init(&w, 0);
-    BAD(params.mode, (deal_search_mode)7, "mode: expected 0 to 4, got 7");
-    BAD(params.n_new_max, 0, "max_new_tokens: expected at least 1, got 0");
-    BAD(params.n_return, 0, "num_return_sequences: expected 1 to 4096, got 0");
-    BAD(params.temperature, 0.0, "num_return_sequences: greedy");
-    BAD(params.temperature, -0.5, "temperature: expected a number of at least 0");
-    BAD(params.temperature, NAN, "temperature");
-    BAD(params.repetition_penalty, 0.0, "repetition_penalty");
-    BAD(params.repetition_penalty, INFINITY, "repetition_penalty");
-    BAD(params.top_k, -1, "top_k: expected at least 0, got -1");
-    BAD(params.top_p, 0.0, "top_p: expected a number in (0, 1], got 0");
-    BAD(params.top_p, 1.5, "top_p");
-    BAD(params.min_p, -0.1, "min_p");
-    BAD(params.min_p, 1.1, "min_p: expected a number in [0, 1], got 1.1");
-    world_free(&w);
-    world_init(&w, 2);
-    BAD(params.beam_size, 0, "num_beams: expected 1 to 4096, got 0");
-    BAD(params.beam_size, 5000, "num_beams");
-    BAD(params.n_return, 4, "num_return_sequences: expected 1 to 3, got 4");
-    BAD(params.length_penalty, NAN, "length_penalty");
-    world_free(&w);
-    world_init(&w, 3);
-    BAD(params.top_k, 0, "top_k: expected 1 to 7, got 0");
-    BAD(params.top_k, 8, "top_k");
-    BAD(params.lookahead_len, -1, "lookahead: expected at least 0, got -1");
-    BAD(params.commit, 0, "commit: expected 1 to 4, got 0");
-    BAD(params.commit, 5, "commit");
-    BAD(params.reward_weight, INFINITY, "reward_weight: expected a finite number");
-    world_free(&w);
-}
-
-static void
-test_bad_request(void)
-{
-    static const int32_t high[] = {0, 7}, low[] = {-1};
-    static const char *const empty[] = {"a", ""}, *const latin[] = {"\xe9"},
-                             *const null[] = {NULL};
-    world w;
-    world_init(&w, 3);
-    BAD(n_prompt, 0, "prompt: expected at least 1 token");
-    BAD(prompt, low, "prompt: expected ids in [0, 7), got -1 at position 0");
-    BAD(end_token, low, "eos_token_id: expected ids in [0, 7), got -1");
-    BAD(n_stop, -1, "stop: expected at least 0, got -1");
-    BAD(stop, empty, "stop[1]: expected a non-empty string");
-    BAD(n_reward, -1, "rewards: expected at least 0, got -1");
-    deal_search_request bad = w.request;
-    bad.prompt = high;
-    bad.n_prompt = 2;
-    expect_bad(&bad, DEAL_ERR_INVALID_ARG, "got 7 at position 1");
-    bad = w.request;
-    bad.n_stop = 1;
-    bad.stop = latin;
-    expect_bad(&bad, DEAL_ERR_INVALID_ARG, "stop[0]: expected UTF-8");
-    bad.stop = null;
-    expect_bad(&bad, DEAL_ERR_INVALID_ARG, "stop[0]");
-    w.lm->lm.n_ctx = 3;
-    expect_bad(&w.request, DEAL_ERR_CONTEXT_FULL, "context of 3");
-    w.lm->lm.n_ctx = 1000;
-    w.lm->lm.n_vocab = 8;
-    expect_bad(&w.request, DEAL_ERR_INVALID_ARG, "vocabulary: expected a piece");
-    w.lm->lm.n_vocab = N_VOCAB;
-    world_free(&w);
-}
-
-static void
-test_bad_rewards(void)
-{
-    static const double bad_weight[] = {1.0, NAN, 1.0};
-    world w;
-    world_init(&w, 3);
-    deal_reward *one = w.reward[1], sound = *one;
-    BAD(weight, bad_weight, "reward \"toy\" (1): weight: expected a finite number");
-    w.reward[1] = NULL;
-    expect_bad(&w.request, DEAL_ERR_INVALID_ARG, "reward 1: expected one, got NULL");
-    w.reward[1] = one;
-    one->abi_version = 9;
-    expect_bad(&w.request, DEAL_ERR_INVALID_ARG, "abi_version: expected 1, got 9");
-    *one = sound;
-    one->struct_size = 8;
-    expect_bad(&w.request, DEAL_ERR_INVALID_ARG, "struct_size");
-    *one = sound;
-    one->name = NULL;
-    expect_bad(&w.request, DEAL_ERR_INVALID_ARG, "expected a name");
-    *one = sound;
-    one->score = NULL;
-    expect_bad(&w.request, DEAL_ERR_INVALID_ARG, "expected init, advance and score");
-    *one = sound;
-    one->score_texts = w.reward[0]->score_texts;
-    expect_bad(&w.request, DEAL_ERR_INVALID_ARG, "score_texts alone");
-    *one = sound;
-    one->low = 2.0;
-    expect_bad(&w.request, DEAL_ERR_INVALID_ARG, "expected low <= high, got 2 and 1");
-    *one = sound;
-    one->low = NAN;
-    expect_bad(&w.request, DEAL_ERR_INVALID_ARG, "expected low <= high");
-    *one = sound;
-    one->state_size = SIZE_MAX - 64;
-    expect_bad(&w.request, DEAL_ERR_NO_MEMORY, "states of the rewards");
-    *one = sound;
     world_free(&w);
 }
 
@@ -507,6 +295,8 @@ test_steady_state(int i_mode, deal_byte_rule rule, uint64_t seed)
     CHECK(deal_table_lm_new(N_VOCAB, 1000, 2, NULL, seed, &w.lm, &err) == DEAL_OK);
     w.request.lm = &w.lm->lm;
     warm_up(w.lm);
+    if (w.rollout_lm)
+        warm_up(w.rollout_lm);
     deal_vocab_free(w.vocab);
     CHECK(deal_vocab_new(N_VOCAB, (const uint8_t *)"a b.\xc3\xa9zz<s>", 11, offset,
                          kind, rule, DEAL_LEADING_SPACE_KEEP, &w.vocab,
@@ -547,7 +337,9 @@ main(void)
     for (int i_mode = 0; i_mode < N_MODE; i_mode++) {
         int n_failed = check_n_failed;
         test_out_of_memory(i_mode);
-        test_model_fails(i_mode);
+        test_model_fails(i_mode, false);
+        if (i_mode >= 7)
+            test_model_fails(i_mode, true);
         test_rewards_fail(i_mode);
         test_half_way(i_mode);
         test_step_after_done(i_mode);
@@ -558,9 +350,6 @@ main(void)
             printf("    in mode %s\n", mode_name[i_mode]);
     }
     test_infinite_sum();
-    test_bad_params();
-    test_bad_request();
-    test_bad_rewards();
     test_memo_grows_by_doubling();
     return check_report("test_search");
 }

@@ -75,6 +75,8 @@ def check_stats(problem: Problem, answer: dict[str, Any], want: twin.Stats) -> N
         "n_rollout_tokens",
         "n_skipped",
         "n_reward_texts",
+        "n_rollout_model_tokens",
+        "n_rollout_model_passes",
     ):
         assert found[name] == getattr(want, name), name
     assert [n for n, _ in answer["steps"]] == want.n_batches
@@ -86,9 +88,11 @@ def check_stats(problem: Problem, answer: dict[str, Any], want: twin.Stats) -> N
             assert n_texts == want.n_reward_texts / len(problem.rewards)
         elif isinstance(reward, Marks) or getattr(reward, "form", "") == "texts":
             assert (n_calls, n_texts) == (want.n_new_calls, want.n_new_texts)
-    parts = [found[f"seconds_{p}"] for p in ("prefill", "forward", "reward")]
+    names = ("prefill", "forward", "reward", "rollout_model")
+    parts = [found[f"seconds_{name}"] for name in names]
     assert min(parts) >= 0 and sum(parts) <= found["seconds_total"] * 1.001
     assert (parts[2] > 0) == bool(problem.rewards)
+    assert (parts[3] > 0) == (want.n_rollout_model_passes > 0)
 
 
 def check_text_so_far(problem: Problem, answer: dict[str, Any]) -> None:
@@ -147,9 +151,9 @@ def check_exact(naive: dict[str, Any], exact: dict[str, Any]) -> None:
     for name in ("n_steps", "n_prompt_tokens", "n_skipped"):
         assert exact["stats"][name] == naive["stats"][name]
     counts = exact["stats"]
-    assert counts["n_forward_tokens"] <= naive["stats"]["n_forward_tokens"] + (
-        counts["n_ahead_tokens"] + counts["n_draft_tokens"]
-    )
+    n_guessed = counts["n_ahead_tokens"] + counts["n_draft_tokens"]
+    for name in ("n_forward_tokens", "n_rollout_model_tokens"):
+        assert counts[name] <= naive["stats"][name] + n_guessed
     assert counts["n_reward_calls"] == exact["n_calls"]
     assert exact["n_node"] == exact["n_state"] == 0
 
