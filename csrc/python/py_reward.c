@@ -371,6 +371,41 @@ text_list(const deal_reward_text *texts, int32_t n_texts)
     return list;
 }
 
+static PyObject *
+int_list(const int32_t *values, int32_t n)
+{
+    PyObject *list = PyList_New(n);
+    for (int32_t i = 0; list && i < n; i++) {
+        PyObject *value = PyLong_FromLong(values[i]);
+        if (!value)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, i, value);
+    }
+    return list;
+}
+
+// fn(prompt, texts), or fn(prompt, texts, n_tokens_left) where these are not NULL.
+static PyObject *
+call_on_texts(PyObject *fn, const char *prompt, size_t prompt_size,
+              const deal_reward_text *texts, const int32_t *n_tokens_left,
+              int32_t n_texts)
+{
+    PyObject *text = NULL, *list = NULL, *left = NULL, *result = NULL;
+    if (PyErr_CheckSignals() == 0)
+        text = PyUnicode_DecodeUTF8(prompt, (Py_ssize_t)prompt_size, "replace");
+    if (text)
+        list = text_list(texts, n_texts);
+    if (list && n_tokens_left)
+        left = int_list(n_tokens_left, n_texts);
+    if (list && (left || !n_tokens_left))
+        result = PyObject_CallFunctionObjArgs(fn, text, list, left, NULL);
+    Py_XDECREF(left);
+    Py_XDECREF(list);
+    Py_XDECREF(text);
+    return result;
+}
+
 // Runs on the thread of the search, which has released the GIL.
 static int
 call_python(void *self, const char *prompt, size_t prompt_size,
@@ -381,21 +416,11 @@ call_python(void *self, const char *prompt, size_t prompt_size,
     const python_reward *p = self;
     PyGILState_STATE gil = PyGILState_Ensure();
     int status = DEAL_REWARD_RAISED;
-    PyObject *prompt_text = NULL, *list = NULL, *result = NULL;
-    if (PyErr_CheckSignals() < 0)
-        goto done;
-    prompt_text = PyUnicode_DecodeUTF8(prompt, (Py_ssize_t)prompt_size, "replace");
-    list = prompt_text ? text_list(texts, n_texts) : NULL;
-    if (!list)
-        goto done;
-    result = PyObject_CallFunctionObjArgs(p->fn, prompt_text, list, NULL);
+    PyObject *result = call_on_texts(p->fn, prompt, prompt_size, texts, NULL, n_texts);
     if (result && read_scores(p->errors, p->name, result, n_texts, p->reward.low,
                               p->reward.high, scores) == 0)
         status = 0;
-done:
     Py_XDECREF(result);
-    Py_XDECREF(list);
-    Py_XDECREF(prompt_text);
     PyGILState_Release(gil);
     return status;
 }
@@ -427,20 +452,6 @@ read_pairs(PyObject *result, Py_ssize_t n, double *low, double *high)
     return status;
 }
 
-static PyObject *
-int_list(const int32_t *values, int32_t n)
-{
-    PyObject *list = PyList_New(n);
-    for (int32_t i = 0; list && i < n; i++) {
-        PyObject *value = PyLong_FromLong(values[i]);
-        if (!value)
-            Py_CLEAR(list);
-        else
-            PyList_SET_ITEM(list, i, value);
-    }
-    return list;
-}
-
 // Runs on the thread of the search, which has released the GIL.
 static int
 call_bounds(void *self, const char *prompt, size_t prompt_size,
@@ -451,22 +462,11 @@ call_bounds(void *self, const char *prompt, size_t prompt_size,
     const python_reward *p = self;
     PyGILState_STATE gil = PyGILState_Ensure();
     int status = DEAL_REWARD_RAISED;
-    PyObject *prompt_text = NULL, *list = NULL, *left = NULL, *result = NULL;
-    if (PyErr_CheckSignals() < 0)
-        goto done;
-    prompt_text = PyUnicode_DecodeUTF8(prompt, (Py_ssize_t)prompt_size, "replace");
-    list = prompt_text ? text_list(texts, n_texts) : NULL;
-    left = list ? int_list(n_tokens_left, n_texts) : NULL;
-    if (!left)
-        goto done;
-    result = PyObject_CallFunctionObjArgs(p->bounds, prompt_text, list, left, NULL);
+    PyObject *result =
+        call_on_texts(p->bounds, prompt, prompt_size, texts, n_tokens_left, n_texts);
     if (result && read_pairs(result, n_texts, low, high) == 0)
         status = 0;
-done:
     Py_XDECREF(result);
-    Py_XDECREF(left);
-    Py_XDECREF(list);
-    Py_XDECREF(prompt_text);
     PyGILState_Release(gil);
     return status;
 }

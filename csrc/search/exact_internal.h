@@ -62,7 +62,7 @@ struct deal_exact {
     deal_outlook *outlook;            // (n_candidate,)
     double *ends;                     // (n_slot, 2, n_reward)
     bool *flags;                      // (n_slot, n_reward)
-    double *lows;                     // (n_live_max,) see need() in exact.c
+    double *lows;                     // (n_live_max,) see bar_of() in ranks.c
     int32_t *order;                   // (n_candidate,) those of certain rank first
     bool has_pooled;                  // the finished candidates of this decision
     int32_t *asked;                   // (n_slot,) candidates of one call of a reward

@@ -27,6 +27,17 @@ check_score(const deal_reward_set *set, int32_t i, double score, size_t i_case,
     return DEAL_OK;
 }
 
+void
+deal_reward_set_free_cases(deal_reward_set *set)
+{
+    deal_free(set->i_entry);
+    deal_free(set->i_new);
+    deal_free(set->text);
+    deal_free(set->score);
+    deal_free(set->high);
+    deal_free(set->n_tokens_left);
+}
+
 static deal_status
 reserve_cases(deal_reward_set *set, size_t n_cases, deal_error *err)
 {
@@ -34,12 +45,7 @@ reserve_cases(deal_reward_set *set, size_t n_cases, deal_error *err)
         return DEAL_OK;
     size_t cap = deal_grow_cap(set->case_cap, n_cases);
     set->case_cap = 0;
-    deal_free(set->i_entry);
-    deal_free(set->i_new);
-    deal_free(set->text);
-    deal_free(set->score);
-    deal_free(set->high);
-    deal_free(set->n_tokens_left);
+    deal_reward_set_free_cases(set);
     set->i_entry = deal_alloc(cap, sizeof *set->i_entry);
     set->i_new = deal_alloc(cap, sizeof *set->i_new);
     set->text = deal_alloc(cap, sizeof *set->text);

@@ -95,12 +95,7 @@ deal_reward_set_free(deal_reward_set *set)
     deal_reward_states_free(set, &set->scratch);
     deal_memo_free(&set->memo);
     deal_free(set->i_state);
-    deal_free(set->i_entry);
-    deal_free(set->i_new);
-    deal_free(set->text);
-    deal_free(set->score);
-    deal_free(set->high);
-    deal_free(set->n_tokens_left);
+    deal_reward_set_free_cases(set);
     *set = (deal_reward_set){0};
 }
 

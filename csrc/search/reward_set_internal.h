@@ -17,6 +17,9 @@ deal_reward_set_state_of(const deal_reward_set *set, const deal_reward_states *s
     return states->block + set->i_state[i];
 }
 
+// Frees the arrays (case_cap,).
+void deal_reward_set_free_cases(deal_reward_set *set);
+
 // The status for what a function of reward `i` returned, with its message.
 deal_status deal_reward_set_check_code(const deal_reward_set *set, int32_t i, int code,
                                        char *message, deal_error *err);

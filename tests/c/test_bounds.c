@@ -61,51 +61,65 @@ static const deal_reward sound = {
 static const double weight[] = {1.0};
 static const deal_reward_prompt prompt = {.text = "p", .size = 1, .n_new_max = 9};
 
+// One reward on texts that answers as told, the set that asks it, and what is known.
+typedef struct world {
+    answer answer;
+    deal_reward reward, *list[1];
+    deal_reward_set set;
+    double low, high;
+} world;
+
+// Free with deal_reward_set_free(&w->set).
+static void
+world_init(world *w, answer a)
+{
+    deal_error err;
+    *w = (world){.answer = a, .reward = sound, .list = {&w->reward}};
+    w->reward.self = &w->answer;
+    CHECK(deal_reward_set_init(&w->set, w->list, weight, 1, &prompt, &err) == DEAL_OK);
+    deal_reward_set_range(&w->set, &w->low, &w->high);
+}
+
 // Bounds the text "abc" of three tokens with `n_left` more.
 static deal_status
-bound(deal_reward_set *set, int32_t n_left, double *low, double *high, deal_error *err)
+bound(world *w, int32_t n_left, deal_error *err)
 {
     const deal_reward_beginning one = {
         .text = {.text = "abc", .size = 3, .n_tokens = 3},
         .n_tokens_left = n_left,
-        .low = low,
-        .high = high,
+        .low = &w->low,
+        .high = &w->high,
     };
-    return deal_reward_set_bound_texts(set, 0, &one, 1, err);
+    return deal_reward_set_bound_texts(&w->set, 0, &one, 1, err);
 }
 
 static void
 test_narrows(void)
 {
-    answer a = {.low = -INFINITY, .high = 0.75};
-    deal_reward reward = sound, *list[] = {&reward};
-    deal_reward_set set;
+    world w;
     deal_error err;
-    double low, high;
-    reward.self = &a;
-    CHECK(deal_reward_set_init(&set, list, weight, 1, &prompt, &err) == DEAL_OK);
-    CHECK(deal_reward_set_bounds_texts(&set, 0) && deal_reward_set_is_pure(&set));
-    deal_reward_set_range(&set, &low, &high);
-    CHECK(low == 0.0 && high == 1.0);
-    CHECK(bound(&set, 9, &low, &high, &err) == DEAL_OK);
-    CHECK(low == 0.0 && high == 0.75);
-    a.low = 0.25, a.high = INFINITY;
-    CHECK(bound(&set, 9, &low, &high, &err) == DEAL_OK); // known already
-    CHECK(low == 0.0 && high == 0.75 && a.n_calls == 1);
-    CHECK(bound(&set, 8, &low, &high, &err) == DEAL_OK);
-    CHECK(low == 0.25 && high == 0.75 && a.n_calls == 2);
+    world_init(&w, (answer){.low = -INFINITY, .high = 0.75});
+    CHECK(deal_reward_set_bounds_texts(&w.set, 0) && deal_reward_set_is_pure(&w.set));
+    CHECK(w.low == 0.0 && w.high == 1.0);
+    CHECK(bound(&w, 9, &err) == DEAL_OK);
+    CHECK(w.low == 0.0 && w.high == 0.75);
+    w.answer.low = 0.25, w.answer.high = INFINITY;
+    CHECK(bound(&w, 9, &err) == DEAL_OK); // known already
+    CHECK(w.low == 0.0 && w.high == 0.75 && w.answer.n_calls == 1);
+    CHECK(bound(&w, 8, &err) == DEAL_OK);
+    CHECK(w.low == 0.25 && w.high == 0.75 && w.answer.n_calls == 2);
     // A score of the same text is another question.
     double score = NAN, h;
     const deal_reward_case one = {
         .text = {.text = "abc", .size = 3, .n_tokens = 3}, .reward = &score, .h = &h};
-    CHECK(deal_reward_set_score(&set, &one, 1, &err) == DEAL_OK);
-    CHECK(deal_reward_set_score(&set, &one, 1, &err) == DEAL_OK);
-    CHECK(score == 0.5 && a.n_texts == 1);
-    reward.is_impure = 1;
-    CHECK(!deal_reward_set_is_pure(&set));
-    CHECK(deal_reward_set_score(&set, &one, 1, &err) == DEAL_OK);
-    CHECK(a.n_texts == 2);
-    deal_reward_set_free(&set);
+    CHECK(deal_reward_set_score(&w.set, &one, 1, &err) == DEAL_OK);
+    CHECK(deal_reward_set_score(&w.set, &one, 1, &err) == DEAL_OK);
+    CHECK(score == 0.5 && w.answer.n_texts == 1);
+    w.reward.is_impure = 1;
+    CHECK(!deal_reward_set_is_pure(&w.set));
+    CHECK(deal_reward_set_score(&w.set, &one, 1, &err) == DEAL_OK);
+    CHECK(w.answer.n_texts == 2);
+    deal_reward_set_free(&w.set);
 }
 
 static void
@@ -124,19 +138,14 @@ test_faults(void)
         {{.code = 7}, "expected 0 or 1 from its function, got 7"},
     };
     for (size_t i = 0; i < sizeof fault / sizeof *fault; i++) {
-        answer a = fault[i].answer;
-        deal_reward reward = sound, *list[] = {&reward};
-        deal_reward_set set;
+        world w;
         deal_error err;
-        double low, high;
-        reward.self = &a;
-        CHECK(deal_reward_set_init(&set, list, weight, 1, &prompt, &err) == DEAL_OK);
-        deal_reward_set_range(&set, &low, &high);
-        CHECK(bound(&set, 3, &low, &high, &err) == DEAL_ERR_REWARD);
+        world_init(&w, fault[i].answer);
+        CHECK(bound(&w, 3, &err) == DEAL_ERR_REWARD);
         CHECK_HAS(err.message, "reward \"bounded\" (0): ");
         CHECK_HAS(err.message, fault[i].part);
-        CHECK(low == 0.0 && high == 1.0);
-        deal_reward_set_free(&set);
+        CHECK(w.low == 0.0 && w.high == 1.0);
+        deal_reward_set_free(&w.set);
     }
 }
 
@@ -144,24 +153,19 @@ static void
 test_out_of_memory(void)
 {
     for (size_t n = 1;; n++) {
-        answer a = {.low = 0.25, .high = 0.5};
-        deal_reward reward = sound, *list[] = {&reward};
-        deal_reward_set set;
+        world w;
         deal_error err;
-        double low, high;
-        reward.self = &a;
-        CHECK(deal_reward_set_init(&set, list, weight, 1, &prompt, &err) == DEAL_OK);
-        deal_reward_set_range(&set, &low, &high);
+        world_init(&w, (answer){.low = 0.25, .high = 0.5});
         deal_alloc_fail_at(n);
-        deal_status status = bound(&set, 3, &low, &high, &err);
+        deal_status status = bound(&w, 3, &err);
         deal_alloc_fail_at(0);
-        deal_reward_set_free(&set);
+        deal_reward_set_free(&w.set);
         if (status == DEAL_OK) {
-            CHECK(n > 5 && low == 0.25 && high == 0.5);
+            CHECK(n > 5 && w.low == 0.25 && w.high == 0.5);
             return;
         }
         CHECK(status == DEAL_ERR_NO_MEMORY);
-        CHECK(low == 0.0 && high == 1.0);
+        CHECK(w.low == 0.0 && w.high == 1.0);
     }
 }
 

@@ -17,16 +17,15 @@ import numpy as np
 import pytest
 from deal_twin import Problem
 from generation import PROMPT, PROMPTS, WORDS, key, python_keywords
+from search_cases import random_case, random_table
 from search_table import Program
 from test_search_twin import (
-    check_case,
-    check_exact,
-    exact_pairs,
+    check_spares,
+    checked_cases,
+    checked_pairs,
     key_of,
-    random_case,
-    random_table,
-    run_both,
     skip_case,
+    with_random_tricks,
 )
 from tiny_model import TinyConfig, make_tiny, write_gguf
 
@@ -64,12 +63,7 @@ def rollouts_case(seed: int) -> Problem:
 def test_rollouts_of_another_model(search_table: Program) -> None:
     cases = [(rollouts_case(seed), "naive") for seed in range(2000)]
     seen: Counter[str] = Counter()
-    for seed, both in enumerate(run_both(search_table, cases)):
-        try:
-            check_case(*both)
-        except AssertionError as error:
-            raise AssertionError(f"case {seed}: {both[0]}") from error
-        problem, _, outcome = both
+    for problem, _, outcome in checked_cases(search_table, cases):
         plain = twin.deal_search(dataclasses.replace(problem, rollouts=None))
         stats = outcome.stats
         seen["changed"] += plain.results[0].tokens != outcome.results[0].tokens
@@ -83,21 +77,8 @@ def test_rollouts_of_another_model(search_table: Program) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_exact_rolls_out_as_naive(search_table: Program, seed: int) -> None:
     problems = [rollouts_case(1000 * seed + i) for i in range(1000)]
-    problems = [
-        dataclasses.replace(problem, tricks=random.Random(i).choice([15, 15, i % 16]))
-        for i, problem in enumerate(problems)
-    ]
-    pairs = exact_pairs(search_table, problems)
-    for i, (naive, exact) in enumerate(pairs):
-        try:
-            check_exact(naive, exact)
-        except AssertionError as error:
-            raise AssertionError(f"case {1000 * seed + i}: {problems[i]}") from error
-    n_rows = [
-        sum(answer["stats"]["n_rollout_model_tokens"] for answer in answers)
-        for answers in zip(*pairs, strict=True)
-    ]
-    assert n_rows[1] < 0.8 * n_rows[0]
+    pairs = checked_pairs(search_table, with_random_tricks(problems))
+    check_spares(pairs, "n_rollout_model_tokens")
 
 
 @pytest.mark.parametrize("mode", ["naive", "exact"])

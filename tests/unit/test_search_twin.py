@@ -186,6 +186,49 @@ def exact_pairs(
     return list(zip(answers[::2], answers[1::2], strict=True))
 
 
+def checked_cases(
+    program: Program, cases: list[Case]
+) -> list[tuple[Problem, dict[str, Any], Outcome]]:
+    """What run_both() gives, C and the twin being equal."""
+    found = run_both(program, cases)
+    for i, both in enumerate(found):
+        try:
+            check_case(*both)
+        except AssertionError as error:
+            raise AssertionError(f"{cases[i][1]} case {i}: {both[0]}") from error
+    return found
+
+
+def checked_pairs(
+    program: Program,
+    problems: list[Problem],
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What exact_pairs() gives, both having come to the same."""
+    pairs = exact_pairs(program, problems)
+    for i, pair in enumerate(pairs):
+        try:
+            check_exact(*pair)
+        except AssertionError as error:
+            raise AssertionError(f"case {i}: {problems[i]}") from error
+    return pairs
+
+
+def with_random_tricks(problems: list[Problem]) -> list[Problem]:
+    return [
+        dataclasses.replace(problem, tricks=random.Random(i).choice([15, 15, i % 16]))
+        for i, problem in enumerate(problems)
+    ]
+
+
+def check_spares(pairs: list[tuple[dict[str, Any], dict[str, Any]]], name: str) -> None:
+    """A fifth at least of what naive counts."""
+    naive, exact = (
+        sum(answer["stats"][name] for answer in answers)
+        for answers in zip(*pairs, strict=True)
+    )
+    assert exact < 0.8 * naive
+
+
 # --- the tests -----------------------------------------------------------------------
 
 
@@ -193,32 +236,35 @@ def exact_pairs(
     "mode, n_case", [("naive", 1200), ("beam", 400), ("greedy", 200)]
 )
 def test_random_cases(search_table: Program, mode: str, n_case: int) -> None:
-    cases = [random_case(seed, mode) for seed in range(n_case)]
-    for seed, both in enumerate(run_both(search_table, cases)):
-        try:
-            check_case(*both)
-        except AssertionError as error:
-            raise AssertionError(f"{mode} case {seed}: {both[0]}") from error
+    checked_cases(search_table, [random_case(seed, mode) for seed in range(n_case)])
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_exact_is_naive(search_table: Program, seed: int) -> None:
     problems = [random_case(1000 * seed + i, "naive")[0] for i in range(1000)]
-    problems = [
-        dataclasses.replace(problem, tricks=random.Random(i).choice([15, 15, i % 16]))
-        for i, problem in enumerate(problems)
-    ]
-    pairs = exact_pairs(search_table, problems)
-    for i, (naive, exact) in enumerate(pairs):
-        try:
-            check_exact(naive, exact)
-        except AssertionError as error:
-            raise AssertionError(f"case {1000 * seed + i}: {problems[i]}") from error
-    n_rows = [
-        sum(answer["stats"]["n_forward_tokens"] for answer in answers)
-        for answers in zip(*pairs, strict=True)
-    ]
-    assert n_rows[1] < 0.8 * n_rows[0]
+    pairs = checked_pairs(search_table, with_random_tricks(problems))
+    check_spares(pairs, "n_forward_tokens")
+
+
+def test_exact_of_many_candidates(search_table: Program) -> None:
+    """More than rollouts ask for at once."""
+    problems = []
+    for seed in range(80):
+        problem, _ = random_case(seed, "naive", n_vocab=66)
+        changed = dataclasses.replace(
+            problem,
+            top_k=65,
+            end_tokens=(0, 1),
+            num_beams=random.Random(seed).choice([1, 2]),
+            num_return_sequences=1,
+            lookahead=max(1, problem.lookahead),
+            commit=1,
+            max_new_tokens=12,
+            n_ctx=50,
+            tricks=3,
+        )
+        problems.append(changed)
+    checked_pairs(search_table, problems)
 
 
 def test_impure_rewards_are_asked_as_naive_asks(search_table: Program) -> None:
@@ -245,11 +291,7 @@ def test_impure_rewards_follow_the_twin(search_table: Program) -> None:
         for i in range(300):
             problem, _ = random_case(9000 + i, mode)
             cases.append((impure(random.Random(i), problem), mode))
-        for i, both in enumerate(run_both(search_table, cases)):
-            try:
-                check_case(*both)
-            except AssertionError as error:
-                raise AssertionError(f"{mode} case {i}: {both[0]}") from error
+        checked_cases(search_table, cases)
 
 
 def bounded_case(seed: int) -> Problem:
@@ -279,12 +321,7 @@ def test_bounds_enclose_and_spare(search_table: Program) -> None:
     whole = [dataclasses.replace(p, tricks=15 - 2) for p in problems]
     n_scored = [0, 0, 0]
     n_bounds: Counter[str] = Counter()
-    pairs = exact_pairs(search_table, problems)
-    for i, (naive, exact) in enumerate(pairs):
-        try:
-            check_exact(naive, exact)
-        except AssertionError as error:
-            raise AssertionError(f"case {i}: {problems[i]}") from error
+    for i, (naive, exact) in enumerate(checked_pairs(search_table, problems)):
         counts = zip(problems[i].rewards, exact["reward_counts"], strict=True)
         for (_, reward), (_, _, n) in counts:
             n_bounds[type(reward).__name__] += n
@@ -310,12 +347,7 @@ def skip_case(seed: int) -> Problem:
 def test_skipped_decisions(search_table: Program) -> None:
     cases = [(skip_case(seed), "naive") for seed in range(1600)]
     n_skipped = n_decided = n_ended = n_changed = 0
-    for seed, both in enumerate(run_both(search_table, cases)):
-        try:
-            check_case(*both)
-        except AssertionError as error:
-            raise AssertionError(f"case {seed}: {both[0]}") from error
-        problem, _, outcome = both
+    for problem, _, outcome in checked_cases(search_table, cases):
         n_skipped += outcome.stats.n_skipped
         n_decided += outcome.stats.n_steps - outcome.stats.n_skipped
         n_ended += any(r.is_skipped and not math.isnan(r.score) for r in outcome.trace)
@@ -329,11 +361,7 @@ def test_exact_skips_as_naive(search_table: Program) -> None:
         dataclasses.replace(skip_case(i), tricks=15 if i % 2 else i // 2 % 16)
         for i in range(1600)
     ]
-    for i, (naive, exact) in enumerate(exact_pairs(search_table, problems)):
-        try:
-            check_exact(naive, exact)
-        except AssertionError as error:
-            raise AssertionError(f"case {i}: {problems[i]}") from error
+    checked_pairs(search_table, problems)
 
 
 def test_random_cases_are_hard(search_table: Program) -> None:
