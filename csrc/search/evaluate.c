@@ -114,9 +114,12 @@ prefill(deal_search *search, uint32_t want, int32_t top_k, deal_error *err)
         search->item[i] = (deal_lm_item){
             .parent = root, .i_parent = i - 1, .token = request->prompt[i]};
     deal_search_fill_want(search, &search->item[n - 1], 0, want, top_k);
-    deal_status status = deal_search_extend(search, n, err);
+    deal_status status = deal_observe_root(search, root, &search->item[n - 1], err);
+    if (status == DEAL_OK)
+        status = deal_search_extend(search, n, err);
     lm->ops->release(lm, root);
     DEAL_TRY(status);
+    deal_observe_prompt(search, search->item[n - 1].node);
     for (int32_t i = 0; i + 1 < n; i++)
         lm->ops->release(lm, search->item[i].node);
     search->log_z[0] = search->item[n - 1].log_z;

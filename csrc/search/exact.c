@@ -174,6 +174,7 @@ expand(deal_search *search, deal_error *err)
     else
         DEAL_TRY(evaluate_live(search, err));
     show_tops(search);
+    DEAL_TRY(deal_observe_all(search, search->live, search->n_live, err));
     DEAL_TRY(deal_beam_expand(search, &search->rewards, err));
     deal_skip_check(search);
     deal_memo_trim(&search->rewards.memo);

@@ -31,6 +31,23 @@ deal_exact_n_rolled(const deal_search *search, int32_t i)
 }
 
 bool
+deal_exact_is_rolled(const deal_search *search, int32_t i)
+{
+    return search->slot[i].finish != DEAL_FINISH_NONE ||
+           deal_exact_n_rolled(search, i) >= deal_exact_rollout_len(search);
+}
+
+bool
+deal_exact_has_last(const deal_search *search, int32_t i)
+{
+    const deal_exact *x = search->exact;
+    const deal_hypothesis *slot = &search->slot[i];
+    return slot->finish == DEAL_FINISH_END ||
+           deal_known_child(&x->known, x->outlook[i].cursor,
+                            slot->token[slot->n_token - 1]) != DEAL_KNOWN_NONE;
+}
+
+bool
 deal_exact_is_end(const deal_search *search, int32_t token)
 {
     for (int32_t i = 0; i < search->ending.n_end; i++)
@@ -65,6 +82,23 @@ put_score(deal_search *search, deal_outlook *outlook, int32_t i_reward, double s
     return DEAL_OK;
 }
 
+// What rewards lack of the states of a complete rollout; all its nodes are known.
+static deal_status
+observe(deal_search *search, int32_t i, deal_error *err)
+{
+    deal_hypothesis *slot = &search->slot[i];
+    if (!deal_observe_lacks(search, slot))
+        return DEAL_OK;
+    deal_known *known = &search->exact->known;
+    int32_t last = deal_known_child(known, search->exact->outlook[i].cursor,
+                                    slot->token[slot->n_token - 1]);
+    if (last != DEAL_KNOWN_NONE)
+        known->entry[last].is_ahead = false;
+    DEAL_TRY(deal_observe_all(search, slot, 1, err));
+    deal_search_release(search, slot); // the entries keep its nodes
+    return DEAL_OK;
+}
+
 static deal_status
 score_states(deal_search *search, int32_t i, deal_error *err)
 {
@@ -80,6 +114,7 @@ score_states(deal_search *search, int32_t i, deal_error *err)
                  (deal_reward_set_is_incremental(rewards, j) && !outlook->is_scored[j]);
     if (!is_new)
         return DEAL_OK;
+    DEAL_TRY(observe(search, i, err));
     DEAL_TRY(deal_reward_set_score_states(rewards, &one, err));
     for (int32_t j = 0; j < rewards->n_reward; j++)
         if (deal_reward_set_is_incremental(rewards, j))
@@ -97,6 +132,8 @@ bound_states(deal_search *search, int32_t i, deal_error *err)
     int32_t n_left = deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
     int32_t n_room = search->ending.n_new_max - slot->n_token;
     n_left = n_left < n_room ? n_left : n_room;
+    if (slot->finish != DEAL_FINISH_NONE)
+        n_left = 0;                               // it lacks hidden states alone
     n_left += slot->text.size > slot->final_size; // what is pending comes on top
     bool is_held = deal_stop_held_size(&search->ending.stop, slot->text.data,
                                        slot->final_size) > 0;
@@ -152,8 +189,8 @@ deal_outlook_update(deal_search *search, int32_t i, deal_error *err)
     deal_outlook *outlook = &x->outlook[i];
     const deal_hypothesis *slot = &search->slot[i];
     outlook->is_complete =
-        slot->finish != DEAL_FINISH_NONE ||
-        deal_exact_n_rolled(search, i) >= deal_exact_rollout_len(search);
+        deal_exact_is_rolled(search, i) &&
+        (!deal_observe_lacks(search, slot) || deal_exact_has_last(search, i));
     if (outlook->is_complete)
         DEAL_TRY(score_states(search, i, err));
     else if (!x->is_whole)
@@ -235,6 +272,8 @@ deal_status
 deal_outlook_score(deal_search *search, int32_t i, deal_error *err)
 {
     int32_t i_reward;
+    if (!search->exact->outlook[i].is_complete)
+        DEAL_TRY(deal_rows_last(search, i, err));
     while ((i_reward = next_reward(search, i)) >= 0) {
         search->exact->asked[0] = i;
         DEAL_TRY(ask(search, i_reward, 1, err));

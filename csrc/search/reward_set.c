@@ -36,7 +36,7 @@ check_form(const deal_reward *reward, int32_t i, deal_error *err)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "reward \"%s\" (%d): expected low <= high, got %g and %g",
                          reward->name, (int)i, reward->low, reward->high);
-    return DEAL_OK;
+    return deal_reward_hidden_check(reward, i, err);
 }
 
 static deal_status
@@ -105,6 +105,7 @@ deal_reward_set_free(deal_reward_set *set)
 {
     deal_reward_states_free(set, &set->scratch);
     deal_memo_free(&set->memo);
+    deal_reward_hidden_free(&set->hidden);
     deal_free(set->i_state);
     deal_free(set->i_entry);
     deal_free(set->i_new);
@@ -115,9 +116,9 @@ deal_reward_set_free(deal_reward_set *set)
 
 // --- what a reward returned ----------------------------------------------------------
 
-static deal_status
-check_code(const deal_reward_set *set, int32_t i, int code, char *message,
-           deal_error *err)
+deal_status
+deal_reward_set_check(const deal_reward_set *set, int32_t i, int code, char *message,
+                      deal_error *err)
 {
     if (code == 0)
         return DEAL_OK;
@@ -166,7 +167,7 @@ deal_reward_states_drop(deal_reward_set *set, deal_reward_states *states)
         if (is_incremental(reward) && reward->drop)
             reward->drop(reward->self, state_of(set, states, i));
     }
-    states->n_live = 0;
+    states->n_live = states->n_told = 0;
 }
 
 void
@@ -193,7 +194,7 @@ deal_reward_states_init(deal_reward_set *set, deal_reward_states *states,
         if (is_incremental(reward)) {
             int code = reward->init(reward->self, state_of(set, states, i),
                                     &set->prompt, message);
-            status = check_code(set, i, code, message, err);
+            status = deal_reward_set_check(set, i, code, message, err);
         }
         states->n_live += status == DEAL_OK;
     }
@@ -226,10 +227,11 @@ deal_reward_states_fork(deal_reward_set *set, deal_reward_states *to,
         if (is_incremental(set->reward[i])) {
             int code = fork_state(set->reward[i], state_of(set, to, i),
                                   state_of(set, from, i), message);
-            status = check_code(set, i, code, message, err);
+            status = deal_reward_set_check(set, i, code, message, err);
         }
         to->n_live += status == DEAL_OK;
     }
+    to->n_told = from->n_told;
     set->seconds += deal_clock_seconds() - start;
     return status;
 }
@@ -252,7 +254,7 @@ deal_reward_states_advance(deal_reward_set *set, deal_reward_states *states,
         set->n_calls++;
         int code = reward->advance(reward->self, state_of(set, states, i), token, text,
                                    size, message);
-        status = check_code(set, i, code, message, err);
+        status = deal_reward_set_check(set, i, code, message, err);
     }
     set->seconds += deal_clock_seconds() - start;
     return status;
@@ -290,7 +292,7 @@ score_state(deal_reward_set *set, int32_t i, const void *state, int32_t is_finis
     *score = NAN; // where the reward forgets to write one
     set->n_calls++;
     int code = reward->score(reward->self, state, is_finished, score, message);
-    return check_code(set, i, code, message, err);
+    return deal_reward_set_check(set, i, code, message, err);
 }
 
 static deal_status
@@ -358,7 +360,7 @@ score_on_texts(deal_reward_set *set, int32_t i_reward, const deal_reward_case *c
         int code = reward->score_texts(reward->self, set->prompt.text, set->prompt.size,
                                        set->text, (int32_t)n_new, set->score, message);
         set->seconds += deal_clock_seconds() - start;
-        DEAL_TRY(check_code(set, i_reward, code, message, err));
+        DEAL_TRY(deal_reward_set_check(set, i_reward, code, message, err));
     }
     for (size_t i = 0; i < n_new; i++) {
         DEAL_TRY(check_score(set, i_reward, set->score[i], i, err));
@@ -459,7 +461,7 @@ bounds_of(deal_reward_set *set, int32_t i, const void *state, int32_t n_tokens_l
     double from = NAN, to = NAN;
     set->n_calls++;
     int code = reward->bounds(reward->self, state, n_tokens_left, &from, &to, message);
-    DEAL_TRY(check_code(set, i, code, message, err));
+    DEAL_TRY(deal_reward_set_check(set, i, code, message, err));
     if (!(from <= to) || from > *high || to < *low)
         return deal_fail(err, DEAL_ERR_REWARD,
                          "reward \"%s\" (%d): expected bounds low <= high within its "

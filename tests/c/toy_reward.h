@@ -11,6 +11,8 @@ typedef enum toy_form {
     TOY_PLAIN = 1,  // incremental, state of plain bytes; hashes text, tokens, finished
     TOY_OWNING = 2, // the same, with a state that owns memory
     TOY_WRAP = 3,   // passes everything on to another incremental reward
+    TOY_STATES = 4, // as TOY_OWNING, and hashes hidden states; fails where they do not
+                    // come as reward.h says
 } toy_form;
 
 typedef enum toy_fault {
@@ -30,7 +32,7 @@ typedef struct toy_reward {
     toy_fault fault;
     int32_t fault_in;      // the call that goes wrong, 1 = the next; 0: none
     int32_t fork_fault_in; // the same for init and fork
-    int64_t n_calls;       // advance, score and score_texts
+    int64_t n_calls;       // advance, observe, score and score_texts
     int64_t n_texts;       // asked of score_texts
     int32_t n_state;       // states that are not dropped yet
 } toy_reward;
@@ -38,5 +40,9 @@ typedef struct toy_reward {
 // The struct stays where it is while it is used.
 void toy_reward_init(toy_reward *toy, toy_form form, uint32_t salt);
 void toy_reward_wrap(toy_reward *toy, deal_reward *inner);
+
+// Asks for hidden states of `n_embd` features after `layer` (n_layer,), which stays.
+void toy_reward_ask(toy_reward *toy, const int32_t *layer, int32_t n_layer,
+                    int32_t n_embd);
 
 #endif

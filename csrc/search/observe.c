@@ -1,0 +1,212 @@
+#include "search/observe.h"
+
+#include "common/alloc.h"
+#include "search/search_internal.h"
+
+deal_status
+deal_observer_init(deal_search *search, deal_error *err)
+{
+    const deal_lm *lm = search->request.lm;
+    deal_observer *observer = &search->observer;
+    DEAL_TRY(deal_reward_hidden_init(&search->rewards, lm->n_embd, lm->n_layer, err));
+    const deal_reward_hidden *hidden = &search->rewards.hidden;
+    if (hidden->n_layer == 0)
+        return DEAL_OK;
+    observer->prompt_hidden =
+        deal_alloc((size_t)hidden->n_layer,
+                   (size_t)hidden->n_embd * sizeof *observer->prompt_hidden);
+    return observer->prompt_hidden ? DEAL_OK : deal_fail_memory(err, "hidden states");
+}
+
+void
+deal_observer_free(deal_observer *observer)
+{
+    deal_free(observer->prompt_hidden);
+    deal_free(observer->queue);
+    deal_free(observer->hidden);
+    *observer = (deal_observer){0};
+}
+
+// --- the prompt ----------------------------------------------------------------------
+
+deal_status
+deal_observe_root(deal_search *search, deal_node root, deal_lm_item *last,
+                  deal_error *err)
+{
+    deal_lm *lm = search->request.lm;
+    const deal_reward_hidden *hidden = &search->rewards.hidden;
+    if (hidden->n_layer == 0)
+        return DEAL_OK;
+    bool is_final_alone = hidden->n_layer == 1 && hidden->layer[0] == -1;
+    if (!is_final_alone)
+        DEAL_TRY(lm->ops->keep_layers(lm, root, hidden->layer, hidden->n_layer, err));
+    last->want |= DEAL_WANT_HIDDEN;
+    last->hidden = search->observer.prompt_hidden;
+    return DEAL_OK;
+}
+
+void
+deal_observe_prompt(deal_search *search, deal_node node)
+{
+    if (search->rewards.hidden.n_layer == 0)
+        return;
+    search->request.lm->ops->retain(search->request.lm, node);
+    search->observer.prompt = node;
+    search->observer.is_on = true;
+}
+
+void
+deal_observe_end(deal_search *search)
+{
+    if (search->observer.is_on)
+        search->request.lm->ops->release(search->request.lm, search->observer.prompt);
+    search->observer.is_on = false;
+}
+
+void
+deal_observe_hold(deal_search *search, deal_hypothesis *hypothesis, deal_node node)
+{
+    deal_lm *lm = search->request.lm;
+    if (!search->observer.is_on)
+        return;
+    lm->ops->release(lm, hypothesis->node);
+    lm->ops->retain(lm, node);
+    hypothesis->node = node;
+}
+
+// --- hypotheses ----------------------------------------------------------------------
+
+// Tokens that have states: an end token is not evaluated.
+static int32_t
+n_stated(const deal_hypothesis *hypothesis)
+{
+    return hypothesis->n_token - (hypothesis->finish == DEAL_FINISH_END);
+}
+
+bool
+deal_observe_lacks(const deal_search *search, const deal_hypothesis *hypothesis)
+{
+    return search->observer.is_on && hypothesis->states.n_told <= n_stated(hypothesis);
+}
+
+deal_status
+deal_observe_add(deal_search *search, deal_hypothesis *hypothesis, deal_error *err)
+{
+    deal_observer *observer = &search->observer;
+    if (!deal_observe_lacks(search, hypothesis))
+        return DEAL_OK;
+    if (observer->n_queue == observer->queue_cap) {
+        size_t n = observer->n_queue, cap = deal_grow_cap(observer->queue_cap, n + 1);
+        deal_hypothesis **queue =
+            deal_realloc(observer->queue, n, cap, sizeof(deal_hypothesis *));
+        if (!queue)
+            return deal_fail_memory(err, "hidden states");
+        observer->queue = queue;
+        observer->queue_cap = cap;
+    }
+    observer->queue[observer->n_queue++] = hypothesis;
+    return DEAL_OK;
+}
+
+static deal_status
+reserve(deal_search *search, size_t n_row, deal_error *err)
+{
+    deal_observer *observer = &search->observer;
+    const deal_reward_hidden *hidden = &search->rewards.hidden;
+    if (n_row <= observer->hidden_cap)
+        return DEAL_OK;
+    size_t cap = deal_grow_cap(observer->hidden_cap, n_row);
+    size_t row = (size_t)hidden->n_layer * (size_t)hidden->n_embd;
+    deal_free(observer->hidden);
+    observer->hidden_cap = 0;
+    observer->hidden = deal_alloc(cap, row * sizeof *observer->hidden);
+    if (!observer->hidden)
+        return deal_fail_memory(err, "hidden states");
+    observer->hidden_cap = cap;
+    return DEAL_OK;
+}
+
+// One item for each token of the queue's first `n`, in chains from the prompt.
+static deal_status
+make_items(deal_search *search, size_t n, int32_t *n_items, deal_error *err)
+{
+    deal_observer *observer = &search->observer;
+    size_t n_token = 0, i_row = 0, i_item = 0;
+    size_t row =
+        (size_t)search->rewards.hidden.n_layer * (size_t)search->rewards.hidden.n_embd;
+    for (size_t q = 0; q < n; q++)
+        n_token += (size_t)n_stated(observer->queue[q]);
+    DEAL_TRY(deal_search_reserve_items(search, n_token, err));
+    DEAL_TRY(reserve(search, n_token, err));
+    for (size_t q = 0; q < n; q++) {
+        const deal_hypothesis *hypothesis = observer->queue[q];
+        for (int32_t j = 0; j < n_stated(hypothesis); j++, i_item++) {
+            deal_lm_item *item = &search->item[i_item];
+            *item = (deal_lm_item){.parent = observer->prompt,
+                                   .i_parent = j == 0 ? -1 : (int32_t)i_item - 1,
+                                   .token = hypothesis->token[j]};
+            if (j + 1 < hypothesis->states.n_told)
+                continue;
+            item->want = DEAL_WANT_HIDDEN;
+            item->hidden = observer->hidden + i_row++ * row;
+        }
+    }
+    *n_items = (int32_t)i_item;
+    return DEAL_OK;
+}
+
+// Leaves each hypothesis its last node as the tip and gives the others back.
+static void
+take_nodes(deal_search *search, size_t n)
+{
+    deal_lm *lm = search->request.lm;
+    const deal_lm_item *item = search->item;
+    for (size_t q = 0; q < n; q++) {
+        deal_hypothesis *hypothesis = search->observer.queue[q];
+        int32_t n_token = n_stated(hypothesis);
+        for (int32_t j = 0; j + 1 < n_token; j++)
+            lm->ops->release(lm, item[j].node);
+        if (n_token > 0) {
+            lm->ops->release(lm, hypothesis->tip);
+            hypothesis->tip = item[n_token - 1].node;
+        }
+        item += n_token;
+    }
+}
+
+deal_status
+deal_observe_run(deal_search *search, deal_error *err)
+{
+    deal_observer *observer = &search->observer;
+    size_t n = observer->n_queue;
+    observer->n_queue = 0; // also after a failure
+    if (n == 0)
+        return DEAL_OK;
+    int32_t n_items;
+    DEAL_TRY(make_items(search, n, &n_items, err));
+    if (n_items > 0)
+        DEAL_TRY(deal_search_extend(search, n_items, err));
+    take_nodes(search, n);
+    const deal_lm_item *item = search->item;
+    for (size_t q = 0; q < n; q++) {
+        deal_hypothesis *hypothesis = observer->queue[q];
+        deal_reward_states *states = &hypothesis->states;
+        if (states->n_told == 0)
+            DEAL_TRY(deal_reward_states_observe(&search->rewards, states,
+                                                observer->prompt_hidden, err));
+        for (int32_t j = states->n_told - 1; j < n_stated(hypothesis); j++)
+            DEAL_TRY(deal_reward_states_observe(&search->rewards, states,
+                                                item[j].hidden, err));
+        item += n_stated(hypothesis);
+    }
+    return DEAL_OK;
+}
+
+deal_status
+deal_observe_all(deal_search *search, deal_hypothesis *hypothesis, int32_t n,
+                 deal_error *err)
+{
+    for (int32_t i = 0; i < n; i++)
+        DEAL_TRY(deal_observe_add(search, &hypothesis[i], err));
+    return deal_observe_run(search, err);
+}
