@@ -7,10 +7,9 @@ A reward gives every completion of a prompt a number; higher is better.
         return [float("please" in text.lower()) for text in completions]
 
     rewards = deal.rewards.Keywords(["cat", "couch"]) + 0.5 * polite
-    rewards.score(["Please, the cat is on the couch."])
 
-Native rewards, :class:`Keywords`, :class:`Length` and third parties' scorers in
-:class:`Native`, run in C without the interpreter, token by token.
+Native rewards, :class:`Keywords`, :class:`Length`, :class:`RewardModel` and third
+parties' scorers in :class:`Native`, run in C without the interpreter, token by token.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ __all__ = [
     "Part",
     "PythonReward",
     "Reward",
+    "RewardModel",
     "WeightedSum",
     "as_reward",
     "reward",
@@ -86,7 +86,7 @@ class Reward:
         Parameters
         ----------
         completions : sequence of str
-            For ``Length(unit="tokens")``: sequences of token ids.
+            ``Length(unit="tokens")`` takes token ids, a :class:`RewardModel` both.
         prompts : str or sequence of str, optional
             One for all, or one for each completion. Default: empty prompts.
         **kwargs
@@ -595,3 +595,6 @@ def _checked_bound(name: str, value: Any) -> int:
     if not 0 <= bound < 2**63:
         raise ValueError(f"{name}: expected at least 0, got {value!r}")
     return bound
+
+
+from deal._reward_model import RewardModel  # noqa: E402 it needs Reward

@@ -11,7 +11,16 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from deal_twin import Hypothesis, Outcome, Problem, Row, Search, Tokens, extend, words_of
+from deal_twin import (
+    Hypothesis,
+    Outcome,
+    Problem,
+    Row,
+    Search,
+    Tokens,
+    extend,
+    words_of,
+)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-/* Native reward: a head over the model's hidden states, sigmoid(weight . pooled + bias).
+/* Native reward: a head over hidden states, sigmoid(weight . pooled + bias).
  *
  * `pooled` is the state of the completion's last token or the mean over its tokens, of
  * an empty completion the state of the prompt's last token; several layers lie one

@@ -126,9 +126,7 @@ def random_head(rng: random.Random, prompt: Tokens) -> Head:
     return Head(pooling, rng.randrange(-4, 5) / 4, layers, tuple(weight), prompt)
 
 
-def random_rewards(
-    rng: random.Random, prompt: Tokens
-) -> tuple[tuple[float, Any], ...]:
+def random_rewards(rng: random.Random, prompt: Tokens) -> tuple[tuple[float, Any], ...]:
     makers: list[Callable[[], Any]] = [
         lambda: Toy("texts", rng.randrange(1000)),
         lambda: Toy("plain", rng.randrange(1000)),
