@@ -38,6 +38,20 @@ deal_search_reserve_cases(deal_search *search, size_t n, deal_error *err)
     return DEAL_OK;
 }
 
+static deal_status
+check_hidden(const deal_search *search, const deal_lm_item *item, deal_error *err)
+{
+    const deal_reward_hidden *hidden = &search->rewards.hidden;
+    size_t n = (size_t)hidden->n_layer * (size_t)hidden->n_embd;
+    for (size_t i = 0; (item->want & DEAL_WANT_HIDDEN) && i < n; i++)
+        if (!isfinite(item->hidden[i]))
+            return deal_fail(err, DEAL_ERR_FORMAT,
+                             "model: its hidden states after token %d hold NaN or "
+                             "infinity",
+                             (int)item->token);
+    return DEAL_OK;
+}
+
 // All logits are checked where they are read, in draw.c.
 static deal_status
 check_item(const deal_lm_item *item, deal_error *err)
@@ -70,6 +84,8 @@ deal_search_extend(deal_search *search, int32_t n_items, deal_error *err)
     DEAL_TRY(status);
     for (int32_t i = 0; i < n_items && status == DEAL_OK; i++)
         status = check_item(&search->item[i], err);
+    for (int32_t i = 0; i < n_items && status == DEAL_OK; i++)
+        status = check_hidden(search, &search->item[i], err);
     for (int32_t i = 0; i < n_items && status != DEAL_OK; i++)
         lm->ops->release(lm, search->item[i].node);
     return status;

@@ -105,7 +105,12 @@ static deal_status
 observe(deal_search *search, deal_error *err)
 {
     deal_lm *lm = search->request.lm;
-    DEAL_TRY(deal_observe_all(search, search->slot, search->n_candidate, err));
+    for (int32_t i = 0; i < search->n_candidate; i++) {
+        const deal_hypothesis *live = &search->live[search->candidate[i].i_live];
+        DEAL_TRY(
+            deal_observe_add(search, &search->slot[i], live->node, live->n_token, err));
+    }
+    DEAL_TRY(deal_observe_run(search, err));
     for (int32_t i = 0; i < search->n_candidate; i++) {
         deal_hypothesis *slot = &search->slot[i];
         if (slot->tip == DEAL_NODE_NONE)

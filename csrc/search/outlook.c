@@ -94,7 +94,11 @@ observe(deal_search *search, int32_t i, deal_error *err)
                                     slot->token[slot->n_token - 1]);
     if (last != DEAL_KNOWN_NONE)
         known->entry[last].is_ahead = false;
-    DEAL_TRY(deal_observe_all(search, slot, 1, err));
+    int32_t i_live = search->candidate[i].i_live;
+    DEAL_TRY(deal_observe_add(search, slot,
+                              known->entry[search->exact->at[i_live]].node,
+                              search->live[i_live].n_token, err));
+    DEAL_TRY(deal_observe_run(search, err));
     deal_search_release(search, slot); // the entries keep its nodes
     return DEAL_OK;
 }

@@ -190,7 +190,6 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
     };
     DEAL_TRY(deal_reward_set_init(&search->rewards, request->reward, request->weight,
                                   request->n_reward, &prompt, err));
-    DEAL_TRY(deal_observer_init(search, err));
     bool is_sample = params->mode == DEAL_SEARCH_SAMPLE;
     search->n_live_max = is_sample ? params->n_return : params->beam_size;
     if (is_deal(search)) {
@@ -215,6 +214,7 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
     if (params->mode == DEAL_SEARCH_SEGMENT)
         DEAL_TRY(deal_segment_init(search, err));
     DEAL_TRY(reserve_all(search, err));
+    DEAL_TRY(deal_observer_init(search, err));
     if (params->mode == DEAL_SEARCH_EXACT)
         DEAL_TRY(deal_exact_new(search, err));
     return init_outputs(search, err);

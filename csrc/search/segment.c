@@ -260,7 +260,8 @@ score(deal_search *search, deal_error *err)
         for (int32_t m = 0; m < search->n_member[g]; m++) {
             int32_t i = g * search->n_expand + m;
             search->rank[n] = i;
-            DEAL_TRY(deal_observe_add(search, &search->slot[i], err));
+            DEAL_TRY(deal_observe_add(search, &search->slot[i], search->live[g].node,
+                                      search->live[g].n_token, err));
             DEAL_TRY(deal_hypothesis_case(&search->slot[i], &search->rewards,
                                           &search->cases[n++], err));
         }

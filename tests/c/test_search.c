@@ -11,7 +11,7 @@
 #include "toy_reward.h"
 
 #define N_VOCAB 7
-#define N_TOY 3
+#define N_TOY 4
 #define N_MODE 7
 
 typedef struct world {
@@ -24,7 +24,8 @@ typedef struct world {
 
 static const int32_t prompt[] = {0, 1, 2}, end_token[] = {6};
 static const char *const stop[] = {"b.a", "zz"};
-static const double weight[] = {1.0, -0.5, 2.0};
+static const double weight[] = {1.0, -0.5, 2.0, 1.0};
+static const int32_t layer[] = {1, -1}; // of hidden states
 static const char *const mode_name[] = {"sample",  "greedy",        "beam", "naive",
                                         "segment", "segment beams", "exact"};
 
@@ -73,11 +74,15 @@ make_params(int i_mode)
 static void
 world_init(world *w, int i_mode)
 {
+    static const toy_form toy[] = {TOY_TEXTS, TOY_PLAIN, TOY_OWNING, TOY_STATES};
     deal_error err;
     CHECK(deal_table_lm_new(N_VOCAB, 1000, 2, NULL, 16, &w->lm, &err) == DEAL_OK);
     w->vocab = make_vocab();
+    deal_table_lm_set_states(w->lm, 2);
     for (int i = 0; i < N_TOY; i++) {
-        toy_reward_init(&w->toy[i], (toy_form)i, 5);
+        toy_reward_init(&w->toy[i], toy[i], 5);
+        if (toy[i] == TOY_STATES)
+            toy_reward_ask(&w->toy[i], layer, 2, 2);
         w->reward[i] = &w->toy[i].reward;
     }
     w->request = (deal_search_request){
@@ -231,7 +236,7 @@ test_rewards_fail(int i_mode)
 static void
 test_infinite_sum(void)
 {
-    static const double large[] = {1e308, 1e308, 1e308};
+    static const double large[] = {1e308, 1e308, 1e308, 1e308};
     world w;
     deal_error err;
     world_init(&w, 3);
@@ -419,7 +424,7 @@ test_bad_request(void)
 static void
 test_bad_rewards(void)
 {
-    static const double bad_weight[] = {1.0, NAN, 1.0};
+    static const double bad_weight[] = {1.0, NAN, 1.0, 1.0};
     world w;
     world_init(&w, 3);
     deal_reward *one = w.reward[1], sound = *one;
@@ -505,6 +510,7 @@ test_steady_state(int i_mode, deal_byte_rule rule, uint64_t seed)
     world_init(&w, i_mode);
     deal_table_lm_free(w.lm);
     CHECK(deal_table_lm_new(N_VOCAB, 1000, 2, NULL, seed, &w.lm, &err) == DEAL_OK);
+    deal_table_lm_set_states(w.lm, 2);
     w.request.lm = &w.lm->lm;
     warm_up(w.lm);
     deal_vocab_free(w.vocab);
