@@ -18,9 +18,8 @@ _POOLINGS = {"last": 0, "mean": 1}
 class RewardModel(Reward):
     """A linear head with a sigmoid over hidden states, in (0, 1).
 
-    The score is ``sigmoid(weight . (pooled - mean) / std + bias)``. The states are those
-    that the search evaluates tokens for anyway, so that a score costs no second pass; it
-    is computed in C.
+    The score is ``sigmoid(weight . (pooled - mean) / std + bias)``, computed in C from
+    states that the search evaluates tokens for anyway: there is no second pass.
 
     Parameters
     ----------
@@ -116,7 +115,7 @@ class RewardModel(Reward):
         return [self._score_states(rows) for rows in states]
 
     def _score_states(self, states: np.ndarray) -> float:
-        """Score of (n_tokens + 1, n_layers, n_embd): the prompt's last and the others."""
+        """Score of (n_tokens + 1, n_layers, n_embd), the prompt's last token first."""
         state = _core.RewardState(self._owner, "")
         for row in states:
             state.observe(row)

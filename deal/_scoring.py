@@ -159,8 +159,6 @@ class Scoring:
         sequences, starts = [], []
         for prompt, completion in zip(prompts, completions, strict=True):
             ids, text = self._encode(prompt)
-            if not ids:
-                raise ValueError("prompts: expected at least 1 token, got an empty one")
             added = self._encode_completion(ids, text, completion)
             if added and added[-1] in self.tokenizer.eos_token_ids:
                 added = added[:-1]

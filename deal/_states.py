@@ -56,7 +56,7 @@ def read_states(
 def read_tails(
     model: Any, sequences: list[list[int]], starts: list[int], layers: Sequence[int]
 ) -> list[np.ndarray]:
-    """States of each sequence's tokens from an index on: (n_tokens, n_layers, n_embd)."""
+    """For each sequence (n_tokens, n_layers, n_embd), of its tokens from a start on."""
     taps = residual_taps(layers, model.hparams.n_layer)
     core = _core.Controls(model._core, in_force(model).rows, taps)
     slots = []

@@ -59,9 +59,9 @@ lm_keep_layers(deal_lm *lm, deal_node root, const int32_t *layer, int32_t n_laye
                deal_error *err)
 {
     deal_session *s = session_of(lm);
-    const deal_trie_node *node = &s->trie.node[root];
-    if (!deal_trie_is_live(&s->trie, root) || node->depth > 0 ||
-        node->first_child != DEAL_NODE_NONE)
+    bool is_live = deal_trie_is_live(&s->trie, root);
+    if (!is_live || s->trie.node[root].depth > 0 ||
+        s->trie.node[root].first_child != DEAL_NODE_NONE)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "layers: expected a root without nodes, got %d", root);
     for (int32_t i = 0; i < n_layer; i++)

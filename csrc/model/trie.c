@@ -195,7 +195,7 @@ deal_status
 deal_trie_keep(deal_trie *trie, deal_node root, const int32_t *layer, int32_t n_layer,
                deal_error *err)
 {
-    assert(trie->node[root].depth == 0 && trie->node[root].n_ref == 1);
+    assert(trie->node[root].first_child == DEAL_NODE_NONE);
     int32_t *copy = deal_alloc((size_t)n_layer, sizeof *copy);
     if (!copy)
         return deal_fail_memory(err, "layers that a root keeps");
