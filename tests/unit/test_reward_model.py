@@ -116,7 +116,6 @@ def test_exact_is_naive(lm: deal.Model, layers: tuple[int, ...]) -> None:
             naive, exact = (r.stats for r in both)
             guessed = exact.n_ahead_tokens + exact.n_draft_tokens
             assert exact.n_forward_tokens <= naive.n_forward_tokens + guessed
-            assert exact.n_forward_passes < naive.n_forward_passes
 
 
 def test_results_do_not_depend_on_batch_or_threads(path: Path, lm: deal.Model) -> None:
