@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,16 @@ def test_standardised_features(plain: deal.Model) -> None:
     ids = plain.tokenizer.encode(PROMPT + " a dog")
     z = weight @ ((plain.hidden(ids)[0] - mean) / std) + 0.7
     assert score == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-9)
+
+
+def test_documented_head(plain: deal.Model) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (example,) = [block for block in blocks if "RewardModel(" in block]
+    names: dict[str, Any] = {"lm": plain, "deal": deal, "np": np}
+    exec(example, names)
+    good, bad = names["head"].score(names["texts"], "a")
+    assert good > bad and 0 < names["r"].reward < 1
 
 
 # --- bad input -----------------------------------------------------------------------
