@@ -193,10 +193,12 @@ add_rollout(deal_search *search, int32_t i, int32_t n_lane, deal_error *err)
                     .token = slot->token[slot->n_token - 1],
                     .n_top = 1};
     DEAL_TRY(deal_rows_add(search, &row, &i_row, err));
+    bool has_drafts = (search->request.params.tricks & DEAL_TRICK_DRAFTS) != 0;
+    if (deal_exact_is_rolled(search, i)) // a row for its states alone
+        return DEAL_OK;
     search->stats.n_rollouts += !outlook->has_rows;
     outlook->has_rows = true;
-    bool has_drafts = (search->request.params.tricks & DEAL_TRICK_DRAFTS) != 0;
-    if (i_row >= 0 && has_drafts && !deal_exact_is_rolled(search, i))
+    if (i_row >= 0 && has_drafts)
         DEAL_TRY(add_draft(search, i, i_row, n_lane, err));
     return DEAL_OK;
 }
