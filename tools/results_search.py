@@ -260,8 +260,6 @@ def search_ablation(result: dict[str, Any], source: str) -> list[str]:
 def _ablation_cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
-    if "refused" in row:
-        return "not possible"
     return f"{row['slowdown']:.2f} ({row['forward_tokens_per_token']:.1f})"
 
 
