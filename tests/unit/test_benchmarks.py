@@ -422,7 +422,7 @@ def test_search_tables(tmp_path: Path) -> None:
     assert "| top_k=2 | 1 | 1.60 | 3.0 | 1.00 |" in sweep and "num_beams=4" in sweep
     ablation = tables.results_text(path, "ablation")
     assert "| all | 1.60 (3.0) |" in ablation
-    assert "| only bounds | not possible |" in ablation
+    assert "| only bounds | 1.60 (" in ablation
     assert "n_pruned" not in whole and "| pruned |" in whole
     assert "| keywords, k=5, l=16 | exact | 1 | 160.0 | 3.0 | 1.00 |" in whole
     assert "| keywords, k=5, l=16 | 0.00 | 0.40 | 0.00 |" in whole
