@@ -433,7 +433,7 @@ def test_search_tables(tmp_path: Path) -> None:
     assert "| ms, measured | 1000.00 | 1500.00 | 3500.00 |" in cost
     assert "| keywords, k=5, l=16 | exact | 0.90 | 2.2 | 1.00 | 1.60 | 0.62 |" in cost
     assert cost.count("| exact | exact |") == 0 and "| commit=2 | exact |" in cost
-    assert "Over the 4 points" in cost
+    assert "Over the 5 points" in cost
     for part, text in {"sweep": sweep, "ablation": ablation, "modes": modes}.items():
         assert f"(img/search-{part}.svg)" in text
     for text in (head, whole, sweep, ablation, modes, cost):
