@@ -2,8 +2,8 @@
 
     python -m benchmarks.floor --data DEV.jsonl --json OUT
 
-An oracle knows all scores of a decision before it begins, and how every rollout goes on.
-It still has to evaluate
+An oracle knows all scores of a decision before it begins, and how every rollout goes
+on. It still has to evaluate
 
 - the last token of every hypothesis, for its candidates;
 - the rollout of a chosen candidate, up to where its reward is settled, or log P +
