@@ -67,7 +67,8 @@ module_exec(PyObject *module)
     if (deal_py_vocab_register(module) < 0 || deal_py_reward_register(module) < 0 ||
         deal_py_gguf_register(module) < 0 || deal_py_model_register(module) < 0 ||
         deal_py_session_register(module) < 0 || deal_py_search_register(module) < 0 ||
-        deal_py_branches_register(module) < 0 || deal_py_controls_register(module) < 0)
+        deal_py_branches_register(module) < 0 ||
+        deal_py_controls_register(module) < 0 || deal_py_formula_register(module) < 0)
         return -1;
     return 0;
 }

@@ -13,11 +13,23 @@ parties' scorers in :class:`Native`, run in C without the interpreter, token by 
 """
 
 from deal.rewards.base import Part, Reward, WeightedSum, as_reward
+from deal.rewards.combine import (
+    Combination,
+    at_least,
+    clip,
+    lexicographic,
+    maximum,
+    minimum,
+    penalty,
+    product,
+    scheduled,
+)
 from deal.rewards.native import Keywords, Length, Native
 from deal.rewards.python import PythonReward, reward
 from deal.rewards.reward_model import RewardModel
 
 __all__ = [
+    "Combination",
     "Keywords",
     "Length",
     "Native",
@@ -27,5 +39,13 @@ __all__ = [
     "RewardModel",
     "WeightedSum",
     "as_reward",
+    "at_least",
+    "clip",
+    "lexicographic",
+    "maximum",
+    "minimum",
+    "penalty",
+    "product",
     "reward",
+    "scheduled",
 ]
