@@ -9,17 +9,18 @@ from typing import Any
 
 import deal_twin as twin
 import pytest
+import test_segment
 from deal_twin import Problem
 from generation import PROMPT, WORDS
 from search_cases import combined, random_case, random_formula
 from search_table import Program
 from test_search_twin import (
+    check_case,
     check_spares,
     checked_cases,
     checked_pairs,
     with_random_tricks,
 )
-from test_segment import segment_case
 from tiny_model import TinyConfig, make_tiny, write_gguf
 
 import deal
@@ -42,7 +43,11 @@ def cases_of(mode: str, n: int) -> list[tuple[Problem, str]]:
     found = []
     for i in range(n):
         rng = random.Random(f"formula {mode} {i}")
-        case = segment_case(i) if mode == "segment" else random_case(40000 + i, mode)
+        case = (
+            test_segment.segment_case(i)
+            if mode == "segment"
+            else random_case(40000 + i, mode)
+        )
         found.append((combined(rng, case[0]), case[1]))
     return found
 
@@ -55,7 +60,11 @@ def cases_of(mode: str, n: int) -> list[tuple[Problem, str]]:
 )
 def test_random_cases(search_table: Program, mode: str, n: int) -> None:
     cases = cases_of(mode, n)
-    checked_cases(search_table, cases)
+    if mode == "segment":
+        for problem, answer, expected in test_segment.run_both(search_table, cases):
+            check_case(problem, answer, expected)
+    else:
+        checked_cases(search_table, cases)
     kinds = {term[0] for problem, _ in cases for term in problem.formula}
     assert kinds == set(range(8))
 
@@ -296,5 +305,6 @@ def test_schedules_go_by_the_position(lm: deal.Model) -> None:
     for decision, weight in zip(r.trace, weights, strict=True):
         best = decision.candidates[0]
         if best.score is not None:
-            expected = best.logprob + 30.0 * weight * best.rewards["keywords"]
+            expected = best.logprob + 30.0 * best.reward
             assert best.score == pytest.approx(expected)
+            assert weight > 0 or best.reward == 0
