@@ -164,8 +164,9 @@ deal_status deal_reward_set_bound_texts(deal_reward_set *set, int32_t i_reward,
                                         const deal_reward_beginning *beginnings,
                                         size_t n, deal_error *err);
 
-// The range of that where each score lies in its range. It is the sum of the ends, in the order and with the roundings of deal_reward_set_sum(): rounding is
-// monotone, so no sum of scores falls outside, and where both ends are equal it is it.
+// The range of that where each score lies in its range. It is the sum of the ends, in
+// the order and with the roundings of deal_reward_set_sum(): rounding is monotone, so
+// no sum of scores falls outside, and where both ends are equal it is it.
 void deal_reward_set_sum_range(const deal_reward_set *set, const double *low,
                                const double *high, double *h_low, double *h_high);
 
