@@ -20,8 +20,8 @@ make(int32_t n_concept, int32_t n_form, const char *const *form,
         size[i] = strlen(form[i]);
     deal_reward *reward = NULL;
     deal_error err;
-    CHECK_EQ_INT(deal_reward_keywords_new(n_concept, n_form, form, size, i_concept,
-                                          &reward, &err),
+    CHECK_EQ_INT(deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, n_concept, 0, n_form,
+                                          form, size, i_concept, &reward, &err),
                  DEAL_OK);
     return reward;
 }
@@ -256,26 +256,30 @@ test_faults(void)
     deal_reward *const untouched = (deal_reward *)(void *)&message;
     deal_reward *reward = untouched;
     deal_error err;
-    CHECK_EQ_INT(deal_reward_keywords_new(0, 0, NULL, NULL, NULL, &reward, &err),
+    CHECK_EQ_INT(deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, 0, 0, 0, NULL, NULL,
+                                          NULL, &reward, &err),
                  DEAL_ERR_INVALID_ARG);
-    CHECK_EQ_INT(deal_reward_keywords_new(1, 2, form, size, zero, &reward, &err),
+    CHECK_EQ_INT(deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, 1, 0, 2, form, size,
+                                          zero, &reward, &err),
                  DEAL_ERR_INVALID_ARG);
     CHECK_HAS(err.message, "empty");
-    CHECK_EQ_INT(
-        deal_reward_keywords_new(1, 1, form + 2, size + 2, zero, &reward, &err),
-        DEAL_ERR_INVALID_ARG);
+    CHECK_EQ_INT(deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, 1, 0, 1, form + 2,
+                                          size + 2, zero, &reward, &err),
+                 DEAL_ERR_INVALID_ARG);
     CHECK_HAS(err.message, "UTF-8");
-    CHECK_EQ_INT(deal_reward_keywords_new(2, 1, form, size, zero, &reward, &err),
+    CHECK_EQ_INT(deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, 2, 0, 1, form, size,
+                                          zero, &reward, &err),
                  DEAL_ERR_INVALID_ARG);
     CHECK_HAS(err.message, "concept 1 has no form");
-    CHECK_EQ_INT(deal_reward_keywords_new(1, 2, form, size, high, &reward, &err),
+    CHECK_EQ_INT(deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, 1, 0, 2, form, size,
+                                          high, &reward, &err),
                  DEAL_ERR_INVALID_ARG);
     CHECK(reward == untouched);
     int n_failed = 0;
     for (size_t n = 1;; n++) {
         deal_alloc_fail_at(n);
-        deal_status status =
-            deal_reward_keywords_new(1, 1, form, size, zero, &reward, &err);
+        deal_status status = deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, 1, 0, 1,
+                                                      form, size, zero, &reward, &err);
         deal_alloc_fail_at(0);
         if (status == DEAL_OK)
             break;
