@@ -4,8 +4,10 @@
 #include "common/reward.h"
 #include "python/module.h"
 #include "python/py_status.h"
+#include "reward/format.h"
 #include "reward/keywords.h"
 #include "reward/length.h"
+#include "reward/repetition.h"
 
 // A capsule that frees `reward` with `destroy`; frees it at once where there is none.
 static PyObject *
@@ -28,6 +30,18 @@ static void
 destroy_length(PyObject *capsule)
 {
     deal_reward_length_free(PyCapsule_GetPointer(capsule, DEAL_REWARD_CAPSULE));
+}
+
+static void
+destroy_repetition(PyObject *capsule)
+{
+    deal_reward_repetition_free(PyCapsule_GetPointer(capsule, DEAL_REWARD_CAPSULE));
+}
+
+static void
+destroy_format(PyObject *capsule)
+{
+    deal_reward_format_free(PyCapsule_GetPointer(capsule, DEAL_REWARD_CAPSULE));
 }
 
 // ---- Keywords -----------------------------------------------------------------------
@@ -174,6 +188,60 @@ make_length(PyObject *module, PyObject *args)
     return wrap(reward, destroy_length, deal_reward_length_free);
 }
 
+// ---- Repetition and format ----------------------------------------------------------
+
+static PyObject *
+make_repetition(PyObject *module, PyObject *args)
+{
+    int measure, n;
+    long long allowed;
+    if (!PyArg_ParseTuple(args, "iiL:repetition", &measure, &n, &allowed))
+        return NULL;
+    deal_reward *reward;
+    deal_error err;
+    if (deal_reward_repetition_new((deal_repetition_measure)measure, n, allowed,
+                                   &reward, &err) != DEAL_OK)
+        return deal_py_raise(module, &err);
+    return wrap(reward, destroy_repetition, deal_reward_repetition_free);
+}
+
+static PyObject *
+make_format(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *keyword[] = {
+        "starts_with", "ends_with",   "bullets",    "paragraphs", "placeholders",
+        "highlights",  "letter_case", "postscript", "no_commas",  "quoted",
+        "title",       "is_all",      NULL};
+    Py_ssize_t starts_size, ends_size;
+    long long bullets = -1, paragraphs = -1, placeholders = -1, highlights = -1;
+    int letter_case = 0, postscript = 0, no_commas = 0, quoted = 0, title = 0;
+    int is_all = 0;
+    deal_format_options options = {0};
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "|z#z#LLLLiipppp:format", keyword, &options.starts_with,
+            &starts_size, &options.ends_with, &ends_size, &bullets, &paragraphs,
+            &placeholders, &highlights, &letter_case, &postscript, &no_commas, &quoted,
+            &title, &is_all))
+        return NULL;
+    options.starts_size = options.starts_with ? (size_t)starts_size : 0;
+    options.ends_size = options.ends_with ? (size_t)ends_size : 0;
+    options.n_bullets = bullets;
+    options.n_paragraphs = paragraphs;
+    options.n_placeholders = placeholders;
+    options.n_highlights = highlights;
+    options.letter_case = (deal_format_case)letter_case;
+    options.postscript = (deal_format_postscript)postscript;
+    options.has_no_commas = no_commas;
+    options.is_quoted = quoted;
+    options.has_title = title;
+    options.is_all = is_all;
+    deal_reward *reward;
+    deal_error err;
+    if (deal_reward_format_new(&options, &reward, &err) != DEAL_OK)
+        return deal_py_raise(module, &err);
+    return wrap(reward, destroy_format, deal_reward_format_free);
+}
+
 PyMethodDef deal_py_scorer_methods[] = {
     {"keywords", make_keywords, METH_VARARGS,
      "keywords(concepts, forbidden=[], mode=0, /)\n--\n\n"
@@ -185,5 +253,15 @@ PyMethodDef deal_py_scorer_methods[] = {
      "Capsule of the length reward. unit: 0 tokens, 1 characters, 2 words, 3 "
      "sentences,\n"
      "4 lines, 5 paragraphs; max < 0: no upper limit."},
+    {"repetition", make_repetition, METH_VARARGS,
+     "repetition(measure, n, allowed, /)\n--\n\n"
+     "Capsule of the repetition reward. measure: 0 share of n-grams, 1 longest "
+     "stretch."},
+    {"format", (PyCFunction)(void (*)(void))make_format, METH_VARARGS | METH_KEYWORDS,
+     "format(starts_with=None, ends_with=None, bullets=-1, paragraphs=-1, "
+     "placeholders=-1,\nhighlights=-1, letter_case=0, postscript=0, no_commas=False, "
+     "quoted=False,\ntitle=False, is_all=False)\n--\n\n"
+     "Capsule of the format reward. Counts < 0: not checked. letter_case: 1 lower, 2 "
+     "upper;\npostscript: 1 P.S., 2 P.P.S."},
     {NULL, NULL, 0, NULL},
 };

@@ -9,6 +9,8 @@
 //
 //     keywords(concepts, forbidden=[], mode=0) -> capsule    lists of lists of str
 //     length(unit, min, max) -> capsule                      as in reward/length.h
+//     repetition(measure, n, allowed) -> capsule             as in reward/repetition.h
+//     format(starts_with=None, ...) -> capsule               as in reward/format.h
 extern PyMethodDef deal_py_scorer_methods[];
 
 #endif
