@@ -9,6 +9,15 @@
 
 // ---- Capsules -----------------------------------------------------------------------
 
+static int
+has_sound_hidden(const deal_reward *r)
+{
+    if (r->n_hidden_layers == 0)
+        return !r->observe;
+    return r->n_hidden_layers > 0 && r->hidden_layers && r->n_embd > 0 && r->observe &&
+           !r->score_texts;
+}
+
 deal_reward *
 deal_py_reward_get(PyObject *capsule)
 {
@@ -42,6 +51,12 @@ deal_py_reward_get(PyObject *capsule)
             PyExc_ValueError,
             "reward '%s': expected init, advance and score, or score_texts alone",
             r->name);
+    else if (!has_sound_hidden(r))
+        PyErr_Format(PyExc_ValueError,
+                     "reward '%s': hidden states: expected n_hidden_layers and n_embd "
+                     "of at least 1, hidden_layers, and observe beside advance, or "
+                     "none of these",
+                     r->name);
     else
         return r;
     return NULL;
