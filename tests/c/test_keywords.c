@@ -247,6 +247,40 @@ test_random(void)
     CHECK(n_tight > 500);
 }
 
+// Score of `text` where "a", "b c" and "c" are wanted and "no" and "never" forbidden.
+static double
+score_mode(deal_keywords_mode mode, const char *text)
+{
+    const char *form[] = {"a", "b c", "c", "no", "never"};
+    const size_t size[] = {1, 3, 1, 2, 5};
+    const int32_t concept[] = {0, 1, 2, 3, 4};
+    deal_reward *r = NULL;
+    deal_error err;
+    CHECK_EQ_INT(deal_reward_keywords_new(mode, 3, 2, 5, form, size, concept, &r, &err),
+                 DEAL_OK);
+    double score = score_text(r, text);
+    deal_reward_keywords_free(r);
+    return score;
+}
+
+static void
+test_modes(void)
+{
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_FRACTION, "c a"), 2.0 / 3, 1e-15);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_FRACTION, "c a no"), 1.0 / 3, 1e-15);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_FRACTION, "a b c no never"), 0.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ALL, "b c a"), 1.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ALL, "b c"), 0.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ALL, "b c a no"), 0.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ANY, "x c"), 1.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ANY, "x"), 0.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ANY, "c, never"), 0.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ORDERED, "c b c a"), 1.0 / 3, 1e-15);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ORDERED, "a b c"), 2.0 / 3, 1e-15);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ORDERED, "a c b c c"), 1.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ORDERED, "a c b c c no"), 0.5, 0.0);
+}
+
 static void
 test_faults(void)
 {
@@ -275,6 +309,9 @@ test_faults(void)
                                           high, &reward, &err),
                  DEAL_ERR_INVALID_ARG);
     CHECK(reward == untouched);
+    CHECK_EQ_INT(deal_reward_keywords_new((deal_keywords_mode)4, 1, 0, 1, form, size,
+                                          zero, &reward, &err),
+                 DEAL_ERR_INVALID_ARG);
     int n_failed = 0;
     for (size_t n = 1;; n++) {
         deal_alloc_fail_at(n);
@@ -300,6 +337,7 @@ main(void)
     test_pending();
     test_reach();
     test_random();
+    test_modes();
     test_faults();
     return check_report("test_keywords");
 }

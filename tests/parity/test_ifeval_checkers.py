@@ -1,8 +1,8 @@
 """The format reward against IFEval's own checkers, as packaged in if-verifiable, on the
 instructions of the dev file and random edits of its texts that hit and miss.
 
-The package's requirements are large and not needed: `pip install --no-deps
-if-verifiable nltk langdetect immutabledict` and what these three ask for.
+Most of what the package requires is not needed: `pip install --no-deps if-verifiable`
+and `pip install nltk langdetect immutabledict`.
 """
 
 from __future__ import annotations

@@ -4,18 +4,36 @@ among them that are no text; and what their constructors refuse.
 
 from __future__ import annotations
 
+import doctest
 import random
 from typing import Any
 
 import pytest
 from format_twin import checks, format_twin
+from generation import PROMPTS, WORDS
 from reward_streams import check_stream, random_bytes, random_tokens
 from reward_twins import keywords_twin, length_twin, repetition_twin
+from tiny_model import TinyConfig, make_tiny, write_gguf
 
+import deal
 from deal import _core
+from deal.rewards import Format, Keywords, Length, Repetition
 
 MODES = ("fraction", "all", "any", "ordered")
-WORDS = ["a", "b", "A", " ", " ", ".", "_", "\u00e9", "\u00c9", "\u03c3", "\u03c2", "-"]
+LETTERS = [
+    "a",
+    "b",
+    "A",
+    " ",
+    " ",
+    ".",
+    "_",
+    "\u00e9",
+    "\u00c9",
+    "\u03c3",
+    "\u03c2",
+    "-",
+]
 SPACES = [" ", "\n", "\t", "\u3000", "\x1d", "\u00a0"]
 
 
@@ -32,11 +50,11 @@ def test_keywords(mode: str) -> None:
     scores = set()
     n_hit = 0
     for _ in range(400):
-        wanted = [forms(rng, WORDS) for _ in range(rng.randrange(4))]
-        forbidden = [forms(rng, WORDS) for _ in range(rng.choice([0, 0, 1, 3]))]
+        wanted = [forms(rng, LETTERS) for _ in range(rng.randrange(4))]
+        forbidden = [forms(rng, LETTERS) for _ in range(rng.choice([0, 0, 1, 3]))]
         if not wanted and not forbidden:
             continue
-        tokens = random_bytes(rng, WORDS)
+        tokens = random_bytes(rng, LETTERS)
         capsule = _core.keywords(wanted, forbidden, MODES.index(mode))
 
         def twin(seen: Any, w: Any = wanted, f: Any = forbidden) -> float:
@@ -270,3 +288,123 @@ def test_case_of_all_characters() -> None:
 def test_what_is_refused(make: Any) -> None:
     with pytest.raises(ValueError):
         make()
+
+
+# --- The classes ---------------------------------------------------------------------
+
+
+def test_examples() -> None:
+    for module in (deal.rewards.native, deal.rewards.text_checks):
+        result = doctest.testmod(module)
+        assert result.attempted > 1 and not result.failed
+
+
+def test_what_they_say_of_themselves() -> None:
+    for reward, shown in [
+        (Keywords(["a"]), "Keywords(['a'])"),
+        (
+            Keywords({"x": ["a", "b"]}, mode="any", forbidden=["c"]),
+            "Keywords([['a', 'b']], mode='any', forbidden=['c'])",
+        ),
+        (Keywords(forbidden=["c"]), "Keywords([], forbidden=['c'])"),
+        (Length("lines", target=5, tolerance=2), "Length('lines', min=3, max=7)"),
+        (Length(target=1, tolerance=2), "Length('words', min=0, max=3)"),
+        (Repetition(), "Repetition(n=3)"),
+        (Repetition(2, longest=8), "Repetition(n=2, longest=8)"),
+        (Format(bullets=0, title=True), "Format(bullets=0, title=True)"),
+        (
+            Format(letter_case="upper", postscript="P.P.S", mode="all"),
+            "Format(letter_case='upper', postscript='P.P.S', mode='all')",
+        ),
+    ]:
+        assert repr(reward) == f"deal.rewards.{shown}"
+        assert reward.range == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: Keywords(), ValueError),
+        (lambda: Keywords(["a"], mode="some"), ValueError),
+        (lambda: Keywords(["a"], forbidden="b"), TypeError),
+        (lambda: Keywords(["a"], forbidden=[""]), ValueError),
+        (lambda: Length(min=1, tolerance=1), ValueError),
+        (lambda: Length(target=1, tolerance=-1), ValueError),
+        (lambda: Length(target=1, tolerance=0.5), TypeError),
+        (lambda: Length(target=2**63 - 1, tolerance=2**63 - 1), ValueError),
+        (lambda: Repetition(n=0), ValueError),
+        (lambda: Repetition(n=2**40), ValueError),
+        (lambda: Repetition(n=2.0), TypeError),
+        (lambda: Repetition(longest=-1), ValueError),
+        (lambda: Format(), ValueError),
+        (lambda: Format(no_commas=False), ValueError),
+        (lambda: Format(bullets=-1), ValueError),
+        (lambda: Format(bullets="3"), TypeError),
+        (lambda: Format(paragraphs=0), ValueError),
+        (lambda: Format(letter_case="title"), ValueError),
+        (lambda: Format(postscript="PS"), ValueError),
+        (lambda: Format(ends_with='"'), ValueError),
+        (lambda: Format(ends_with=5), TypeError),
+        (lambda: Format(title=True, mode="any"), ValueError),
+    ],
+)
+def test_what_the_classes_refuse(make: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        make()
+
+
+def test_checks_by_name() -> None:
+    reward = Format(starts_with="dear", quoted=True, bullets=1, letter_case="lower")
+    assert reward.checks('"dear a\n- b"') == {
+        "starts_with": True,
+        "bullets": True,
+        "letter_case": True,
+        "quoted": True,
+    }
+    assert reward.checks("Dear A") == {
+        "starts_with": True,
+        "bullets": False,
+        "letter_case": False,
+        "quoted": False,
+    }
+
+
+# --- In a search ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory: pytest.TempPathFactory) -> deal.Model:
+    path = tmp_path_factory.mktemp("scorers") / "tiny.gguf"
+    write_gguf(make_tiny(TinyConfig(seed=0)), path)
+    return deal.load(path, compute="f32", threads=2)
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        Repetition(n=1),
+        Repetition(n=2, longest=1),
+        Format(no_commas=True, letter_case="lower", bullets=1, ends_with="a"),
+        Format(title=True, quoted=True, mode="all"),
+        Keywords(WORDS, mode="ordered", forbidden=["the"]),
+        Length("lines", target=3, tolerance=1),
+        Repetition(n=1) + 0.5 * Keywords(WORDS, mode="any") - Format(placeholders=1),
+    ],
+)
+def test_modes_of_the_search_agree(lm: deal.Model, reward: deal.Reward) -> None:
+    settings = {"top_k": 4, "lookahead": 5, "reward_weight": 3.0, "num_beams": 2}
+    for prompt in PROMPTS[:3]:
+        exact, naive = (
+            lm.generate(
+                prompt,
+                rewards=reward,
+                search=deal.Search(mode=mode, **settings),
+                max_new_tokens=16,
+            )
+            for mode in ("exact", "naive")
+        )
+        assert exact.token_ids == naive.token_ids
+        assert exact.rewards == naive.rewards and exact.score == naive.score
+        for part in reward.parts():
+            text = lm.tokenizer.decode(exact.token_ids)
+            assert exact.rewards[part.name] == part.reward.score([text])[0]
