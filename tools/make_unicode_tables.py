@@ -2,11 +2,12 @@
 
     python tools/make_unicode_tables.py
 
-Three tables: ranges of word characters (general category L*, M*, N* and the underscore),
-where unassigned code points between two ranges are swallowed to keep it small; simple
-case folding as runs (first, last, step, delta); and characters that have a case, as runs
-(first, last, case, whether lower and upper take turns). CaseFolding.txt is not in unicodedata; its simple folding is
-``str.casefold`` where that is one character, else ``str.lower`` where that is one.
+Three tables: ranges of word characters (general category L*, M*, N* and the
+underscore), where unassigned code points between two ranges are swallowed to keep it
+small; simple case folding as runs (first, last, step, delta); and characters that have
+a case, as runs (first, last, case, whether lower and upper take turns). CaseFolding.txt
+is not in unicodedata; its simple folding is ``str.casefold`` where that is one
+character, else ``str.lower`` where that is one.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def fold_runs() -> Iterator[tuple[int, int, int, int]]:
 
 
 def case_of(character: str) -> str:
-    """Lower and upper as ``str.islower`` and ``str.isupper`` have it, title case else."""
+    """Lower, upper as ``str.islower``, ``str.isupper`` have it; title case else."""
     if character.islower():
         return "LOWER"
     if character.isupper():
@@ -73,7 +74,7 @@ def case_of(character: str) -> str:
 
 
 def case_runs() -> Iterator[tuple[int, int, str, bool]]:
-    """Stretches of one case, or of lower and upper case in turn; the first one's case."""
+    """Stretches of one case, or of lower and upper case in turn; the first case."""
     cases = [case_of(chr(c)) for c in range(0x110000)]
     other = {"LOWER": "UPPER", "UPPER": "LOWER"}
     first = 0
@@ -115,7 +116,7 @@ def main() -> None:
 #ifndef DEAL_COMMON_UNICODE_TABLES_H
 #define DEAL_COMMON_UNICODE_TABLES_H
 
-#include <stdint.h>
+#include "common/unicode.h"
 
 // clang-format off
 // Word characters, by rising code point, both ends included.
@@ -146,7 +147,10 @@ static const struct {{
 #endif
 """
     )
-    print(f"{len(words)} word ranges, {len(folds)} fold runs, {len(cases)} case runs", file=sys.stderr)
+    print(
+        f"{len(words)} word ranges, {len(folds)} fold runs, {len(cases)} case runs",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ bool deal_unicode_is_word(uint32_t code);
 // Characters at which Python's str.split() splits: White_Space and U+001C to U+001F.
 bool deal_unicode_is_space(uint32_t code);
 
-// As Python's str.islower() and str.isupper() take single characters; title case is what
-// both refuse, such as U+01C5.
+// As Python's str.islower() and str.isupper() take single characters; title case is
+// what both refuse, such as U+01C5.
 typedef enum deal_unicode_case {
     DEAL_CASE_NONE = 0,
     DEAL_CASE_LOWER = 1,

@@ -5,7 +5,7 @@
 #ifndef DEAL_COMMON_UNICODE_TABLES_H
 #define DEAL_COMMON_UNICODE_TABLES_H
 
-#include <stdint.h>
+#include "common/unicode.h"
 
 // clang-format off
 // Word characters, by rising code point, both ends included.

@@ -61,7 +61,7 @@ kind_of(uint32_t code)
     }
 }
 
-// Fills `c` from the beginning of `text`, size >= 1, and returns the bytes that it took.
+// Fills `c` from the beginning of `text`, size >= 1; returns the bytes that it took.
 static size_t
 fill(const format *f, deal_format_chunk *c, const uint8_t *text, size_t size)
 {

@@ -12,8 +12,8 @@
  *     paragraphs     just so many parts between "***" that are not blank, none blank
  *                    between two others
  *     placeholders   at least so many [brackets], each within a line
- *     highlights     at least so many *sections* or **sections**, each within a line; one
- *                    of the second kind may count as the first kind next to others
+ *     highlights     at least so many *sections* and **sections**, each within a line;
+ *                    the two are counted apart and may share stars
  *     case           some letters, all lower or all upper case
  *     no commas      no ","
  *     quoted         but for white space, double quotation marks at both ends
@@ -54,9 +54,9 @@ typedef struct deal_format_options {
     bool is_all; // score 1 where all checks pass, else 0; false: the share that does
 } deal_format_options;
 
-// Fails with INVALID_ARG where nothing is to be checked, on a phrase that is not UTF-8 or
-// has nothing in it, and where n_paragraphs is 0. Copies the phrases. Caller frees with
-// deal_reward_format_free().
+// Fails with INVALID_ARG where nothing is to be checked, on a phrase that is not UTF-8
+// or has nothing in it, and where n_paragraphs is 0. Copies the phrases. Caller frees
+// with deal_reward_format_free().
 deal_status deal_reward_format_new(const deal_format_options *options,
                                    deal_reward **reward, deal_error *err);
 void deal_reward_format_free(deal_reward *reward);

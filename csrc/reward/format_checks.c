@@ -86,9 +86,9 @@ look_quoted(plan_in *plan, state_in *s, int64_t n_left)
 
 // ---- Title --------------------------------------------------------------------------
 
-// States within a line: nothing, one "<", "<<" and more of them, what follows these. All
-// up to the last ">>" of a line is one title, which is blank where nothing but ">" at its
-// end and white space are left of it. Once it is not, more text changes nothing.
+// States within a line: nothing, one "<", "<<" and more of them, what follows these.
+// All up to the last ">>" of a line is one title, which is blank where nothing but ">"
+// at its end and white space are left of it. Once it is not, more text changes nothing.
 enum { TITLE_NONE, TITLE_LESS, TITLE_BEGUN, TITLE_INSIDE };
 
 static void
@@ -204,9 +204,9 @@ look_postscript(plan_in *plan, state_in *s, int64_t n_left)
 
 // ---- Bullets ------------------------------------------------------------------------
 
-// Both kinds are looked for on their own. In white space at the beginning of lines, blank
-// ones included; after a "*" that a second one would undo; in the rest of a line. A "*"
-// at the end of a line takes the next one with it.
+// Both kinds are looked for on their own. In white space at the beginning of lines,
+// blank ones included; after a "*" that a second one would undo; in the rest of a line.
+// A "*" at the end of a line takes the next one with it.
 enum { BULLET_BEGIN, BULLET_STAR, BULLET_REST };
 
 static void

@@ -73,7 +73,7 @@ typedef struct deal_format_plan {
     deal_format_phrase starts, ends;
 } deal_format_plan;
 
-// Whether a check passes now, can pass and is sure to pass after some more bytes or none.
+// Whether a check passes now, can pass, and is sure to pass, whatever bytes follow.
 typedef struct deal_format_verdict {
     bool is_met, can_be, is_kept;
 } deal_format_verdict;

@@ -1,10 +1,11 @@
 /* A set of 64-bit numbers that forks for nothing: a persistent trie over their bits, 16
- * branches a node (P. Bagwell, "Ideal hash trees", EPFL, 2001, without the compression).
+ * branches a node (P. Bagwell, "Ideal hash trees", EPFL, 2001; nodes not compressed).
  *
  * A set is the index of its root. Sets share nodes, which count their owners; to add to
  * a set copies those on the path that others own too, and writes in place where none
- * does. Nodes live in one pool, so that a steady state allocates nothing. A pool and its
- * sets belong to one thread. The numbers must be spread like those of a hash function.
+ * does. Nodes live in one pool, so that a steady state allocates nothing. A pool and
+ * its sets belong to one thread. The numbers must be spread like those of a hash
+ * function.
  */
 #ifndef DEAL_REWARD_HASH_TRIE_H
 #define DEAL_REWARD_HASH_TRIE_H
@@ -34,8 +35,8 @@ void deal_hash_pool_free(deal_hash_pool *pool);
 // Whether `set` holds `value`; the lowest bit does not count.
 bool deal_hash_trie_has(const deal_hash_pool *pool, uint32_t set, uint64_t value);
 
-// Adds `value`, which `*set` does not hold. Returns false where memory is short; the set
-// then is as it was.
+// Adds `value`, which `*set` does not hold. Returns false where memory is short; the
+// set then is as it was.
 bool deal_hash_trie_add(deal_hash_pool *pool, uint32_t *set, uint64_t value);
 
 // Another owner of `set`, which may be EMPTY.

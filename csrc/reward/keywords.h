@@ -5,8 +5,8 @@
  * occur and f the share of forbidden concepts that occur, the score is
  *
  *     FRACTION   (1 - f) c / n
- *     ORDERED    (1 - f) p / n, p the most concepts from the first one on that occur one
- *                after the other, without overlap
+ *     ORDERED    (1 - f) p / n, p the most concepts from the first one on that occur
+ *                one after the other, without overlap
  *     ALL, ANY   1 where all, or any, of the wanted occur and no forbidden one does
  *
  * Without wanted concepts what stands before them is 1. Range [0, 1]. Incremental: an

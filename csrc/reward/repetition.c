@@ -1,7 +1,7 @@
 /* Repeated n-grams, with a rolling hash over the last n words: each word's hash times
- * BASE to the power of its distance from the last one. Those of all n-grams so far are in
- * a trie that forks share (hash_trie.h), in a pool that all states of one completion's
- * tree own together.
+ * BASE to the power of its distance from the last one. Those of all n-grams so far are
+ * in a trie that forks share (hash_trie.h), in a pool that all states of one
+ * completion's tree own together.
  */
 #include "reward/repetition.h"
 

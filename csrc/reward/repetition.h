@@ -5,8 +5,8 @@
  * it is repeated where the same one occurred before, overlapping or not.
  *
  *     SHARE      1 - repeated / all n-grams; 1 where there are none. Range [0, 1].
- *     LONGEST    1 / (1 + d / max(1, allowed)), d the words by which the longest stretch
- *                whose n-grams are all repeated passes `allowed`. Range (0, 1].
+ *     LONGEST    1 / (1 + d / max(1, allowed)), d the words by which the longest
+ *                stretch whose n-grams are all repeated passes `allowed`. Range (0, 1].
  *
  * Constant time a word, whatever was written before; n-grams are told apart by 64-bit
  * hashes. A fork shares the set of n-grams.
