@@ -8,8 +8,9 @@ A reward gives every completion of a prompt a number; higher is better.
 
     rewards = deal.rewards.Keywords(["cat", "couch"]) + 0.5 * polite
 
-Native rewards, :class:`Keywords`, :class:`Length`, :class:`RewardModel` and third
-parties' scorers in :class:`Native`, run in C without the interpreter, token by token.
+Native rewards, :class:`Keywords`, :class:`Length`, :class:`Repetition`,
+:class:`Format`, :class:`RewardModel` and third parties' scorers in :class:`Native`, run
+in C without the interpreter, token by token.
 """
 
 from deal.rewards.base import Part, Reward, WeightedSum, as_reward
@@ -27,15 +28,18 @@ from deal.rewards.combine import (
 from deal.rewards.native import Keywords, Length, Native
 from deal.rewards.python import PythonReward, reward
 from deal.rewards.reward_model import RewardModel
+from deal.rewards.text_checks import Format, Repetition
 
 __all__ = [
     "Combination",
+    "Format",
     "Keywords",
     "Length",
     "Native",
     "Part",
     "PythonReward",
     "Reward",
+    "Repetition",
     "RewardModel",
     "WeightedSum",
     "as_reward",

@@ -160,8 +160,8 @@ read_keywords(test_case *t, int32_t i)
         text[j] = form[j];
     }
     int32_t n_concept = i_concept[n - 1] + 1;
-    need(deal_reward_keywords_new(n_concept, n, text, size, i_concept, &t->native[i],
-                                  &err) == DEAL_OK,
+    need(deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, n_concept, 0, n, text, size,
+                                  i_concept, &t->native[i], &err) == DEAL_OK,
          err.message);
     t->free_native[i] = deal_reward_keywords_free;
     toy_reward_wrap(&t->toy[i], t->native[i]);
