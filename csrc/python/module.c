@@ -7,7 +7,7 @@
  *     Controls(model, edits, taps)              edits and taps of the forward pass
  *     branches(session, prefix, first, n_step)  greedy branches, in lockstep
  *     Vocab, Detokenizer                        ids -> text
- *     keywords, length, python_reward           capsules "deal.reward.v1"
+ *     keywords, length, head, python_reward         capsules "deal.reward.v1"
  */
 #include "python/module.h"
 
