@@ -13,20 +13,26 @@
 #include <string.h>
 
 #include "common/alloc.h"
+#include "common/compiler.h"
 #include "reward/counts.h"
 
 #define N_BUFFER 512 // slots that are read at once
+#define N_AHEAD 8    // slots whose weights are fetched before they are needed
 #define N_TF 256     // counts whose tf is kept
 #define TF_ONE 65536 // tf of LOG is a multiple of 1 / TF_ONE
 #define ROUNDING 1e-12
 #define N_BYTE_MAX (INT64_C(1) << 40)
 
+// What one slot adds to the sums; together, since both are far from what was read last.
+typedef struct slot_weight {
+    int32_t weight; // w_j idf_j * scale
+    int32_t square; // idf_j^2 * square_scale
+} slot_weight;
+
 typedef struct ngram_model {
     deal_reward reward; // first: the public part
     deal_ngrams *ngrams;
-    int32_t *weight; // (n_slot,) w_j idf_j * scale
-    int32_t *square; // (n_slot,) idf_j^2 * square_scale; NULL: all square_one
-    int32_t square_one;
+    slot_weight *slot; // (n_slot,)
     double scale, square_scale;
     double intercept;
     deal_ngram_tf tf;
@@ -76,12 +82,12 @@ add(const ngram_model *m, int32_t slot, int32_t before, int32_t after, int64_t *
     double *square)
 {
     int64_t was = fixed_tf(m, before), is = fixed_tf(m, after);
-    int64_t weight = m->weight[slot];
+    int64_t weight = m->slot[slot].weight;
     double grown = (double)(is * is - was * was);
     bool is_log = m->tf == DEAL_NGRAM_TF_LOG;
     *sum += is_log ? weight * (is - was) / TF_ONE : weight * (is - was);
-    *square += (m->square ? m->square[slot] : m->square_one) *
-               (is_log ? grown / ((double)TF_ONE * TF_ONE) : grown);
+    *square +=
+        m->slot[slot].square * (is_log ? grown / ((double)TF_ONE * TF_ONE) : grown);
 }
 
 static int
@@ -89,10 +95,15 @@ count(const ngram_model *m, state *s, const int32_t *slot, size_t n)
 {
     if (!m->has_counts) {
         for (size_t i = 0; i < n; i++)
-            s->sum += slot[i] < 0 ? -(int64_t)m->weight[~slot[i]] : m->weight[slot[i]];
+            s->sum += slot[i] < 0 ? -(int64_t)m->slot[~slot[i]].weight
+                                  : m->slot[slot[i]].weight;
         return 0;
     }
     for (size_t i = 0; i < n; i++) {
+        if (i + N_AHEAD < n) {
+            int32_t next = slot[i + N_AHEAD];
+            DEAL_PREFETCH(&m->slot[next < 0 ? ~next : next]);
+        }
         int32_t at = slot[i] < 0 ? ~slot[i] : slot[i], sign = slot[i] < 0 ? -1 : 1;
         int32_t *n_seen = deal_counts_at(&s->counts, at);
         if (!n_seen)
@@ -308,18 +319,15 @@ set_weights(ngram_model *m, const deal_ngram_model_params *p, deal_error *err)
     }
     m->scale = scale_for(most > 0.0 ? most : 1.0);
     m->square_scale = scale_for(m->idf_max * m->idf_max);
-    m->square_one = (int32_t)m->square_scale; // where idf is 1, that is 2^29
-    m->weight = deal_alloc(n, sizeof *m->weight);
-    m->square = p->idf ? deal_alloc(n, sizeof *m->square) : NULL;
-    if (!m->weight || (p->idf && !m->square))
+    m->slot = deal_alloc(n, sizeof *m->slot);
+    if (!m->slot)
         return deal_fail_memory(err, "ngram model");
     for (size_t i = 0; i < n; i++) {
         double idf = p->idf ? (double)p->idf[i] : 1.0;
-        m->weight[i] = (int32_t)rint((double)p->weight[i] * idf * m->scale);
-        if (p->idf)
-            m->square[i] = (int32_t)rint(idf * idf * m->square_scale);
-        m->most = m->weight[i] > m->most ? m->weight[i] : m->most;
-        m->least = m->weight[i] < m->least ? m->weight[i] : m->least;
+        int32_t weight = (int32_t)rint((double)p->weight[i] * idf * m->scale);
+        m->slot[i] = (slot_weight){weight, (int32_t)rint(idf * idf * m->square_scale)};
+        m->most = weight > m->most ? weight : m->most;
+        m->least = weight < m->least ? weight : m->least;
     }
     if (m->is_signed) {
         m->most = m->most > -m->least ? m->most : -m->least;
@@ -338,8 +346,7 @@ deal_reward_ngram_model_free(deal_reward *reward)
         return;
     ngram_model *m = (ngram_model *)reward;
     deal_ngrams_free(m->ngrams);
-    deal_free(m->weight);
-    deal_free(m->square);
+    deal_free(m->slot);
     deal_free(m);
 }
 

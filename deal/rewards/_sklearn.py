@@ -128,7 +128,7 @@ def _decision(classifier: Any, label: Any) -> tuple[np.ndarray, float]:
             raise _cannot(f"a classifier without {name}", type(classifier).__name__)
     coef = classifier.coef_
     coef = coef.toarray() if hasattr(coef, "toarray") else np.atleast_2d(coef)
-    classes = list(classifier.classes_)
+    classes = np.asarray(classifier.classes_).tolist()
     intercept = np.broadcast_to(np.atleast_1d(classifier.intercept_), (len(coef),))
     if label is None and len(classes) == 2:
         label = classes[1]
