@@ -51,7 +51,9 @@ def windows(items: Any, low: int, high: int) -> list[tuple[str, ...]]:
     ]
 
 
-def characters_of(text: str, low: int, high: int, within: bool) -> list[tuple[str, ...]]:
+def characters_of(
+    text: str, low: int, high: int, within: bool
+) -> list[tuple[str, ...]]:
     if not within:
         return windows(re.sub(r"\s\s+", " ", text), low, high)
     found = []

@@ -152,7 +152,9 @@ class Lexicon(Native):
         """
         text = Path(path).read_text(encoding="utf-8-sig")
         lines = [
-            (number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()
+            (number, line)
+            for number, line in enumerate(text.splitlines(), 1)
+            if line.strip()
         ]
         if weight is not None:
             return cls({line.strip(): weight for _, line in lines}, **options)
@@ -171,7 +173,9 @@ class Lexicon(Native):
 
     def __repr__(self) -> str:
         n = len(self.weights)
-        return f"deal.rewards.Lexicon({n} entries, per={self.per!r}, name={self.name!r})"
+        return (
+            f"deal.rewards.Lexicon({n} entries, per={self.per!r}, name={self.name!r})"
+        )
 
 
 def _separator(line: str) -> str | None:

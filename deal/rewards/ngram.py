@@ -489,7 +489,9 @@ def _checked_labels(labels: Any, n: int) -> list[float]:
     return [float(label) for label in rows]
 
 
-def _split(target: Sequence[float], held_out: float, seed: int) -> tuple[list[int], int]:
+def _split(
+    target: Sequence[float], held_out: float, seed: int
+) -> tuple[list[int], int]:
     """A random order in which the texts that are held out come last, of each label the
     same share, and how many come before."""
     if not 0 <= held_out < 1:

@@ -22,7 +22,16 @@ PIECES += [" ", " ", " ", " ", "-", "'", ".", "!", ",", ":)", ":(", ":d", "8", "
 PIECES += ["a", "b", "\u00e9t\u00e9", "\u00c9", "\n", "\u3000", '"', "\U0001f408", "''"]
 BROKEN = [b"\xff", b"\xc3", b"\xa9", b"\xe5\xad", b"\xf0\x9f\x90", b"\xed\xa0\x80"]
 ENTRIES = ["good", "bad", "fed up", "can't stand", ":)", ":(", ":d", "8)", "f*k", "up"]
-ENTRIES += ["fed up a", "a b a", "self-good", "x-d", ":).", "\u00e9t\u00e9", "( : )", "a"]
+ENTRIES += [
+    "fed up a",
+    "a b a",
+    "self-good",
+    "x-d",
+    ":).",
+    "\u00e9t\u00e9",
+    "( : )",
+    "a",
+]
 ENTRIES += ["a-b", "good good bad", ".", "fed", "isn't", "stand up", "b b", "B"]
 
 
@@ -143,7 +152,10 @@ def test_examples() -> None:
     lexicon = Lexicon({"good": 2.0, "bad": -2.0, "fed up": -1.0, ":)": 1.0}, alpha=12)
     texts = ["Good!", "not so very good", "not so very, very good", "FED UP", "hi :)."]
     expected = [2.0, -1.48, 2.0, -1.0, 1.0]
-    x = [score / math.sqrt(1 - score**2) * math.sqrt(12) for score in lexicon.score(texts)]
+    x = [
+        score / math.sqrt(1 - score**2) * math.sqrt(12)
+        for score in lexicon.score(texts)
+    ]
     assert x == pytest.approx(expected, abs=1e-6)
     assert lexicon.range == (-1.0, 1.0) and "4 entries" in repr(lexicon)
     toxic = Lexicon({"ass": 1.0}, window=0, per="word")
@@ -181,7 +193,9 @@ def test_negators() -> None:
         ({"a": 1}, {"alpha": 0}, ValueError),
     ],
 )
-def test_refuses(weights: Any, settings: dict[str, Any], error: type[Exception]) -> None:
+def test_refuses(
+    weights: Any, settings: dict[str, Any], error: type[Exception]
+) -> None:
     with pytest.raises(error):
         Lexicon(weights, **settings)
 
@@ -230,9 +244,7 @@ def test_lexicons_of_others() -> None:
     entries = list(vader.weights)
     for _ in range(200):
         text = " ".join(rng.choices([*entries, "not", "the", "a"], k=12))
-        expected = lexicon_twin(
-            vader.weights, NEGATORS, 3, -0.74, "text", 15.0, text
-        )
+        expected = lexicon_twin(vader.weights, NEGATORS, 3, -0.74, "text", 15.0, text)
         assert vader.score([text]) == [expected]
     rude = Lexicon.from_file(FOLDER / "ldnoobw_en.txt", weight=1.0, window=0)
     assert len(rude.weights) == 403 and rude.range == (0.0, 1.0)

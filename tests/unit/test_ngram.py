@@ -18,12 +18,27 @@ import deal
 from deal import _core
 from deal.rewards import NgramFeatures, NgramModel
 
-PIECES = ["a", "b", "ab", "A", "good", "Bad", "the", "not", "_", "1", "\u00e9", "\u00c9"]
+PIECES = [
+    "a",
+    "b",
+    "ab",
+    "A",
+    "good",
+    "Bad",
+    "the",
+    "not",
+    "_",
+    "1",
+    "\u00e9",
+    "\u00c9",
+]
 PIECES += [" ", " ", " ", " ", "  ", "\n", "\u3000", "-", "'", ".", "\u5b57", "\u0301"]
 WORDS = ["a", "b", "ab", "aa", "good", "bad", "the", "not", "\u00e9", "a1", "_"]
 
 
-def random_terms(rng: random.Random, orders: tuple[int, int], is_words: bool) -> list[str]:
+def random_terms(
+    rng: random.Random, orders: tuple[int, int], is_words: bool
+) -> list[str]:
     terms = set()
     for _ in range(rng.randint(1, 25)):
         n = rng.randint(*orders)
@@ -150,7 +165,9 @@ def corpus(rng: random.Random, n: int) -> tuple[list[str], list[int]]:
     for _ in range(n):
         label = rng.randrange(2)
         words = rng.choices(["good", "fine", "ok"] if label else ["bad", "ok"], k=3)
-        filler = rng.choices(["the", "a", "cat", "Caf\u00e9", "x1", "I", "\u5b57"], k=12)
+        filler = rng.choices(
+            ["the", "a", "cat", "Caf\u00e9", "x1", "I", "\u5b57"], k=12
+        )
         words += filler
         rng.shuffle(words)
         space = [" ", "  ", "\n", "\t ", ", ", ". "]
