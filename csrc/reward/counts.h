@@ -1,7 +1,7 @@
 /* How often each slot occurred in a text, shared between states until one writes.
  *
- * A state holds a pointer that it owns a share of. A fork takes another share; the first
- * write to a shared table makes a copy of it. Not for use by two threads at once.
+ * A state holds a pointer that it owns a share of. A fork takes another share; the
+ * first write to a shared table makes a copy of it. Not for use by two threads at once.
  */
 #ifndef DEAL_REWARD_COUNTS_H
 #define DEAL_REWARD_COUNTS_H

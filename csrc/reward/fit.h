@@ -6,8 +6,8 @@
  * preference (Bradley-Terry) is a row of differences, target 1, and no intercept.
  *
  * By L-BFGS (D. C. Liu and J. Nocedal, Mathematical Programming 45, 1989) with
- * backtracking. Deterministic; one thread. Stops early where the loss on a held-out part
- * no longer falls, and then returns the weights where it was least.
+ * backtracking. Deterministic; one thread. Stops early where the loss on a held-out
+ * part no longer falls, and then returns the weights where it was least.
  */
 #ifndef DEAL_REWARD_FIT_H
 #define DEAL_REWARD_FIT_H
@@ -47,7 +47,8 @@ typedef struct deal_fit_report {
 } deal_fit_report;
 
 // weight (n_col,) and `*intercept` hold the start, and the result. `held_out` may be
-// NULL. Fails with INVALID_ARG on params or rows that make no sense, NO_MEMORY, CALLBACK.
+// NULL. Fails with INVALID_ARG on params or rows that make no sense, NO_MEMORY, or
+// CALLBACK.
 deal_status deal_fit_logistic(const deal_fit_rows *rows, const deal_fit_rows *held_out,
                               const deal_fit_params *params, double *weight,
                               double *intercept, deal_fit_report *report,

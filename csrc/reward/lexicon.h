@@ -11,11 +11,11 @@
  *     MATCH   x / entries found             0 where none is
  *
  * Text is cut at white space into chunks. A chunk that is not one word is looked up
- * whole, then without the . , ; : ! ? and quotes at its end, so that emoticons and words
- * with symbols in them are found; where it is no entry it is the words in it. Words are
- * runs of word characters with apostrophes inside, compared after case folding. Phrases
- * are words that follow one another, whatever stands between; the longest entry that
- * begins at a word is taken, and the text goes on after it.
+ * whole, then without the . , ; : ! ? and quotes at its end, so that emoticons and
+ * words with symbols in them are found; where it is no entry it is the words in it.
+ * Words are runs of word characters with apostrophes inside, compared after case
+ * folding. Phrases are words that follow one another, whatever stands between; the
+ * longest entry that begins at a word is taken, and the text goes on after it.
  */
 #ifndef DEAL_REWARD_LEXICON_H
 #define DEAL_REWARD_LEXICON_H

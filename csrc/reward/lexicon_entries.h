@@ -63,9 +63,9 @@ typedef struct deal_lexicon_entries {
 
 // Entries are UTF-8 with finite weights (n_entry,); of those that are one after folding
 // the last one counts. Fails with INVALID_ARG on no entries, one without text or too
-// long, and a weight that is not finite or beyond DEAL_LEXICON_WEIGHT_MAX. `negation` is
-// what a negated weight is multiplied by. Negators are single words. `e` is zero before;
-// free it also on failure, with deal_lexicon_entries_free().
+// long, and a weight that is not finite or beyond DEAL_LEXICON_WEIGHT_MAX. `negation`
+// is what a negated weight is multiplied by. Negators are single words. `e` is zero
+// before; free it also on failure, with deal_lexicon_entries_free().
 deal_status deal_lexicon_entries_init(deal_lexicon_entries *e, int32_t n_entry,
                                       const char *const *entry, const size_t *size,
                                       const double *weight, int32_t n_negator,

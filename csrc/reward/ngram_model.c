@@ -1,6 +1,6 @@
 /* The state keeps two sums, of w_j v_j and of v_j^2, of integers; where an n-gram adds
- * something else the second time (tf that is not linear, or a norm) it keeps counts too,
- * shared by forks. What the end of the text would add is scored and not kept.
+ * something else the second time (tf that is not linear, or a norm) it keeps counts
+ * too, shared by forks. What the end of the text would add is scored and not kept.
  *
  * Bounds: each n-gram to come, of which there are at most deal_ngrams_reach(), adds to
  * the first sum at most the greatest weight and at least the least one, if those are of

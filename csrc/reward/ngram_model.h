@@ -1,6 +1,6 @@
 /* Native reward: a linear model over counts of n-grams, and the logistic function.
  *
- *     z = sum_j w_j v_j / |v| + b,    v_j = idf_j tf(count_j),    score = 1 / (1 + e^-z)
+ *     z = sum_j w_j v_j / |v| + b,   v_j = idf_j tf(count_j),   score = 1 / (1 + e^-z)
  *
  * where tf is the count, whether it is not 0, or 1 + ln count, and the division by the
  * Euclidean norm |v| is there or not. What is counted: ngrams.h. Weights are kept in 31
@@ -33,9 +33,8 @@ typedef struct deal_ngram_model_params {
 // tf of a count that is not negative, or of a signed one.
 double deal_ngram_tf_of(deal_ngram_tf tf, int32_t count);
 
-// Copies all. Fails with INVALID_ARG on numbers that are not finite, weights that do not
-// fit together (idf_j w_j beyond 1e9), and as in ngrams.h. Caller frees with
-// deal_reward_ngram_model_free().
+// Copies all. Fails with INVALID_ARG on numbers that are not finite or too large, and
+// as in ngrams.h. Caller frees with deal_reward_ngram_model_free().
 deal_status deal_reward_ngram_model_new(const deal_ngram_model_params *params,
                                         deal_reward **reward, deal_error *err);
 void deal_reward_ngram_model_free(deal_reward *reward);

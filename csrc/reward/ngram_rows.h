@@ -12,8 +12,8 @@ typedef struct deal_ngram_rows {
     int32_t n_row, n_col;
 } deal_ngram_rows;
 
-// Counts the n-grams of each text. `rows` is zero before; free it also on failure. Fails
-// with NO_MEMORY.
+// Counts the n-grams of each text. `rows` is zero before; free it also on failure.
+// Fails with NO_MEMORY.
 deal_status deal_ngram_rows_init(deal_ngram_rows *rows, const deal_ngrams *ngrams,
                                  int32_t n_text, const char *const *text,
                                  const size_t *size, deal_error *err);

@@ -74,9 +74,9 @@ void deal_ngrams_free(deal_ngrams *g);
 
 int32_t deal_ngrams_n_slot(const deal_ngrams *g);
 
-// Reads whole characters as long as there is room for DEAL_NGRAMS_SLOTS_MAX more slots;
-// returns the bytes read. slot (slot_cap,) gets `*n_slot` of them; those with a negative
-// sign as ~slot.
+// Reads whole characters as long as there is room for DEAL_NGRAMS_SLOTS_MAX more
+// slots; returns the bytes read. slot (slot_cap,) gets `*n_slot` of them; those with a
+// negative sign as ~slot.
 size_t deal_ngrams_read(const deal_ngrams *g, deal_ngrams_state *s, const uint8_t *text,
                         size_t size, int32_t *slot, size_t slot_cap, size_t *n_slot);
 

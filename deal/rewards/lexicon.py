@@ -18,8 +18,8 @@ _CONTRACTED = """ain aren can couldn didn doesn don hadn hasn haven isn mightn m
 needn oughtn shan shouldn wasn weren won wouldn""".split()
 
 NEGATORS: tuple[str, ...] = (
-    *"barely cannot hardly neither never no nobody none nor not nothing nowhere".split(),
-    *"rarely scarcely seldom without".split(),
+    *"barely cannot hardly neither never no nobody none nor not nothing".split(),
+    *"nowhere rarely scarcely seldom without".split(),
     *(stem + "'t" for stem in _CONTRACTED),
     *(stem + "t" for stem in _CONTRACTED if stem not in ("can", "won")),
 )
@@ -166,8 +166,8 @@ class Lexicon(Native):
                 weights[entry] = float(value)
             except ValueError:
                 raise ValueError(
-                    f"{Path(path).name}: line {number}: expected an entry and a number, "
-                    f"got {line!r:.80}; for a file of entries alone give weight="
+                    f"{Path(path).name}: line {number}: expected an entry and a "
+                    f"number, got {line!r:.80}; for entries alone give weight="
                 ) from None
         return cls(weights, **options)
 
