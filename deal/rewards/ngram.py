@@ -6,13 +6,13 @@ import json
 import math
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from deal import _core
 from deal._errors import ModelFormatError
@@ -305,12 +305,7 @@ class NgramModel(Native):
         order, n_train = _split(target, held_out, seed)
         target = [target[i] for i in order]
         cost = _costs(target[:n_train], target, balanced)
-        with tqdm(total=max_steps, desc="fit", disable=not progress) as bar:
-
-            def on_step(step: int, loss: float, held_out_loss: float) -> None:
-                bar.update(step - bar.n)
-                bar.set_postfix(loss=f"{loss:.4f}", held_out=f"{held_out_loss:.4f}")
-
+        with _progress(max_steps) if progress else nullcontext() as on_step:
             weight, scale, intercept, report = _core.ngram_fit(
                 features._what(),
                 [rows[i] for i in order],
@@ -324,7 +319,7 @@ class NgramModel(Native):
                 check_int("max_steps", max_steps, 1),
                 tolerance,
                 check_int("patience", patience, 1),
-                on_step if progress else None,
+                on_step,
             )
         n_steps, best_step, loss, held_out_loss, converged = report
         return cls._of(
@@ -455,6 +450,20 @@ class NgramModel(Native):
             f"deal.rewards.NgramModel({f.kind}, {f.n_slots} slots, words={f.words}, "
             f"characters={f.characters}, name={self.name!r})"
         )
+
+
+@contextmanager
+def _progress(max_steps: int) -> Iterator[Callable[[int, float, float], None]]:
+    """A progress bar, as a function to call after every step."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=max_steps, desc="fit") as bar:
+
+        def on_step(step: int, loss: float, held_out_loss: float) -> None:
+            bar.update(step - bar.n)
+            bar.set_postfix(loss=f"{loss:.4f}", held_out=f"{held_out_loss:.4f}")
+
+        yield on_step
 
 
 def _pair(name: str, value: Any) -> tuple[int, int] | None:
