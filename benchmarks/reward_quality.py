@@ -3,7 +3,8 @@
 Records are JSON, one a line, with ``input`` and a label: ``label`` 0 or 1 of
 rt_polarity (Pang and Lee, ACL 2005), ``label`` "hate", "offensive" or "neither" of
 hate_offensive (Davidson et al., ICWSM 2017), ``toxic`` of wiki_toxicity (Dixon et al.,
-AIES 2018). Nothing is fitted, and nothing chosen, on the part that is scored.
+AIES 2018). Nothing is fitted on texts that are scored; but the defaults of
+NgramModel.fit were chosen with these dev parts in view.
 """
 
 from __future__ import annotations
