@@ -1,4 +1,5 @@
-"""Headers of safetensors files, checked before anything is believed.
+"""Safetensors files: headers, checked before anything is believed, and small files of
+float32 tensors that are read and written as a whole.
 
 The format: 8 bytes little-endian header size, a JSON object, then the tensors' bytes,
 which must be covered without gap or overlap.
@@ -7,10 +8,14 @@ which must be covered without gap or overlap.
 from __future__ import annotations
 
 import json
+import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from deal._errors import ModelFormatError
 
@@ -76,6 +81,58 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     NotImplementedError
         For a dtype other than F32, F16 and BF16.
     """
+    return _read_header(path)[0]
+
+
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors of a file of float32 ones, and its metadata.
+
+    Raises
+    ------
+    ModelFormatError
+        As :func:`read_header`.
+    NotImplementedError
+        For a dtype other than F32.
+    """
+    stored, metadata = _read_header(path)
+    raw = path.read_bytes()
+    tensors = {}
+    for name, tensor in stored.items():
+        if tensor.dtype != "F32":
+            raise NotImplementedError(
+                f"{path.name}: safetensors tensor {name}: expected dtype F32, got "
+                f"{tensor.dtype!r}"
+            )
+        part = np.frombuffer(raw, "<f4", tensor.size // 4, tensor.offset)
+        tensors[name] = part.reshape(tensor.shape).astype(np.float32)
+    return tensors, metadata
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Write float32 tensors, whole or not at all."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    parts, at = [], 0
+    for name, tensor in tensors.items():
+        part = np.ascontiguousarray(tensor, dtype="<f4").tobytes()
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(tensor.shape),
+            "data_offsets": [at, at + len(part)],
+        }
+        parts.append(part)
+        at += len(part)
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8
+    part_path = path.with_name(path.name + ".part")
+    with part_path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.writelines(parts)
+    os.replace(part_path, path)
+
+
+def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     file_size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -86,12 +143,12 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
                 f"{file_size}"
             )
         header = read_json(file.read(size), f"{path.name}: safetensors header")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None)
     begin, tensors = 8 + size, {}
     for name, entry in header.items():
         tensors[name] = _read_entry(path, name, entry, begin)
     _check_cover(path, tensors, begin, file_size)
-    return tensors
+    return tensors, metadata if isinstance(metadata, dict) else {}
 
 
 def _is_count(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """Result files as Markdown: one function for each kind of benchmark.
 
-The search, which has several tables, is in results_search.py.
+Those with several tables are in results_search.py and results_rewards.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from results_machine import machine_line
+from results_rewards import REWARD_SECTIONS
 from results_search import SEARCH_SECTIONS
 
 
@@ -189,5 +190,6 @@ SECTIONS: dict[tuple[str, str], Callable[[dict[str, Any], str], list[str]]] = {
     ("engine", ""): engine_section,
     ("fidelity", ""): fidelity_section,
     ("scaling", ""): scaling_section,
+    **REWARD_SECTIONS,
     **SEARCH_SECTIONS,
 }

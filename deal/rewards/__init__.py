@@ -9,8 +9,8 @@ A reward gives every completion of a prompt a number; higher is better.
     rewards = deal.rewards.Keywords(["cat", "couch"]) + 0.5 * polite
 
 Native rewards, :class:`Keywords`, :class:`Length`, :class:`Repetition`,
-:class:`Format`, :class:`RewardModel` and third parties' scorers in :class:`Native`, run
-in C without the interpreter, token by token.
+:class:`Format`, :class:`Lexicon`, :class:`NgramModel`, :class:`RewardModel` and third
+parties' scorers in :class:`Native`, run in C without the interpreter, token by token.
 """
 
 from deal.rewards.base import Part, Reward, WeightedSum, as_reward
@@ -25,7 +25,9 @@ from deal.rewards.combine import (
     product,
     scheduled,
 )
+from deal.rewards.lexicon import NEGATORS, Lexicon
 from deal.rewards.native import Keywords, Length, Native
+from deal.rewards.ngram import NgramFeatures, NgramFit, NgramModel
 from deal.rewards.python import PythonReward, reward
 from deal.rewards.reward_model import RewardModel
 from deal.rewards.text_checks import Format, Repetition
@@ -35,7 +37,12 @@ __all__ = [
     "Format",
     "Keywords",
     "Length",
+    "Lexicon",
+    "NEGATORS",
     "Native",
+    "NgramFeatures",
+    "NgramFit",
+    "NgramModel",
     "Part",
     "PythonReward",
     "Reward",

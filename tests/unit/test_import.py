@@ -18,6 +18,7 @@ HEAVY = (
     "huggingface_hub",
     "matplotlib",
     "ray",
+    "sklearn",
 )
 
 

@@ -1,0 +1,61 @@
+/* Logistic regression: minimises, over weights w and an intercept b,
+ *
+ *     (1 / sum_i c_i) sum_i c_i log(1 + exp(-s_i (x_i w + b)))  +  l2 / 2 |w|^2
+ *
+ * with s_i = +1 where target_i is 1 and -1 where it is 0. Rows are dense or sparse. A
+ * preference (Bradley-Terry) is a row of differences, target 1, and no intercept.
+ *
+ * By L-BFGS (D. C. Liu and J. Nocedal, Mathematical Programming 45, 1989) with
+ * backtracking. Deterministic; one thread. Stops early where the loss on a held-out
+ * part no longer falls, and then returns the weights where it was least.
+ */
+#ifndef DEAL_REWARD_FIT_H
+#define DEAL_REWARD_FIT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/status.h"
+
+typedef struct deal_fit_rows {
+    int32_t n_row, n_col;
+    const size_t *first;   // (n_row + 1,) where each row begins; NULL: dense
+    const int32_t *column; // (first[n_row],)
+    const float *value;    // (first[n_row],), or (n_row, n_col) dense
+    const float *target;   // (n_row,) 0 or 1
+    const float *cost;     // (n_row,) c_i > 0; NULL: all 1
+} deal_fit_rows;
+
+typedef struct deal_fit_params {
+    double l2; // >= 0
+    bool has_intercept;
+    int32_t n_step_max;
+    double tolerance;   // done where no part of the gradient is greater
+    int32_t n_patience; // steps without a lower held-out loss, >= 1
+
+    // Called after every step; anything but 0 ends the fit with CALLBACK. May be NULL.
+    int (*on_step)(void *context, int32_t step, double loss, double held_out_loss);
+    void *context;
+} deal_fit_params;
+
+typedef struct deal_fit_report {
+    int32_t n_step, best_step; // of the weights returned
+    double loss;               // of all training rows, with the penalty
+    double held_out_loss;      // without it; NaN where nothing is held out
+    bool has_converged;
+} deal_fit_report;
+
+// weight (n_col,) and `*intercept` hold the start, and the result. `held_out` may be
+// NULL. Fails with INVALID_ARG on params or rows that make no sense, NO_MEMORY, or
+// CALLBACK.
+deal_status deal_fit_logistic(const deal_fit_rows *rows, const deal_fit_rows *held_out,
+                              const deal_fit_params *params, double *weight,
+                              double *intercept, deal_fit_report *report,
+                              deal_error *err);
+
+// x_i w + b of every row.
+void deal_fit_decide(const deal_fit_rows *rows, const double *weight, double intercept,
+                     double *decision);
+
+#endif
