@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deal._request import Prompt, is_batch
-from deal._states import Positions, head_taps, read_states, residual_taps
+from deal._states import Positions, head_taps, read_states, read_tails, residual_taps
 from deal.controls import in_force
 
 
@@ -150,6 +150,21 @@ class Scoring:
         sequences = [self._encode(text)[0] for text in texts]
         states = read_states(self, sequences, taps, positions)
         return states if positions == "all" else np.stack(states)
+
+    def _completion_states(
+        self, prompts: Sequence[Any], completions: Sequence[Any], layers: Sequence[int]
+    ) -> list[np.ndarray]:
+        """Those of a prompt's last token and of its completion's tokens, for each:
+        (n_tokens + 1, n_layers, n_embd). An end token at the end is left out."""
+        sequences, starts = [], []
+        for prompt, completion in zip(prompts, completions, strict=True):
+            ids, text = self._encode(prompt)
+            added = self._encode_completion(ids, text, completion)
+            if added and added[-1] in self.tokenizer.eos_token_ids:
+                added = added[:-1]
+            sequences.append(ids + added)
+            starts.append(len(ids) - 1)
+        return read_tails(self, sequences, starts, layers)
 
     def _encode_completion(
         self, ids: list[int], text: str, completion: Prompt

@@ -53,6 +53,21 @@ def read_states(
     return [s[:, 0] for s in states]
 
 
+def read_tails(
+    model: Any, sequences: list[list[int]], starts: list[int], layers: Sequence[int]
+) -> list[np.ndarray]:
+    """For each sequence (n_tokens, n_layers, n_embd), of its tokens from a start on."""
+    taps = residual_taps(layers, model.hparams.n_layer)
+    core = _core.Controls(model._core, in_force(model).rows, taps)
+    slots = []
+    for ids, start in zip(sequences, starts, strict=True):
+        at = np.arange(len(ids), dtype=np.int32) - np.int32(start)
+        slots.append(np.maximum(at, -1, dtype=np.int32))
+    with model._session() as session:
+        arrays = session.states(sequences, slots, core)
+    return [np.ascontiguousarray(a.reshape(len(a), len(taps), -1)) for a in arrays]
+
+
 def _slots(
     sequences: list[list[int]], positions: Any
 ) -> tuple[list[np.ndarray] | None, list[np.ndarray] | None]:

@@ -71,6 +71,11 @@ class Problem:
         return len(self.pieces)
 
     @property
+    def has_states(self) -> bool:
+        """Whether a reward reads hidden states: it knows the prompt's tokens."""
+        return any(hasattr(reward, "context") for _, reward in self.rewards)
+
+    @property
     def n_new_max(self) -> int:
         """Most tokens there may be: the context holds prompt and completion."""
         return min(self.max_new_tokens, self.n_ctx - len(self.prompt))
@@ -299,6 +304,9 @@ class Search:
             self.stats.n_rollout_model_passes = counts.n_forward_passes
         results = self.results()
         if not self.is_steered and self.problem.rewards:
+            self.lm.n_batches = 0
+            self.observe([(one, 0) for one in results])
+            self.stats.n_batches[-1] += self.lm.n_batches
             results = self.rewarded(results)
         return Outcome(results, self.trace, self.stats)
 
@@ -327,8 +335,17 @@ class Search:
 
     def go_on(self, live: list[Hypothesis]) -> None:
         self.live = live
+        kept = [self.context(one) for one in live]
+        if self.problem.has_states and not self.is_steered:
+            kept += [self.context(one)[:-1] for one in self.pool.best]
         for lm in {self.lm, self.roller}:
-            lm.keep([self.context(one) for one in live])
+            lm.keep(kept)
+
+    def observe(self, known: Sequence[tuple[Hypothesis, int]]) -> None:
+        """Reads the hidden states of hypotheses; of their first n they are known."""
+        lacking = [words_of(one) for one, n in known if len(words_of(one)) > n]
+        if self.problem.has_states and lacking:
+            self.lm.evaluate([self.problem.prompt + tokens for tokens in lacking])
 
     def rewarded(self, hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
         """The same with every reward's value and their weighted sum."""
@@ -410,6 +427,7 @@ class Deal(Search):
 
     def step(self) -> bool:
         candidates = self.expand(self.problem.top_k)
+        self.observe([(live, 0) for live in self.live])
         if self.is_sure(candidates[0]):
             return self.skip(candidates[0])
         self.roll_out(candidates)
@@ -485,6 +503,7 @@ class Deal(Search):
         weight = self.problem.reward_weight
         lasts = [c.last for c in candidates]
         if self.problem.rewards:
+            self.observe([(c.last, len(c.first.tokens) - 1) for c in candidates])
             lasts = self.rewarded(lasts)
         for candidate, last in zip(candidates, lasts, strict=True):
             candidate.score = last.logprob + weight * last.h

@@ -11,7 +11,7 @@ from typing import Any
 
 import deal_twin as twin
 from deal_twin import Problem, Tokens
-from search_table import Keywords, Length, Marks, Toy
+from search_table import N_EMBD, Head, Keywords, Length, Marks, States, Toy
 
 CAT = "\u732b".encode()
 PIECES = [
@@ -107,9 +107,24 @@ def random_keywords(rng: random.Random) -> Keywords:
     return Keywords(tuple(tuple(rng.sample(FORMS, n)) for n in n_forms))
 
 
+def random_layers(rng: random.Random) -> tuple[int, ...]:
+    return tuple(rng.choice([[-1], [-1], [0], [2, -1], [-1, 0, 1, 2], [1, 1]]))
+
+
+def random_head(rng: random.Random, prompt: Tokens) -> Head:
+    layers = random_layers(rng)
+    weight = [rng.randrange(-8, 9) / 4 for _ in range(N_EMBD * len(layers))]
+    pooling = rng.choice(["last", "mean"])
+    return Head(pooling, rng.randrange(-4, 5) / 4, layers, tuple(weight), prompt)
+
+
 def random_rewards(
-    rng: random.Random, pieces: list[tuple[int, bytes]]
+    rng: random.Random,
+    pieces: list[tuple[int, bytes]],
+    prompt: Tokens,
+    has_states: bool = True,
 ) -> tuple[tuple[float, Any], ...]:
+    """Some of all kinds; those that read hidden states only with `has_states`."""
     mark = rng.choice([b"a", b"b", b" ", b"o"])
     makers: list[Callable[[], Any]] = [
         lambda: Toy("texts", rng.randrange(1000)),
@@ -125,6 +140,11 @@ def random_rewards(
             mark, rng.randint(1, 6), max(piece.count(mark) for _, piece in pieces)
         ),
     ]
+    if has_states:
+        makers += [
+            lambda: random_head(rng, prompt),
+            lambda: States(rng.randrange(1000), random_layers(rng), prompt),
+        ]
     n = rng.choice([0, 1, 1, 1, 2, 3])
     return tuple(
         (rng.choice([1.0, 1.0, 0.5, -1.0, 2.0, 0.0, 0.3]), rng.choice(makers)())
@@ -141,7 +161,9 @@ def impure(rng: random.Random, problem: Problem) -> Problem:
     return dataclasses.replace(problem, rewards=tuple(rewards))
 
 
-def random_case(seed: int, mode: str, n_vocab: int = 0) -> Case:
+def random_case(
+    seed: int, mode: str, n_vocab: int = 0, has_states: bool = True
+) -> Case:
     rng = random.Random(f"{mode} {seed}")
     n_vocab = n_vocab or rng.randint(3, 12)
     n_back = rng.choice([1, 2]) if n_vocab <= 6 else 1
@@ -161,7 +183,7 @@ def random_case(seed: int, mode: str, n_vocab: int = 0) -> Case:
         prompt_text=rng.choice(["", "a prompt", "\u00e9"]),
         end_tokens=tuple(ends),
         stops=tuple(random_stops(rng, pieces)),
-        rewards=random_rewards(rng, pieces),
+        rewards=random_rewards(rng, pieces, prompt, has_states),
         max_new_tokens=rng.choice([1, 2, 3, 6, 8, 12, 16]),
         num_return_sequences=rng.randint(1, num_beams),
         num_beams=num_beams,

@@ -19,6 +19,8 @@ from reward_twins import keywords_twin, length_score
 
 ROOT = Path(__file__).resolve().parent.parent
 MODES = {"greedy": 0, "beam": 1, "naive": 2, "exact": 3, "segment": 4}
+N_EMBD = 3  # features of a hidden state
+N_LAYER = 3
 
 # --- rewards that both sides have ----------------------------------------------------
 
@@ -118,6 +120,68 @@ class Marks:
 
     def words(self) -> list[str]:
         return ["marks", as_hex(self.mark), str(self.n_max), str(self.n_token)]
+
+
+def states_of(context: Tokens, layers: Sequence[int]) -> list[float]:
+    """The table LM's hidden states after a context, one layer after the other."""
+    path = hash_bytes(2166136261, b"".join(map(word, reversed(context))))
+    hashes = (
+        hash_bytes(path, word(layer & 0xFFFFFFFF) + word(i))
+        for layer in layers
+        for i in range(N_EMBD)
+    )
+    return [(value >> 13) % 9 / 4 - 1 for value in hashes]
+
+
+@dataclass(frozen=True)
+class States:
+    """A hash of the text and of all hidden states, as a multiple of 1/8 in [-1, 1]."""
+
+    salt: int
+    layers: tuple[int, ...]
+    context: Tokens  # the prompt's tokens
+
+    def __call__(
+        self, prompt: str, text: str, tokens: Tokens, is_finished: bool
+    ) -> float:
+        basis = 2166136261
+        value = hash_bytes(basis ^ self.salt, (prompt + text).encode())
+        for n in range(len(tokens) + 1):
+            for number in states_of(self.context + tokens[:n], self.layers):
+                basis = hash_bytes(basis, word(int(4 * number) & 0xFFFFFFFF))
+        value = hash_bytes(value, word(basis) + word(is_finished))
+        return (value >> 13) % 17 / 8 - 1
+
+    def words(self) -> list[str]:
+        return ["states", str(self.salt), *counted(self.layers)]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The sigmoid of a linear map of the pooled hidden states."""
+
+    pooling: str
+    bias: float
+    layers: tuple[int, ...]
+    weight: tuple[float, ...]
+    context: Tokens  # the prompt's tokens
+
+    def __call__(
+        self, prompt: str, text: str, tokens: Tokens, is_finished: bool
+    ) -> float:
+        rows = [self.context + tokens[:n] for n in range(1, len(tokens) + 1)]
+        rows = rows or [self.context]
+        if self.pooling == "last":
+            rows = rows[-1:]
+        dots = [
+            sum(w * x for w, x in zip(self.weight, states, strict=True))
+            for states in (states_of(row, self.layers) for row in rows)
+        ]
+        return 1 / (1 + math.exp(-(sum(dots) / len(dots) + self.bias)))
+
+    def words(self) -> list[str]:
+        how = ["head", str(int(self.pooling == "mean")), str(self.bias)]
+        return [*how, *counted(self.layers), *map(str, self.weight)]
 
 
 # --- the program ---------------------------------------------------------------------

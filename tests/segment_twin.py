@@ -11,7 +11,16 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from deal_twin import Hypothesis, Outcome, Problem, Row, Search, Tokens, extend
+from deal_twin import (
+    Hypothesis,
+    Outcome,
+    Problem,
+    Row,
+    Search,
+    Tokens,
+    extend,
+    words_of,
+)
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,13 @@ class Segment(Search):
 
     def step(self) -> bool:
         groups = self.propose()
+        self.observe(
+            [
+                (one, len(words_of(live)))
+                for live, group in zip(self.live, groups, strict=True)
+                for one in group
+            ]
+        )
         scored = self.rewarded([one for group in groups for one in group])
         places = [g for g, group in enumerate(groups) for _ in group]
         ranked = sorted(

@@ -33,7 +33,7 @@ enum {
     DEAL_WANT_TOP_K = 1 << 0,   // top_token and top_logit; top_k = 1 is the arg-max
     DEAL_WANT_LOG_Z = 1 << 1,   // log_z; log-prob of a token = its logit - log_z
     DEAL_WANT_LOGITS = 1 << 2,  // all logits
-    DEAL_WANT_HIDDEN = 1 << 3,  // the final normed state
+    DEAL_WANT_HIDDEN = 1 << 3,  // the final normed state, or what keep_layers says
     DEAL_WANT_TARGET = 1 << 4,  // target_logit, the logit of one given token
     DEAL_WANT_TARGETS = 1 << 5, // target_logits, those of several
     DEAL_WANT_TAPS = 1 << 6,    // what the root's controls tap; the node must be new
@@ -53,7 +53,8 @@ typedef struct deal_lm_item {
     int32_t *top_token;   // (top_k,) by falling logit, equal logits by rising id
     float *top_logit;     // (top_k,)
     float *logits;        // (n_vocab,)
-    float *hidden;        // (n_embd,) after the final norm, before the head
+    float *hidden;        // (n_embd,) after the final norm, before the head; below a
+                          // root that keeps layers: (n_layer, n_embd)
     float *target_logits; // (n_target,)
     float *taps; // (controls->tap_len,) written while the node is evaluated, so that
                  // the item that makes the node is the one that can ask
@@ -82,6 +83,13 @@ typedef struct deal_lm_ops {
     deal_status (*controlled_root)(deal_lm *lm, const deal_controls *controls,
                                    int32_t n_prompt, deal_node *root, deal_error *err);
 
+    // Makes nodes below a root that has none yet keep their states after these layers,
+    // edits included: what HIDDEN then gives, (n_layer, n_embd), new or not. From 0:
+    // the residual stream after that layer; -1: the final normed state. Fails with
+    // INVALID_ARG for a layer that there is not. NULL: only the final state is kept.
+    deal_status (*keep_layers)(deal_lm *lm, deal_node root, const int32_t *layer,
+                               int32_t n_layer, deal_error *err);
+
     void (*retain)(deal_lm *lm, deal_node node);
     void (*release)(deal_lm *lm, deal_node node); // DEAL_NODE_NONE is a no-op
 
@@ -94,8 +102,9 @@ typedef struct deal_lm_ops {
 struct deal_lm {
     const deal_lm_ops *ops;
     int32_t n_vocab;
-    int32_t n_embd; // 0: no hidden states
-    int32_t n_ctx;  // longest path, in tokens
+    int32_t n_embd;  // 0: no hidden states
+    int32_t n_layer; // whose states can be kept; 0: the final ones alone
+    int32_t n_ctx;   // longest path, in tokens
     // counters, only ever growing
     int64_t n_forward_tokens; // nodes evaluated
     int64_t n_forward_passes;

@@ -13,6 +13,9 @@
  *   for each hypothesis and rollout and advances it token by token.
  * - On texts: `score_texts`, one call per step with every completion to score.
  *
+ * An incremental reward can also ask for the model's hidden states: it is then a reward
+ * for models of that shape, and `observe` tells its state those of every token.
+ *
  * Bytes are UTF-8 and always whole characters. A token may add none (a special token,
  * or part of a character: the character comes with the token that completes it).
  *
@@ -106,6 +109,20 @@ typedef struct deal_reward {
     // order and its batches. Only that is promised: states are made, forked and
     // advanced as the search likes, also in vain.
     int32_t is_impure;
+
+    // Hidden states, for the incremental form; zeros where none are asked for.
+    int32_t n_hidden_layers;
+    const int32_t *hidden_layers; // (n_hidden_layers,) from 0: the residual stream
+                                  // after that layer; -1: the final normed state
+    int32_t n_embd;               // features of a state, those of the model
+
+    // Tells the states hidden (n_hidden_layers, n_embd) of one token, each once and in
+    // order: first, with `n_tokens` 0, those of the prompt's last token, then those of
+    // the completion's `n_tokens`-th. An end token has none. They come after the
+    // token's advance, maybe after further ones, and all of them before a score;
+    // `bounds` is asked of states that were not told the newest.
+    int (*observe)(void *self, void *state, int32_t n_tokens, const float *hidden,
+                   char *message);
 } deal_reward;
 
 #ifdef __cplusplus

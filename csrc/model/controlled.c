@@ -99,6 +99,8 @@ edit_heads(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
         const deal_trie_set *set = set_of(c, r);
         const deal_controls *controls = set->controls;
         float *x = c->x + (size_t)r * (size_t)c->shape.n_head * head_dim;
+        if (!controls)
+            continue;
         for (int32_t e = controls->edit_begin[c->i_layer];
              e < controls->edit_begin[c->i_layer + 1]; e++) {
             const deal_edit *edit = &controls->edit[e];
@@ -111,25 +113,36 @@ edit_heads(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
 }
 
 static void
+add_vectors(const deal_trie_set *set, int32_t i_layer, int32_t depth, size_t n_embd,
+            float *x)
+{
+    const deal_controls *controls = set->controls;
+    for (int32_t e = controls->edit_begin[i_layer];
+         e < controls->edit_begin[i_layer + 1]; e++) {
+        const deal_edit *edit = &controls->edit[e];
+        if (edit->site == DEAL_SITE_RESIDUAL &&
+            deal_edit_applies(edit, depth, set->n_prompt))
+            for (size_t d = 0; d < n_embd; d++)
+                x[d] += edit->vector[d];
+    }
+}
+
+static void
 edit_residual(void *context, int32_t i_begin, int32_t i_end, int32_t i_thread)
 {
     (void)i_thread;
     const deal_controlled *c = context;
     size_t n_embd = (size_t)c->shape.n_embd;
     for (int32_t i = i_begin; i < i_end; i++) {
-        int32_t r = c->row[i], depth = depth_of(c, r);
+        int32_t r = c->row[i];
         const deal_trie_set *set = set_of(c, r);
-        const deal_controls *controls = set->controls;
         float *x = c->x + (size_t)r * n_embd;
-        for (int32_t e = controls->edit_begin[c->i_layer];
-             e < controls->edit_begin[c->i_layer + 1]; e++) {
-            const deal_edit *edit = &controls->edit[e];
-            if (edit->site == DEAL_SITE_RESIDUAL &&
-                deal_edit_applies(edit, depth, set->n_prompt))
-                for (size_t d = 0; d < n_embd; d++)
-                    x[d] += edit->vector[d];
-        }
+        if (set->controls)
+            add_vectors(set, c->i_layer, depth_of(c, r), n_embd, x);
         read_taps(c, r, DEAL_SITE_RESIDUAL, c->i_layer, x);
+        for (int32_t k = 0; k < set->n_layer; k++)
+            if (set->layer[k] == c->i_layer)
+                memcpy(deal_trie_state(c->trie, c->node[r], k), x, n_embd * sizeof *x);
     }
 }
 
@@ -215,6 +228,8 @@ deal_controlled_final(deal_controlled *c, float *scratch, deal_error *err)
 {
     for (int32_t i = 0; i < c->n; i++) {
         const deal_controls *controls = set_of(c, c->row[i])->controls;
+        if (!controls)
+            continue;
         int32_t begin = controls->edit_begin[c->shape.n_layer];
         if (begin == controls->n_edit || is_served(c, i))
             continue;

@@ -1,4 +1,5 @@
-/* Those rows of a forward pass that have controls, and what their sets do to them.
+/* Those rows of a forward pass that have controls or keep layers, and what their sets
+ * do to them.
  *
  * Rows of one pass may have different sets. A row's edits depend on its own numbers
  * alone. `n` is 0 where no row has a set, and then nothing else is looked at.

@@ -238,6 +238,8 @@ check_row(const deal_forward *f, int32_t i_row, deal_error *err)
 {
     const float *hidden = deal_trie_hidden(f->trie, f->node[i_row]);
     const deal_trie_node *node = &f->trie->node[f->node[i_row]];
+    const deal_trie_set *set = deal_trie_set_of(f->trie, f->node[i_row]);
+    bool is_edited = set && set->controls;
     if (f->i_overflow[i_row] >= 0)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "kv_type: expected 'f32', as f16 has no numbers beyond 65504 "
@@ -246,13 +248,13 @@ check_row(const deal_forward *f, int32_t i_row, deal_error *err)
                          node->token, node->depth - 1, f->i_overflow[i_row]);
     for (int32_t i = 0; i < f->model->hparams.n_embd; i++)
         if (!isfinite(hidden[i]))
-            return deal_fail(err, node->i_set < 0 ? DEAL_ERR_FORMAT : DEAL_ERR_CONTROL,
+            return deal_fail(err, is_edited ? DEAL_ERR_CONTROL : DEAL_ERR_FORMAT,
                              "%s: hidden state of token %d at position %d is not "
                              "finite; %s",
-                             node->i_set < 0 ? "model" : "controls", node->token,
+                             is_edited ? "controls" : "model", node->token,
                              node->depth - 1,
-                             node->i_set < 0 ? "the weights are broken or overflow"
-                                             : "an edit is too large or returns NaN");
+                             is_edited ? "an edit is too large or returns NaN"
+                                       : "the weights are broken or overflow");
     return DEAL_OK;
 }
 

@@ -55,6 +55,24 @@ lm_controlled_root(deal_lm *lm, const deal_controls *controls, int32_t n_prompt,
 }
 
 static deal_status
+lm_keep_layers(deal_lm *lm, deal_node root, const int32_t *layer, int32_t n_layer,
+               deal_error *err)
+{
+    deal_session *s = session_of(lm);
+    bool is_live = deal_trie_is_live(&s->trie, root);
+    if (!is_live || s->trie.node[root].depth > 0 ||
+        s->trie.node[root].first_child != DEAL_NODE_NONE)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "layers: expected a root without nodes, got %d", root);
+    for (int32_t i = 0; i < n_layer; i++)
+        if (layer[i] < -1 || layer[i] >= lm->n_layer)
+            return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                             "layers: expected -1 to %d (the model's), got %d",
+                             lm->n_layer - 1, layer[i]);
+    return deal_trie_keep(&s->trie, root, layer, n_layer, err);
+}
+
+static deal_status
 check_item(const deal_session *s, const deal_lm_item *item, int32_t i_item,
            deal_error *err)
 {
@@ -92,8 +110,8 @@ static deal_status
 check_taps(const deal_session *s, deal_node node, bool is_new, int32_t i_item,
            deal_error *err)
 {
-    int32_t i_set = s->trie.node[node].i_set;
-    if (i_set < 0 || s->trie.set[i_set].controls->n_tap == 0)
+    const deal_trie_set *set = deal_trie_set_of(&s->trie, node);
+    if (!set || !set->controls || set->controls->n_tap == 0)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "item %d: taps are asked of a root that has none", i_item);
     if (!is_new)
@@ -144,6 +162,20 @@ ask_poll(deal_session *s, deal_error *err)
     return s->poll(s->poll_user, err);
 }
 
+// The final state, or those that the root keeps.
+static void
+copy_states(const deal_session *s, const deal_lm_item *item)
+{
+    size_t n_embd = (size_t)s->lm.n_embd;
+    const deal_trie_set *set = deal_trie_set_of(&s->trie, item->node);
+    if (!set || set->n_layer == 0)
+        memcpy(item->hidden, deal_trie_hidden(&s->trie, item->node),
+               n_embd * sizeof *item->hidden);
+    for (int32_t i = 0; set && i < set->n_layer; i++)
+        memcpy(item->hidden + (size_t)i * n_embd,
+               deal_trie_state(&s->trie, item->node, i), n_embd * sizeof *item->hidden);
+}
+
 static deal_status
 answer(deal_session *s, deal_lm_item *items, int32_t n_items, deal_error *err)
 {
@@ -153,7 +185,7 @@ answer(deal_session *s, deal_lm_item *items, int32_t n_items, deal_error *err)
     for (int32_t i = 0; i < n_items; i++) {
         const float *state = deal_trie_hidden(&s->trie, items[i].node);
         if (items[i].want & DEAL_WANT_HIDDEN)
-            memcpy(items[i].hidden, state, (size_t)s->lm.n_embd * sizeof *state);
+            copy_states(s, &items[i]);
         if (items[i].want & ~(uint32_t)(DEAL_WANT_HIDDEN | DEAL_WANT_TAPS)) {
             item[n_row] = &items[i];
             hidden[n_row++] = state;
@@ -226,6 +258,7 @@ lm_child(const deal_lm *lm, deal_node parent, int32_t token)
 static const deal_lm_ops session_ops = {
     .root = lm_root,
     .controlled_root = lm_controlled_root,
+    .keep_layers = lm_keep_layers,
     .extend = lm_extend,
     .retain = lm_retain,
     .release = lm_release,
@@ -288,6 +321,7 @@ deal_session_new(const deal_model *model, const deal_session_params *params,
     s->lm = (deal_lm){.ops = &session_ops,
                       .n_vocab = hp->n_vocab,
                       .n_embd = hp->n_embd,
+                      .n_layer = hp->n_layer,
                       .n_ctx = params->n_ctx};
     init_trie(&s->trie, hp, params->kv_type, params->kv_budget);
     deal_status status;

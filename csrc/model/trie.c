@@ -19,18 +19,33 @@ deal_trie_init(deal_trie *trie, int32_t n_layer, int32_t n_head_kv, int32_t head
                         .budget = budget ? budget : SIZE_MAX};
 }
 
+static void
+free_kept(deal_trie *trie)
+{
+    for (int32_t i = 0; trie->kept_size > 0 && i < trie->n_page; i++) {
+        deal_free(trie->kept[i].state);
+        trie->kept[i] = (deal_trie_kept){0};
+    }
+    trie->kept_size = 0;
+}
+
 void
 deal_trie_free(deal_trie *trie)
 {
+    free_kept(trie);
     for (int32_t i = 0; i < trie->n_page; i++)
         deal_free(trie->page[i]);
+    for (int32_t i = 0; i < trie->set_cap; i++)
+        deal_free(trie->set[i].layer);
     deal_free(trie->page);
+    deal_free(trie->kept);
     deal_free(trie->node);
     deal_free(trie->set);
     trie->page = NULL;
+    trie->kept = NULL;
     trie->node = NULL;
     trie->set = NULL;
-    trie->n_page = 0;
+    trie->n_page = trie->set_cap = 0;
 }
 
 static size_t
@@ -84,6 +99,10 @@ grow(deal_trie *trie, deal_error *err)
         if (!page)
             return deal_fail_memory(err, "KV pages");
         trie->page = page;
+        deal_trie_kept *kept = deal_realloc(trie->kept, old, cap, sizeof *kept);
+        if (!kept)
+            return deal_fail_memory(err, "KV pages");
+        trie->kept = kept;
         deal_trie_node *node = deal_realloc(trie->node, old * DEAL_PAGE_LEN,
                                             cap * DEAL_PAGE_LEN, sizeof *node);
         if (!node)
@@ -94,6 +113,7 @@ grow(deal_trie *trie, deal_error *err)
     unsigned char *page = deal_alloc_zero(1, deal_trie_page_size(trie));
     if (!page)
         return deal_fail_memory(err, "KV page");
+    trie->kept[trie->n_page] = (deal_trie_kept){0};
     trie->page[trie->n_page++] = page; // what is padding there stays 0
     return DEAL_OK;
 }
@@ -145,6 +165,7 @@ take_set(deal_trie *trie, const deal_controls *controls, int32_t n_prompt, int32
 static void
 release_set(deal_trie *trie, int32_t i_set)
 {
+    deal_free(trie->set[i_set].layer);
     trie->set[i_set] = (deal_trie_set){.n_prompt = trie->free_set};
     trie->free_set = i_set;
     trie->n_set--;
@@ -168,12 +189,85 @@ deal_trie_root(deal_trie *trie, const deal_controls *controls, int32_t n_prompt,
     return DEAL_OK;
 }
 
+// --- layers that are kept ------------------------------------------------------------
+
+deal_status
+deal_trie_keep(deal_trie *trie, deal_node root, const int32_t *layer, int32_t n_layer,
+               deal_error *err)
+{
+    assert(trie->node[root].first_child == DEAL_NODE_NONE);
+    int32_t *copy = deal_alloc((size_t)n_layer, sizeof *copy);
+    if (!copy)
+        return deal_fail_memory(err, "layers that a root keeps");
+    memcpy(copy, layer, (size_t)n_layer * sizeof *copy);
+    int32_t i_set = trie->node[root].i_set;
+    deal_status status = DEAL_OK;
+    if (i_set < 0)
+        status = take_set(trie, NULL, 0, &i_set, err);
+    if (status != DEAL_OK) {
+        deal_free(copy);
+        return status;
+    }
+    trie->node[root].i_set = i_set;
+    deal_free(trie->set[i_set].layer);
+    trie->set[i_set].layer = copy;
+    trie->set[i_set].n_layer = n_layer;
+    return DEAL_OK;
+}
+
+// Makes room in a node's page for the states of `n_layer` layers.
+static deal_status
+reserve_kept(deal_trie *trie, deal_node node, int32_t n_layer, deal_error *err)
+{
+    deal_trie_kept *kept = &trie->kept[node / DEAL_PAGE_LEN];
+    if (n_layer <= kept->n_layer)
+        return DEAL_OK;
+    size_t n_embd = (size_t)trie->n_embd, old = (size_t)kept->n_layer * n_embd;
+    size_t row = (size_t)n_layer * n_embd;
+    float *state = deal_alloc(DEAL_PAGE_LEN, row * sizeof *state);
+    if (!state)
+        return deal_fail_memory(err, "hidden states of layers");
+    for (size_t i = 0; old > 0 && i < DEAL_PAGE_LEN; i++)
+        memcpy(state + i * row, kept->state + i * old, old * sizeof *state);
+    deal_free(kept->state);
+    trie->kept_size += DEAL_PAGE_LEN * (row - old) * sizeof *state;
+    *kept = (deal_trie_kept){.state = state, .n_layer = n_layer};
+    return DEAL_OK;
+}
+
+const deal_trie_set *
+deal_trie_set_of(const deal_trie *trie, deal_node node)
+{
+    int32_t i_set = trie->node[node].i_set;
+    return i_set < 0 ? NULL : &trie->set[i_set];
+}
+
+float *
+deal_trie_state(const deal_trie *trie, deal_node node, int32_t i_kept)
+{
+    const deal_trie_kept *kept = &trie->kept[node / DEAL_PAGE_LEN];
+    size_t i = (size_t)(node % DEAL_PAGE_LEN) * (size_t)kept->n_layer + (size_t)i_kept;
+    if (deal_trie_set_of(trie, node)->layer[i_kept] < 0)
+        return deal_trie_hidden(trie, node);
+    return kept->state + i * (size_t)trie->n_embd;
+}
+
+// --- nodes ---------------------------------------------------------------------------
+
 deal_status
 deal_trie_add(deal_trie *trie, deal_node parent, int32_t token, deal_node *out,
               deal_error *err)
 {
     deal_node i_node;
     DEAL_TRY(take_node(trie, &i_node, err));
+    const deal_trie_set *set = deal_trie_set_of(trie, parent);
+    if (set && set->n_layer > 0) {
+        deal_status status = reserve_kept(trie, i_node, set->n_layer, err);
+        if (status != DEAL_OK) {
+            deal_trie_release(trie, i_node);
+            return status;
+        }
+    }
     deal_trie_node *node = &trie->node[i_node];
     deal_trie_node *above = &trie->node[parent];
     node->parent = parent;
@@ -218,6 +312,7 @@ empty(deal_trie *trie)
 {
     trie->n_node = 0;
     trie->free_node = DEAL_NODE_NONE;
+    free_kept(trie);
     while (trie->n_page > DEAL_PAGE_KEEP)
         deal_free(trie->page[--trie->n_page]);
 }
@@ -283,7 +378,7 @@ size_t
 deal_trie_size(const deal_trie *trie)
 {
     return deal_trie_kv_size(trie) +
-           (size_t)trie->page_cap *
-               (sizeof *trie->page + DEAL_PAGE_LEN * sizeof *trie->node) +
-           (size_t)trie->set_cap * sizeof *trie->set;
+           (size_t)trie->page_cap * (sizeof *trie->page + sizeof *trie->kept +
+                                     DEAL_PAGE_LEN * sizeof *trie->node) +
+           trie->kept_size + (size_t)trie->set_cap * sizeof *trie->set;
 }

@@ -8,7 +8,7 @@
  *     Reader(session, controls, n_keep)          log-probs and states of growing texts
  *     branches(session, prefix, first, n_step)  greedy branches, in lockstep
  *     Vocab, Detokenizer                        ids -> text
- *     keywords, length, python_reward           capsules "deal.reward.v1"
+ *     keywords, length, head, python_reward         capsules "deal.reward.v1"
  */
 #include "python/module.h"
 

@@ -6,11 +6,22 @@
 #include "common/alloc.h"
 #include "common/bytes.h"
 #include "python/module.h"
+#include "python/py_array.h"
 #include "python/py_status.h"
+#include "reward/head.h"
 #include "reward/keywords.h"
 #include "reward/length.h"
 
 // ---- Capsules -----------------------------------------------------------------------
+
+static int
+has_sound_hidden(const deal_reward *r)
+{
+    if (r->n_hidden_layers == 0)
+        return !r->observe;
+    return r->n_hidden_layers > 0 && r->hidden_layers && r->n_embd > 0 && r->observe &&
+           !r->score_texts;
+}
 
 deal_reward *
 deal_py_reward_get(PyObject *capsule)
@@ -45,6 +56,12 @@ deal_py_reward_get(PyObject *capsule)
             PyExc_ValueError,
             "reward '%s': expected init, advance and score, or score_texts alone",
             r->name);
+    else if (!has_sound_hidden(r))
+        PyErr_Format(PyExc_ValueError,
+                     "reward '%s': hidden states: expected n_hidden_layers and n_embd "
+                     "of at least 1, hidden_layers, and observe beside advance, or "
+                     "none of these",
+                     r->name);
     else
         return r;
     return NULL;
@@ -200,6 +217,47 @@ make_length(PyObject *module, PyObject *args)
     PyObject *capsule = PyCapsule_New(reward, DEAL_REWARD_CAPSULE, destroy_length);
     if (!capsule)
         deal_reward_length_free(reward);
+    return capsule;
+}
+
+static void
+destroy_head(PyObject *capsule)
+{
+    deal_reward_head_free(PyCapsule_GetPointer(capsule, DEAL_REWARD_CAPSULE));
+}
+
+static PyObject *
+make_head(PyObject *module, PyObject *args)
+{
+    Py_buffer weight;
+    double bias;
+    PyObject *layers, *capsule = NULL;
+    int pooling;
+    int32_t *layer = NULL, n_layer;
+    if (!PyArg_ParseTuple(args, "y*dOi:head", &weight, &bias, &layers, &pooling))
+        return NULL;
+    if (deal_py_ids(layers, "layers", &layer, &n_layer) == 0) {
+        Py_ssize_t row = n_layer * (Py_ssize_t)sizeof(double);
+        deal_head_params params = {.weight = weight.buf,
+                                   .bias = bias,
+                                   .layer = layer,
+                                   .n_layer = n_layer,
+                                   .pooling = (deal_pooling)pooling};
+        deal_reward *reward;
+        deal_error err;
+        if (row == 0 || weight.len % row != 0 || weight.len / row > INT32_MAX) {
+            PyErr_SetString(PyExc_ValueError, "weight: expected n_layers * n_embd");
+        } else {
+            params.n_embd = (int32_t)(weight.len / row);
+            if (deal_reward_head_new(&params, &reward, &err) != DEAL_OK)
+                deal_py_raise(module, &err);
+            else if (!(capsule =
+                           PyCapsule_New(reward, DEAL_REWARD_CAPSULE, destroy_head)))
+                deal_reward_head_free(reward);
+        }
+    }
+    deal_free(layer);
+    PyBuffer_Release(&weight);
     return capsule;
 }
 
@@ -524,6 +582,10 @@ PyMethodDef deal_py_reward_methods[] = {
      "Capsule of the length reward. unit: 0 tokens, 1 characters, 2 words, 3 "
      "sentences;\n"
      "max < 0: no upper limit."},
+    {"head", make_head, METH_VARARGS,
+     "head(weight, bias, layers, pooling, /)\n--\n\n"
+     "Capsule of the head over hidden states: float64 weight (n_layers, n_embd);\n"
+     "pooling: 0 last, 1 mean."},
     {"python_reward", make_python, METH_VARARGS,
      "python_reward(name, fn, low, high, bounds=None, is_pure=True, /)\n--\n\n"
      "Capsule of a reward on texts that calls fn(prompt, texts) for n scores and\n"

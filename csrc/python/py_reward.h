@@ -13,6 +13,7 @@
 //
 //     keywords(concepts) -> capsule              concepts: list of lists of str
 //     length(unit, min, max) -> capsule          as in reward/length.h
+//     head(weight, bias, layers, pooling) -> capsule     as in reward/head.h
 //     python_reward(name, fn, low, high, bounds=None, is_pure=True) -> capsule
 //     reward_info(capsule) -> (name, low, high, is_incremental, is_pure)
 //     check_scores(name, result, n, low, high) -> list of float

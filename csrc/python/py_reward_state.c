@@ -20,6 +20,8 @@ typedef struct PyRewardState {
     void *state;      // incremental form: (reward->state_size,); else NULL
     deal_bytes text;  // form on texts: the completion
     int32_t n_tokens;
+    int32_t
+        n_told;   // tokens whose hidden states it was told, the prompt's last included
     bool is_live; // `state` was made by init or fork and needs drop
     bool is_busy; // inside a function of the reward, which may be Python code
 } PyRewardState;
@@ -184,6 +186,37 @@ text_of(const PyRewardState *self, int is_finished)
     };
 }
 
+static PyObject *
+state_observe(PyObject *object, PyObject *args)
+{
+    PyRewardState *self = (PyRewardState *)object;
+    const deal_reward *r = self->reward;
+    Py_buffer states;
+    if (!PyArg_ParseTuple(args, "y*:observe", &states))
+        return NULL;
+    size_t size = (size_t)r->n_hidden_layers * (size_t)r->n_embd * sizeof(float);
+    call c;
+    int status = -1;
+    if (r->n_hidden_layers == 0)
+        PyErr_Format(PyExc_ValueError, "reward '%s': it asks for no hidden states",
+                     r->name);
+    else if ((size_t)states.len != size)
+        PyErr_Format(PyExc_ValueError,
+                     "reward '%s': hidden states: expected %zu bytes of float32 "
+                     "(n_layers, n_embd), got %zd",
+                     r->name, size, states.len);
+    else if (self->n_told == INT32_MAX)
+        PyErr_SetString(PyExc_OverflowError, "reward state: too many tokens");
+    else if (begin(self, &c) == 0)
+        status = finish(
+            &c, r->observe(r->self, self->state, self->n_told, states.buf, c.message));
+    PyBuffer_Release(&states);
+    if (status < 0)
+        return NULL;
+    self->n_told++;
+    Py_RETURN_NONE;
+}
+
 static int
 call_score(PyRewardState *self, int is_finished, double *score, char *message)
 {
@@ -206,6 +239,11 @@ state_score(PyObject *object, PyObject *args, PyObject *kwargs)
     int is_finished = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|p:score", keyword, &is_finished))
         return NULL;
+    if (self->reward->n_hidden_layers > 0 && self->n_told == 0)
+        return PyErr_Format(PyExc_ValueError,
+                            "reward '%s': it scores a model's hidden states; a text "
+                            "alone has none",
+                            self->reward->name);
     call c;
     double score = NAN;
     if (begin(self, &c) < 0 ||
@@ -264,6 +302,7 @@ state_fork(PyObject *object, PyObject *unused)
     if (!made)
         return NULL;
     made->n_tokens = self->n_tokens;
+    made->n_told = self->n_told;
     call c;
     if (begin(self, &c) < 0) {
         Py_DECREF(made);
@@ -294,6 +333,9 @@ static PyMethodDef state_methods[] = {
      METH_VARARGS | METH_KEYWORDS,
      "advance(bytes, token=-1)\n--\n\nAdds one token and the whole characters it "
      "brings."},
+    {"observe", state_observe, METH_VARARGS,
+     "observe(states, /)\n--\n\nTells the hidden states of one token, float32 "
+     "(n_layers, n_embd):\nfirst those of the prompt's last."},
     {"score", (PyCFunction)(void (*)(void))state_score, METH_VARARGS | METH_KEYWORDS,
      "score(is_finished=False)\n--\n\nScore of the completion so far."},
     {"bounds", state_bounds, METH_VARARGS,

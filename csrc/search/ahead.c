@@ -39,6 +39,7 @@ add_branch(deal_search *search, int32_t at, int32_t token, int32_t n_left, bet o
            deal_error *err)
 {
     const deal_known *known = &search->exact->known;
+    n_left += search->observer.is_on; // the last token is evaluated too
     for (; n_left > 0 && !deal_exact_is_end(search, token); n_left--) {
         int32_t child = deal_known_child(known, at, token);
         if (child == DEAL_KNOWN_NONE)

@@ -94,6 +94,9 @@ deal_beam_pool(deal_search *search, int32_t i_candidate, deal_error *err)
     deal_status status = deal_hypothesis_copy(&added, slot, NULL, err);
     pool[i] = added;
     DEAL_TRY(status);
+    if (search->request.params.mode == DEAL_SEARCH_BEAM)
+        deal_observe_hold(search, &added,
+                          search->live[search->candidate[i_candidate].i_live].node);
     if (slot->reward)
         memcpy(added.reward, slot->reward,
                (size_t)search->rewards.n_reward * sizeof *added.reward);

@@ -38,6 +38,20 @@ deal_search_reserve_cases(deal_search *search, size_t n, deal_error *err)
     return DEAL_OK;
 }
 
+static deal_status
+check_hidden(const deal_search *search, const deal_lm_item *item, deal_error *err)
+{
+    const deal_reward_hidden *hidden = &search->rewards.hidden;
+    size_t n = (size_t)hidden->n_layer * (size_t)hidden->n_embd;
+    for (size_t i = 0; (item->want & DEAL_WANT_HIDDEN) && i < n; i++)
+        if (!isfinite(item->hidden[i]))
+            return deal_fail(err, DEAL_ERR_FORMAT,
+                             "model: its hidden states after token %d hold NaN or "
+                             "infinity",
+                             (int)item->token);
+    return DEAL_OK;
+}
+
 // All logits are checked where they are read, in draw.c.
 static deal_status
 check_item(const deal_lm_item *item, deal_error *err)
@@ -66,6 +80,8 @@ extend(deal_search *search, deal_lm *lm, int32_t n_items, double *seconds,
     DEAL_TRY(status);
     for (int32_t i = 0; i < n_items && status == DEAL_OK; i++)
         status = check_item(&search->item[i], err);
+    for (int32_t i = 0; i < n_items && status == DEAL_OK; i++)
+        status = check_hidden(search, &search->item[i], err);
     for (int32_t i = 0; i < n_items && status != DEAL_OK; i++)
         lm->ops->release(lm, search->item[i].node);
     return status;
@@ -132,10 +148,16 @@ run_prompt(deal_search *search, bool is_rollout, const deal_lm_item *last,
         search->item[i].i_parent = i - 1;
         search->item[i].token = request->prompt[i];
     }
-    deal_status status = is_rollout ? deal_search_extend_rollouts(search, n, err)
-                                    : deal_search_extend(search, n, err);
+    deal_status status =
+        is_rollout ? DEAL_OK
+                   : deal_observe_root(search, root, &search->item[n - 1], err);
+    if (status == DEAL_OK)
+        status = is_rollout ? deal_search_extend_rollouts(search, n, err)
+                            : deal_search_extend(search, n, err);
     lm->ops->release(lm, root);
     DEAL_TRY(status);
+    if (!is_rollout)
+        deal_observe_prompt(search, search->item[n - 1].node);
     for (int32_t i = 0; i + 1 < n; i++)
         lm->ops->release(lm, search->item[i].node);
     return DEAL_OK;

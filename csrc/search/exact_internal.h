@@ -27,7 +27,7 @@ typedef struct deal_outlook {
     double h_low, h_high;             // of the weighted sum of rewards
     double *reward_low, *reward_high; // (n_reward,)
     bool *is_scored;                  // (n_reward,) both ends are the score
-    bool is_complete;                 // the rollout is at its end
+    bool is_complete;                 // the rollout is at its end, and its states known
     bool has_grown;                   // rewards on texts have not bounded it yet
     bool is_exact;                    // low == high
     bool is_needed;                   // the decision hangs on it
@@ -92,6 +92,12 @@ int32_t deal_exact_rollout_len(const deal_search *search);
 // Tokens that candidate i has been rolled out for so far.
 int32_t deal_exact_n_rolled(const deal_search *search, int32_t i);
 
+// Whether the text of candidate i's rollout is at its end.
+bool deal_exact_is_rolled(const deal_search *search, int32_t i);
+
+// Whether the last of its tokens is evaluated, for its hidden states; or has none.
+bool deal_exact_has_last(const deal_search *search, int32_t i);
+
 bool deal_exact_is_end(const deal_search *search, int32_t token);
 
 // At the start of a decision: nothing is known of candidate i but its token.
@@ -137,6 +143,9 @@ deal_status deal_rows_add(deal_search *search, const deal_row *row, int32_t *i_r
 
 // Evaluates the rows in one pass and takes up what they tell.
 deal_status deal_rows_run(deal_search *search, deal_error *err);
+
+// Evaluates the last token of candidate i, whose text is at its end, for its states.
+deal_status deal_rows_last(deal_search *search, int32_t i, deal_error *err);
 
 // Lengthens the rollout of candidate i by what is known, and updates its outlook.
 deal_status deal_rows_follow(deal_search *search, int32_t i, deal_error *err);

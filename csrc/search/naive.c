@@ -107,6 +107,29 @@ roll_out(deal_search *search, deal_error *err)
 
 // --- scores --------------------------------------------------------------------------
 
+// Tells the rewards the states of all rollouts. Their last nodes are now in the trie,
+// and stay there until the next hypotheses are made.
+static deal_status
+observe(deal_search *search, deal_error *err)
+{
+    deal_lm *lm = search->request.lm;
+    for (int32_t i = 0; i < search->n_candidate; i++) {
+        const deal_hypothesis *live = &search->live[search->candidate[i].i_live];
+        DEAL_TRY(
+            deal_observe_add(search, &search->slot[i], live->node, live->n_token, err));
+    }
+    DEAL_TRY(deal_observe_run(search, err));
+    for (int32_t i = 0; i < search->n_candidate; i++) {
+        deal_hypothesis *slot = &search->slot[i];
+        if (slot->tip == DEAL_NODE_NONE)
+            continue;
+        lm->ops->release(lm, slot->node);
+        slot->node = slot->tip;
+        slot->tip = DEAL_NODE_NONE;
+    }
+    return DEAL_OK;
+}
+
 static deal_status
 score_candidates(deal_search *search, deal_error *err)
 {
@@ -114,6 +137,7 @@ score_candidates(deal_search *search, deal_error *err)
     if (deal_skip_is_blind(search))
         return DEAL_OK;
     if (search->rewards.n_reward > 0) {
+        DEAL_TRY(observe(search, err));
         DEAL_TRY(deal_search_reserve_cases(search, n, err));
         for (size_t i = 0; i < n; i++)
             DEAL_TRY(deal_hypothesis_case(&search->slot[i], &search->rewards,
@@ -246,6 +270,7 @@ deal_naive_step(deal_search *search, bool *is_done, deal_error *err)
 {
     DEAL_TRY(deal_search_evaluate(search, DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z,
                                   search->n_expand, err));
+    DEAL_TRY(deal_observe_all(search, search->live, search->n_live, err));
     DEAL_TRY(deal_beam_expand(search, &search->rewards, err));
     deal_skip_check(search);
     DEAL_TRY(roll_out(search, err));

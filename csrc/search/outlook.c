@@ -32,6 +32,23 @@ deal_exact_n_rolled(const deal_search *search, int32_t i)
 }
 
 bool
+deal_exact_is_rolled(const deal_search *search, int32_t i)
+{
+    return search->slot[i].finish != DEAL_FINISH_NONE ||
+           deal_exact_n_rolled(search, i) >= deal_exact_rollout_len(search);
+}
+
+bool
+deal_exact_has_last(const deal_search *search, int32_t i)
+{
+    const deal_exact *x = search->exact;
+    const deal_hypothesis *slot = &search->slot[i];
+    return slot->finish == DEAL_FINISH_END ||
+           deal_known_child(&x->known, x->outlook[i].cursor,
+                            slot->token[slot->n_token - 1]) != DEAL_KNOWN_NONE;
+}
+
+bool
 deal_exact_is_end(const deal_search *search, int32_t token)
 {
     for (int32_t i = 0; i < search->ending.n_end; i++)
@@ -66,6 +83,27 @@ put_score(deal_search *search, deal_outlook *outlook, int32_t i_reward, double s
     return DEAL_OK;
 }
 
+// What rewards lack of the states of a complete rollout; all its nodes are known.
+static deal_status
+observe(deal_search *search, int32_t i, deal_error *err)
+{
+    deal_hypothesis *slot = &search->slot[i];
+    if (!deal_observe_lacks(search, slot))
+        return DEAL_OK;
+    deal_known *known = &search->exact->known;
+    int32_t last = deal_known_child(known, search->exact->outlook[i].cursor,
+                                    slot->token[slot->n_token - 1]);
+    if (last != DEAL_KNOWN_NONE)
+        deal_known_need(known, last);
+    int32_t i_live = search->candidate[i].i_live;
+    DEAL_TRY(deal_observe_add(search, slot,
+                              known->entry[search->exact->at[i_live]].node,
+                              search->live[i_live].n_token, err));
+    DEAL_TRY(deal_observe_run(search, err));
+    deal_search_release(search, slot); // the entries keep its nodes
+    return DEAL_OK;
+}
+
 static deal_status
 score_states(deal_search *search, int32_t i, deal_error *err)
 {
@@ -81,6 +119,7 @@ score_states(deal_search *search, int32_t i, deal_error *err)
                  (deal_reward_set_is_incremental(rewards, j) && !outlook->is_scored[j]);
     if (!is_new)
         return DEAL_OK;
+    DEAL_TRY(observe(search, i, err));
     DEAL_TRY(deal_reward_set_score_states(rewards, &one, err));
     for (int32_t j = 0; j < rewards->n_reward; j++)
         if (deal_reward_set_is_incremental(rewards, j))
@@ -94,6 +133,8 @@ n_tokens_left(const deal_search *search, int32_t i)
 {
     int32_t n_left = deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
     int32_t n_room = search->ending.n_new_max - search->slot[i].n_token;
+    if (search->slot[i].finish != DEAL_FINISH_NONE)
+        return 0; // it lacks hidden states alone
     return n_left < n_room ? n_left : n_room;
 }
 
@@ -181,8 +222,8 @@ deal_outlook_update(deal_search *search, int32_t i, deal_error *err)
     deal_outlook *outlook = &x->outlook[i];
     const deal_hypothesis *slot = &search->slot[i];
     outlook->is_complete =
-        slot->finish != DEAL_FINISH_NONE ||
-        deal_exact_n_rolled(search, i) >= deal_exact_rollout_len(search);
+        deal_exact_is_rolled(search, i) &&
+        (!deal_observe_lacks(search, slot) || deal_exact_has_last(search, i));
     outlook->has_grown = false;
     if (x->is_whole) {
         if (outlook->is_complete && is_all_scored(search, outlook))
@@ -246,9 +287,11 @@ ask_whole(deal_search *search, bool *is_asked, deal_error *err)
         if (!x->outlook[i].is_complete || x->outlook[i].is_exact)
             return DEAL_OK;
     DEAL_TRY(deal_search_reserve_cases(search, n, err));
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
+        DEAL_TRY(observe(search, (int32_t)i, err));
         DEAL_TRY(deal_hypothesis_case(&search->slot[i], &search->rewards,
                                       &search->cases[i], err));
+    }
     DEAL_TRY(deal_reward_set_score(&search->rewards, search->cases, n, err));
     for (int32_t i = 0; i < search->n_candidate; i++) {
         for (int32_t j = 0; j < search->rewards.n_reward; j++)
@@ -324,6 +367,8 @@ deal_outlook_score(deal_search *search, int32_t i, deal_error *err)
 {
     int32_t i_reward;
     bool is_asked;
+    if (!search->exact->outlook[i].is_complete)
+        DEAL_TRY(deal_rows_last(search, i, err));
     if (search->exact->is_whole)
         return ask_whole(search, &is_asked, err);
     while ((i_reward = next_reward(search, i)) >= 0) {

@@ -25,7 +25,7 @@ check_form(const deal_reward *reward, int32_t i, deal_error *err)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "reward \"%s\" (%d): expected low <= high, got %g and %g",
                          reward->name, (int)i, reward->low, reward->high);
-    return DEAL_OK;
+    return deal_reward_hidden_check(reward, i, err);
 }
 
 static deal_status
@@ -94,6 +94,7 @@ deal_reward_set_free(deal_reward_set *set)
 {
     deal_reward_states_free(set, &set->scratch);
     deal_memo_free(&set->memo);
+    deal_reward_hidden_free(&set->hidden);
     deal_free(set->i_state);
     deal_reward_set_free_cases(set);
     *set = (deal_reward_set){0};
@@ -133,7 +134,7 @@ deal_reward_states_drop(deal_reward_set *set, deal_reward_states *states)
         if (deal_reward_is_incremental(reward) && reward->drop)
             reward->drop(reward->self, deal_reward_set_state_of(set, states, i));
     }
-    states->n_live = 0;
+    states->n_live = states->n_told = 0;
 }
 
 void
@@ -198,6 +199,7 @@ deal_reward_states_fork(deal_reward_set *set, deal_reward_states *to,
         }
         to->n_live += status == DEAL_OK;
     }
+    to->n_told = from->n_told;
     set->seconds += deal_clock_seconds() - start;
     return status;
 }

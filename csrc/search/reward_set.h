@@ -5,6 +5,9 @@
  * and does not count in n_tokens. Where text is still pending at scoring time (half a
  * character, as decode() would show it), a fork of the state is advanced with it, as
  * token -1, scored and dropped.
+ *
+ * Rewards that ask for hidden states are told those of one token after the other, at
+ * the latest before a score; reward_hidden.c.
  */
 #ifndef DEAL_SEARCH_REWARD_SET_H
 #define DEAL_SEARCH_REWARD_SET_H
@@ -20,7 +23,16 @@
 typedef struct deal_reward_states {
     uint8_t *block; // (set.block_size,) NULL until first used
     int32_t n_live; // states of rewards [0, n_live) are initialised
+    int32_t n_told; // tokens whose hidden states they know, the prompt's last included
 } deal_reward_states;
+
+// Hidden states that the rewards ask for.
+typedef struct deal_reward_hidden {
+    int32_t *layer;  // (n_layer,) of all rewards, rising
+    int32_t n_layer; // 0: no reward asks
+    int32_t n_embd;
+    float *gather; // (n_hidden_layers, n_embd) those of one reward, of the most
+} deal_reward_hidden;
 
 typedef struct deal_reward_set {
     deal_reward *const *reward; // (n_reward,) borrowed, as are the weights
@@ -30,6 +42,7 @@ typedef struct deal_reward_set {
     size_t block_size; // bytes
     deal_reward_prompt prompt;
     bool has_incremental;
+    deal_reward_hidden hidden;
     deal_reward_states scratch;
     deal_memo memo;
     size_t *i_entry;        // (case_cap,) memo entry of each case
@@ -86,6 +99,22 @@ void deal_reward_states_free(deal_reward_set *set, deal_reward_states *states);
 // is not finite or out of its range.
 deal_status deal_reward_set_score(deal_reward_set *set, const deal_reward_case *cases,
                                   size_t n_cases, deal_error *err);
+
+// --- reward_hidden.c -----------------------------------------------------------------
+
+// Checks what reward `i` asks for, as far as it can be told without a model.
+deal_status deal_reward_hidden_check(const deal_reward *reward, int32_t i,
+                                     deal_error *err);
+
+// Collects the layers that rewards ask for, of a model of that shape (0 features: it
+// has no hidden states). Fails with UNSUPPORTED or INVALID_ARG naming the reward.
+deal_status deal_reward_hidden_init(deal_reward_set *set, int32_t n_embd,
+                                    int32_t n_layer, deal_error *err);
+void deal_reward_hidden_free(deal_reward_hidden *hidden);
+
+// Tells the states (hidden.n_layer, n_embd) of the next token.
+deal_status deal_reward_states_observe(deal_reward_set *set, deal_reward_states *states,
+                                       const float *hidden, deal_error *err);
 
 // --- parts of that, for a search that asks for no more than it needs -----------------
 

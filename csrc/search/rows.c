@@ -157,6 +157,8 @@ add_draft(deal_search *search, int32_t i, int32_t i_row, int32_t n_lane,
     const deal_hypothesis *slot = &search->slot[i];
     int32_t n_left = deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
     int32_t n_room = search->ending.n_new_max - slot->n_token;
+    n_left = n_left < n_room ? n_left : n_room;
+    n_left += search->observer.is_on; // the last token is evaluated too
     int32_t context[DEAL_DRAFT_ORDER], token;
     for (int32_t j = 0; j < DEAL_DRAFT_ORDER; j++) {
         int32_t at = slot->n_token - 1 - j, before = request->n_prompt + at;
@@ -165,7 +167,7 @@ add_draft(deal_search *search, int32_t i, int32_t i_row, int32_t n_lane,
                                    : -1;
     }
     double chance = 1.0, least = deal_cost_chance(&x->cost, n_lane);
-    for (int32_t n = n_left < n_room ? n_left : n_room; n > 1; n--) {
+    for (int32_t n = n_left; n > 1; n--) {
         int32_t order = deal_draft_guess(&x->draft, context, &token);
         if (order == 0 || deal_exact_is_end(search, token))
             break;
@@ -196,9 +198,12 @@ add_rollout(deal_search *search, int32_t i, int32_t n_lane, deal_error *err)
                     .token = slot->token[slot->n_token - 1],
                     .n_top = 1};
     DEAL_TRY(deal_rows_add(search, &row, &i_row, err));
+    bool has_drafts = (search->request.params.tricks & DEAL_TRICK_DRAFTS) != 0;
+    if (deal_exact_is_rolled(search, i)) // a row for its states alone
+        return DEAL_OK;
     search->stats.n_rollouts += !outlook->has_rows;
     outlook->has_rows = true;
-    if (i_row >= 0 && (search->request.params.tricks & DEAL_TRICK_DRAFTS) != 0)
+    if (i_row >= 0 && has_drafts)
         DEAL_TRY(add_draft(search, i, i_row, n_lane, err));
     return DEAL_OK;
 }
@@ -244,6 +249,14 @@ catch_up(deal_search *search, deal_error *err)
         if (x->outlook[i].cursor == DEAL_KNOWN_NONE)
             x->outlook[i].cursor = x->at[search->candidate[i].i_live];
     return DEAL_OK;
+}
+
+deal_status
+deal_rows_last(deal_search *search, int32_t i, deal_error *err)
+{
+    DEAL_TRY(add_rollout(search, i, 1, err));
+    DEAL_TRY(deal_rows_run(search, err));
+    return deal_rows_follow(search, i, err);
 }
 
 deal_status

@@ -57,7 +57,7 @@ deal_sample_step(deal_search *search, bool *is_done, deal_error *err)
         stream->score = stream->logprob;
         if (stream->finish == DEAL_FINISH_NONE)
             *is_done = false;
-        else
+        else if (!search->observer.is_on) // else its states are still to be read
             deal_search_release(search, stream);
     }
     return DEAL_OK;

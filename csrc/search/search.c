@@ -215,6 +215,7 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
     if (params->mode == DEAL_SEARCH_SEGMENT)
         DEAL_TRY(deal_segment_init(search, err));
     DEAL_TRY(reserve_all(search, err));
+    DEAL_TRY(deal_observer_init(search, err));
     if (params->mode == DEAL_SEARCH_EXACT)
         DEAL_TRY(deal_exact_new(search, err));
     return init_outputs(search, err);
@@ -276,6 +277,8 @@ deal_search_free(deal_search *search)
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         deal_free(block[i]);
     deal_exact_free(search->exact);
+    deal_observe_end(search);
+    deal_observer_free(&search->observer);
     deal_draw_free(&search->draw);
     deal_trace_log_free(&search->trace);
     deal_reward_set_free(&search->rewards);
@@ -316,14 +319,10 @@ results(const deal_search *search, int32_t *n)
     return is_live ? search->live : search->pool;
 }
 
-// Gives the trie back, and scores the results where rewards have not steered.
+// Scores the results of a mode in which rewards have not steered.
 static deal_status
-finish(deal_search *search, deal_error *err)
+score_results(deal_search *search, deal_error *err)
 {
-    for (int32_t i = 0; i < search->n_live; i++)
-        deal_search_release(search, &search->live[i]);
-    if (deal_search_is_steered(search) || search->rewards.n_reward == 0)
-        return DEAL_OK;
     int32_t n;
     deal_hypothesis *result = results(search, &n);
     DEAL_TRY(deal_search_reserve_cases(search, (size_t)n, err));
@@ -333,7 +332,22 @@ finish(deal_search *search, deal_error *err)
         DEAL_TRY(
             deal_hypothesis_case(&result[i], &search->rewards, &search->cases[i], err));
     }
+    DEAL_TRY(deal_observe_all(search, result, n, err));
     return deal_reward_set_score(&search->rewards, search->cases, (size_t)n, err);
+}
+
+// What is left to score, and then the trie is given back.
+static deal_status
+finish(deal_search *search, deal_error *err)
+{
+    if (!deal_search_is_steered(search) && search->rewards.n_reward > 0)
+        DEAL_TRY(score_results(search, err));
+    for (int32_t i = 0; i < search->n_live; i++)
+        deal_search_release(search, &search->live[i]);
+    for (int32_t i = 0; i < search->n_pool; i++)
+        deal_search_release(search, &search->pool[i]);
+    deal_observe_end(search);
+    return DEAL_OK;
 }
 
 static deal_status

@@ -8,6 +8,7 @@
 
 #include "search/draw.h"
 #include "search/hypothesis.h"
+#include "search/observe.h"
 #include "search/trace.h"
 
 // One token that may follow a live hypothesis. Candidate i owns slot[i]: the hypothesis
@@ -36,6 +37,7 @@ struct deal_search {
     deal_lm *roll_lm; // request.rollout_lm, or request.lm
     deal_ending ending;
     deal_reward_set rewards;
+    deal_observer observer;
     deal_search_stats stats;
     deal_trace_log trace;
     bool is_started, is_done, is_failed;

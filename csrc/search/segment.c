@@ -127,7 +127,7 @@ push(deal_search *search, deal_hypothesis *slot, int32_t token, double logprob,
     DEAL_TRY(deal_hypothesis_push(slot, token, &search->ending, &search->rewards, err));
     slot->logprob += logprob;
     search->stats.n_rollout_tokens++;
-    if (slot->finish != DEAL_FINISH_NONE)
+    if (slot->finish != DEAL_FINISH_NONE && !search->observer.is_on)
         deal_search_release(search, slot);
     return DEAL_OK;
 }
@@ -211,11 +211,12 @@ beam_group(deal_search *search, int32_t g, deal_error *err)
         const deal_hypothesis *from = &search->slot[option->i_slot];
         deal_hypothesis *to = &search->spare[m];
         DEAL_TRY(deal_hypothesis_copy(to, from, &search->rewards, err));
-        if (option->token < 0)
-            continue;
-        to->node = from->node;
-        lm->ops->retain(lm, to->node);
-        DEAL_TRY(push(search, to, option->token, option->logprob, err));
+        if (from->node != DEAL_NODE_NONE) {
+            to->node = from->node;
+            lm->ops->retain(lm, to->node);
+        }
+        if (option->token >= 0)
+            DEAL_TRY(push(search, to, option->token, option->logprob, err));
     }
     for (int32_t m = 0; m < search->n_expand; m++) {
         deal_hypothesis old = slot[m];
@@ -260,10 +261,13 @@ score(deal_search *search, deal_error *err)
         for (int32_t m = 0; m < search->n_member[g]; m++) {
             int32_t i = g * search->n_expand + m;
             search->rank[n] = i;
+            DEAL_TRY(deal_observe_add(search, &search->slot[i], search->live[g].node,
+                                      search->live[g].n_token, err));
             DEAL_TRY(deal_hypothesis_case(&search->slot[i], &search->rewards,
                                           &search->cases[n++], err));
         }
     search->n_candidate = (int32_t)n;
+    DEAL_TRY(deal_observe_run(search, err));
     DEAL_TRY(deal_reward_set_score(&search->rewards, search->cases, n, err));
     for (size_t r = 0; r < n; r++) {
         deal_hypothesis *slot = &search->slot[search->rank[r]];
@@ -330,6 +334,7 @@ deal_segment_step(deal_search *search, bool *is_done, deal_error *err)
     uint32_t want = search->logits ? DEAL_WANT_LOGITS : DEAL_WANT_TOP_K;
     want |= DEAL_WANT_LOG_Z;
     DEAL_TRY(deal_search_evaluate(search, want, search->n_expand, err));
+    DEAL_TRY(deal_observe_all(search, search->live, search->n_live, err));
     DEAL_TRY(propose(search, want, err));
     DEAL_TRY(score(search, err));
     rank_slots(search);

@@ -11,7 +11,9 @@
  *     n_reward (weight reward)*n_reward   "texts", "plain" or "owning", a salt, and 1
  *                                         where it is impure; "length" unit min max;
  *                                         "keywords" n (concept form)*n;
- *                                         "marks" bytes n_max n_token
+ *                                         "marks" bytes n_max n_token;
+ *                                         "states" salt n layers; "head" pooling bias
+ *                                         n layers weight(n, N_EMBD)
  *     mode n_new_max n_return beam_size length_penalty top_k lookahead_len
  *     reward_weight commit tricks skip_above
  *     has_rollouts (n_ctx n_back table)   another model, which rolls out
@@ -23,6 +25,7 @@
 #include <string.h>
 
 #include "common/alloc.h"
+#include "reward/head.h"
 #include "reward/keywords.h"
 #include "reward/length.h"
 #include "search/search.h"
@@ -31,6 +34,7 @@
 
 #define N_MAX 80       // of tokens in a vocabulary or prompt, stops, rewards
 #define WORD_SIZE 1024 // bytes of the longest word
+#define N_EMBD 3       // features of a hidden state
 
 typedef struct test_case {
     deal_table_lm *lm, *rollout_lm; // the second one or NULL
@@ -40,6 +44,8 @@ typedef struct test_case {
     const char *stop[N_MAX];
     toy_reward toy[N_MAX];
     deal_reward *native[N_MAX]; // what toy[i] wraps, or NULL
+    void (*free_native[N_MAX])(deal_reward *);
+    int32_t layer[N_MAX][DEAL_TABLE_LAYERS + 1]; // that toy[i] asks for
     deal_reward *reward[N_MAX];
     double weight[N_MAX];
     deal_search_request request;
@@ -115,6 +121,7 @@ read_lm(int32_t n_vocab)
     deal_table_lm *lm;
     need(deal_table_lm_new(n_vocab, n_ctx, n_back, table, 0, &lm, &err) == DEAL_OK,
          "table");
+    deal_table_lm_set_states(lm, N_EMBD);
     deal_free(table);
     return lm;
 }
@@ -152,6 +159,32 @@ read_keywords(test_case *t, int32_t i)
     need(deal_reward_keywords_new(n_concept, n, text, size, i_concept, &t->native[i],
                                   &err) == DEAL_OK,
          err.message);
+    t->free_native[i] = deal_reward_keywords_free;
+    toy_reward_wrap(&t->toy[i], t->native[i]);
+}
+
+static int32_t
+read_layers(test_case *t, int32_t i)
+{
+    int32_t n = read_int(1, DEAL_TABLE_LAYERS + 1);
+    for (int32_t j = 0; j < n; j++)
+        t->layer[i][j] = read_int(-1, DEAL_TABLE_LAYERS - 1);
+    return n;
+}
+
+static void
+read_head(test_case *t, int32_t i)
+{
+    double weight[(DEAL_TABLE_LAYERS + 1) * N_EMBD];
+    deal_head_params params = {
+        .weight = weight, .layer = t->layer[i], .n_embd = N_EMBD};
+    params.pooling = (deal_pooling)read_int(0, 1);
+    params.bias = read_number();
+    params.n_layer = read_layers(t, i);
+    for (int32_t j = 0; j < params.n_layer * N_EMBD; j++)
+        weight[j] = read_number();
+    need(deal_reward_head_new(&params, &t->native[i], &err) == DEAL_OK, err.message);
+    t->free_native[i] = deal_reward_head_free;
     toy_reward_wrap(&t->toy[i], t->native[i]);
 }
 
@@ -171,12 +204,18 @@ read_reward(test_case *t, int32_t i)
         need(deal_reward_length_new((deal_length_unit)unit, min, max, &t->native[i],
                                     &err) == DEAL_OK,
              err.message);
+        t->free_native[i] = deal_reward_length_free;
         toy_reward_wrap(&t->toy[i], t->native[i]);
     } else if (strcmp(word, "marks") == 0) {
         char mark[2];
         need(read_bytes(mark, sizeof mark) == 1, "expected one byte");
         int32_t n_max = read_int(1, INT32_MAX), n_token = read_int(0, INT32_MAX);
         toy_reward_init_marks(&t->toy[i], mark[0], n_max, n_token);
+    } else if (strcmp(word, "head") == 0) {
+        read_head(t, i);
+    } else if (strcmp(word, "states") == 0) {
+        toy_reward_init(&t->toy[i], TOY_STATES, (uint32_t)read_int(0, INT32_MAX));
+        toy_reward_ask(&t->toy[i], t->layer[i], read_layers(t, i), N_EMBD);
     } else {
         int32_t j = 0;
         while (j < 3 && strcmp(word, form[j]) != 0)
@@ -452,12 +491,9 @@ main(void)
         put_stats(search);
         deal_search_free(search);
         put_rest(&t);
-        for (int32_t i = 0; i < t.request.n_reward; i++) {
-            if (t.native[i] && t.toy[i].reward.name[0] == 'k')
-                deal_reward_keywords_free(t.native[i]);
-            else
-                deal_reward_length_free(t.native[i]);
-        }
+        for (int32_t i = 0; i < t.request.n_reward; i++)
+            if (t.native[i])
+                t.free_native[i](t.native[i]);
         deal_table_lm_free(t.lm);
         deal_table_lm_free(t.rollout_lm);
         deal_vocab_free(t.vocab);

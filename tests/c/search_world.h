@@ -10,7 +10,7 @@
 #include "toy_reward.h"
 
 #define N_VOCAB 7
-#define N_TOY 3
+#define N_TOY 4
 
 typedef struct world {
     deal_table_lm *lm, *rollout_lm; // the second one or NULL
@@ -22,7 +22,8 @@ typedef struct world {
 
 static const int32_t prompt[] = {0, 1, 2}, end_token[] = {6};
 static const char *const stop[] = {"b.a", "zz"};
-static const double weight[] = {1.0, -0.5, 2.0};
+static const double weight[] = {1.0, -0.5, 2.0, 1.0};
+static const int32_t layer[] = {1, -1}; // of hidden states
 
 // Two of the pieces are halves of a character; the last is special.
 static inline deal_vocab *
@@ -67,18 +68,29 @@ make_params(int i_mode)
     };
 }
 
+// Hidden states are those of one model.
+static inline int
+n_toy_of(int i_mode)
+{
+    return i_mode >= 7 ? N_TOY - 1 : N_TOY;
+}
+
 static inline void
 world_init(world *w, int i_mode)
 {
+    static const toy_form toy[] = {TOY_TEXTS, TOY_PLAIN, TOY_OWNING, TOY_STATES};
     deal_error err;
     CHECK(deal_table_lm_new(N_VOCAB, 1000, 2, NULL, 16, &w->lm, &err) == DEAL_OK);
+    deal_table_lm_set_states(w->lm, 2);
     w->rollout_lm = NULL;
     if (i_mode >= 7)
         CHECK(deal_table_lm_new(N_VOCAB, 1000, 2, NULL, 17, &w->rollout_lm, &err) ==
               DEAL_OK);
     w->vocab = make_vocab();
     for (int i = 0; i < N_TOY; i++) {
-        toy_reward_init(&w->toy[i], (toy_form)i, 5);
+        toy_reward_init(&w->toy[i], toy[i], 5);
+        if (toy[i] == TOY_STATES)
+            toy_reward_ask(&w->toy[i], layer, 2, 2);
         w->reward[i] = &w->toy[i].reward;
     }
     w->request = (deal_search_request){
@@ -94,7 +106,7 @@ world_init(world *w, int i_mode)
         .n_stop = 2,
         .reward = w->reward,
         .weight = weight,
-        .n_reward = N_TOY,
+        .n_reward = n_toy_of(i_mode),
         .params = make_params(i_mode),
     };
     if (w->rollout_lm)

@@ -61,6 +61,7 @@ add_node(deal_table_lm *t, deal_node parent, int32_t token, deal_node *out,
 static deal_status
 add_root(deal_lm *lm, deal_node *root, deal_error *err)
 {
+    table_of(lm)->n_kept = 0;
     return add_node(table_of(lm), DEAL_NODE_NONE, -1, root, err);
 }
 
@@ -106,6 +107,52 @@ logits_of(const deal_table_lm *t, deal_node i)
     return t->table + at * (size_t)t->lm.n_vocab;
 }
 
+// FNV-1a, 32 bits, of a number's four bytes.
+static uint32_t
+hash_word(uint32_t hash, uint32_t word)
+{
+    for (int i = 0; i < 4; i++)
+        hash = (hash ^ (word >> 8 * i & 255u)) * 16777619u;
+    return hash;
+}
+
+// From the last token back to the first.
+static uint32_t
+hash_path(const deal_table_lm *t, deal_node i)
+{
+    uint32_t hash = 2166136261u;
+    for (; t->node[i].parent != DEAL_NODE_NONE; i = t->node[i].parent)
+        hash = hash_word(hash, (uint32_t)t->node[i].token);
+    return hash;
+}
+
+static void
+write_states(const deal_table_lm *t, deal_lm_item *item, bool is_nan)
+{
+    static const int32_t final = -1;
+    const int32_t *layer = t->n_kept > 0 ? t->kept : &final;
+    int32_t n_layer = t->n_kept > 0 ? t->n_kept : 1;
+    uint32_t path = hash_path(t, item->node);
+    float *to = item->hidden;
+    for (int32_t l = 0; l < n_layer; l++)
+        for (int32_t d = 0; d < t->lm.n_embd; d++) {
+            uint32_t hash = hash_word(hash_word(path, (uint32_t)layer[l]), (uint32_t)d);
+            *to++ = is_nan ? NAN : (float)((hash >> 13) % 9) / 4.0f - 1.0f;
+        }
+}
+
+static deal_status
+keep_layers(deal_lm *lm, deal_node root, const int32_t *layer, int32_t n_layer,
+            deal_error *err)
+{
+    deal_table_lm *t = table_of(lm);
+    if (n_layer > DEAL_TABLE_LAYERS + 1 || t->node[root].n_child > 0)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG, "table lm: layers");
+    memcpy(t->kept, layer, (size_t)n_layer * sizeof *layer);
+    t->n_kept = n_layer;
+    return DEAL_OK;
+}
+
 static void
 answer(const deal_table_lm *t, deal_lm_item *item, bool is_nan)
 {
@@ -117,6 +164,8 @@ answer(const deal_table_lm *t, deal_lm_item *item, bool is_nan)
     for (size_t i = 0; i < n; i++)
         sum += exp((double)logits[i] - top);
     item->log_z = is_nan ? NAN : (float)(top + log(sum));
+    if (item->want & DEAL_WANT_HIDDEN)
+        write_states(t, item, is_nan);
     if (item->want & DEAL_WANT_TARGET)
         item->target_logit = logits[item->target];
     for (int32_t i = 0; (item->want & DEAL_WANT_TARGETS) && i < item->n_target; i++)
@@ -189,6 +238,7 @@ extend(deal_lm *lm, deal_lm_item *items, int32_t n_items, deal_error *err)
 
 static const deal_lm_ops table_ops = {
     .root = add_root,
+    .keep_layers = keep_layers,
     .extend = extend,
     .retain = retain,
     .release = release,
@@ -220,6 +270,13 @@ deal_table_lm_new(int32_t n_vocab, int32_t n_ctx, int32_t n_back, const float *t
     t->free_node = DEAL_NODE_NONE;
     *out = t;
     return DEAL_OK;
+}
+
+void
+deal_table_lm_set_states(deal_table_lm *t, int32_t n_embd)
+{
+    t->lm.n_embd = n_embd;
+    t->lm.n_layer = DEAL_TABLE_LAYERS;
 }
 
 void

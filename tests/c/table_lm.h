@@ -9,6 +9,8 @@
 
 #include "common/lm.h"
 
+#define DEAL_TABLE_LAYERS 3 // of an LM with hidden states
+
 typedef struct deal_table_node {
     deal_node parent;
     int32_t token, depth;
@@ -27,6 +29,8 @@ typedef struct deal_table_lm {
     int32_t fail_in; // the extend call that fails, 1 = the next; 0: none
     int32_t nan_in;  // the extend call that answers with NaN
     int32_t n_extend;
+    int32_t kept[DEAL_TABLE_LAYERS + 1]; // (n_kept,) layers of HIDDEN, of the last root
+    int32_t n_kept;
 } deal_table_lm;
 
 // `table` is copied; NULL: random multiples of 1/2 in [-4, 4] by `seed`. Caller frees
@@ -34,6 +38,10 @@ typedef struct deal_table_lm {
 deal_status deal_table_lm_new(int32_t n_vocab, int32_t n_ctx, int32_t n_back,
                               const float *table, uint64_t seed, deal_table_lm **out,
                               deal_error *err);
+
+// Gives it hidden states of `n_embd` features, multiples of 1/4 in [-1, 1] that are a
+// hash of the context, the layer and the feature.
+void deal_table_lm_set_states(deal_table_lm *lm, int32_t n_embd);
 void deal_table_lm_free(deal_table_lm *lm);
 
 #endif

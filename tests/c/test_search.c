@@ -132,7 +132,7 @@ fault_is_found(int i_mode, int i_toy, int fault, int32_t n)
 static void
 test_rewards_fail(int i_mode)
 {
-    for (int i_toy = 0; i_toy < N_TOY; i_toy++)
+    for (int i_toy = 0; i_toy < n_toy_of(i_mode); i_toy++)
         for (int fault = 0; fault <= TOY_BAD_CODE + 1; fault++) {
             int32_t n = 1;
             while (fault_is_found(i_mode, i_toy, fault, n))
@@ -145,7 +145,7 @@ test_rewards_fail(int i_mode)
 static void
 test_infinite_sum(void)
 {
-    static const double large[] = {1e308, 1e308, 1e308};
+    static const double large[] = {1e308, 1e308, 1e308, 1e308};
     world w;
     deal_error err;
     world_init(&w, 3);
@@ -293,6 +293,7 @@ test_steady_state(int i_mode, deal_byte_rule rule, uint64_t seed)
     world_init(&w, i_mode);
     deal_table_lm_free(w.lm);
     CHECK(deal_table_lm_new(N_VOCAB, 1000, 2, NULL, seed, &w.lm, &err) == DEAL_OK);
+    deal_table_lm_set_states(w.lm, 2);
     w.request.lm = &w.lm->lm;
     warm_up(w.lm);
     if (w.rollout_lm)
@@ -305,7 +306,7 @@ test_steady_state(int i_mode, deal_byte_rule rule, uint64_t seed)
     w.request.n_end = w.request.n_stop = 0;
     w.request.params.n_new_max = 200;
     w.request.reward = w.reward + 1; // those on texts fill a memo
-    w.request.n_reward = i_mode < 3 ? 0 : N_TOY - 1;
+    w.request.n_reward = i_mode < 3 ? 0 : n_toy_of(i_mode) - 1;
     // Segments pass their buffers round; each gets its states when it is first used.
     int n_first = i_mode < 4 ? 3 : 30;
     if (i_mode >= 4)

@@ -7,7 +7,14 @@
 
 typedef struct toy_state {
     uint32_t text_hash, token_hash;
+    int32_t n_token, n_told; // TOY_STATES
 } toy_state;
+
+static bool
+is_owning(const toy_reward *toy)
+{
+    return toy->form == TOY_OWNING || toy->form == TOY_STATES;
+}
 
 static uint32_t
 hash_byte(uint32_t hash, uint8_t byte)
@@ -95,7 +102,7 @@ fails_now(toy_reward *toy, bool has_score)
 static toy_state *
 state_in(const toy_reward *toy, void *state)
 {
-    return toy->form == TOY_OWNING ? *(toy_state **)state : state;
+    return is_owning(toy) ? *(toy_state **)state : state;
 }
 
 static int
@@ -103,7 +110,7 @@ make_state(toy_reward *toy, void *state, char *message)
 {
     if (is_faulty(&toy->fork_fault_in))
         return fail(message);
-    if (toy->form == TOY_OWNING) {
+    if (is_owning(toy)) {
         toy_state *owned = malloc(sizeof *owned);
         if (!owned)
             return fail(message);
@@ -143,7 +150,7 @@ static void
 toy_drop(void *self, void *state)
 {
     toy_reward *toy = self;
-    if (toy->form == TOY_OWNING)
+    if (is_owning(toy))
         free(*(toy_state **)state);
     toy->n_state--;
 }
@@ -161,8 +168,33 @@ toy_advance(void *self, void *state, int32_t token, const char *bytes, size_t si
                                    message);
     toy_state *s = state_in(toy, state);
     s->text_hash = hash_text(s->text_hash, bytes, size);
-    if (token >= 0)
+    if (token < 0)
+        return 0;
+    s->n_token++;
+    if (toy->form != TOY_STATES) // there the order with the states would matter
         s->token_hash = hash_word(s->token_hash, (uint32_t)token);
+    return 0;
+}
+
+static int
+toy_observe(void *self, void *state, int32_t n_tokens, const float *hidden,
+            char *message)
+{
+    toy_reward *toy = self;
+    double unused;
+    if (fails_now(toy, false))
+        return spoil(toy, &unused, message);
+    if (toy->form == TOY_WRAP)
+        return toy->inner->observe(toy->inner->self, state, n_tokens, hidden, message);
+    toy_state *s = state_in(toy, state);
+    if (n_tokens != s->n_told || n_tokens > s->n_token) {
+        strcpy(message, "states out of order");
+        return 1;
+    }
+    s->n_told++;
+    size_t n = (size_t)toy->reward.n_hidden_layers * (size_t)toy->reward.n_embd;
+    for (size_t i = 0; i < n; i++)
+        s->token_hash = hash_word(s->token_hash, (uint32_t)(int32_t)(4.0f * hidden[i]));
     return 0;
 }
 
@@ -176,10 +208,14 @@ toy_score(void *self, const void *state, int32_t is_finished, double *score,
     if (toy->form == TOY_WRAP)
         return toy->inner->score(toy->inner->self, state, is_finished, score, message);
     toy_state s;
-    if (toy->form == TOY_OWNING)
+    if (is_owning(toy))
         s = **(toy_state *const *)state;
     else
         s = *(const toy_state *)state;
+    if (toy->form == TOY_STATES && s.n_told != s.n_token + 1) {
+        strcpy(message, "states are lacking");
+        return 1;
+    }
     *score = score_of(stir(toy, s.text_hash), s.token_hash, is_finished);
     return 0;
 }
@@ -294,8 +330,7 @@ toy_reward_init(toy_reward *toy, toy_form form, uint32_t salt)
         toy->reward.score_texts = toy_score_texts;
         return;
     }
-    toy->reward.state_size =
-        form == TOY_OWNING ? sizeof(toy_state *) : sizeof(toy_state);
+    toy->reward.state_size = is_owning(toy) ? sizeof(toy_state *) : sizeof(toy_state);
     toy->reward.init = toy_init;
     toy->reward.advance = toy_advance;
     toy->reward.score = toy_score;
@@ -317,4 +352,16 @@ toy_reward_wrap(toy_reward *toy, deal_reward *inner)
     toy->reward.state_size = inner->state_size;
     if (inner->bounds)
         toy->reward.bounds = toy_bounds;
+    if (inner->observe)
+        toy_reward_ask(toy, inner->hidden_layers, inner->n_hidden_layers,
+                       inner->n_embd);
+}
+
+void
+toy_reward_ask(toy_reward *toy, const int32_t *layer, int32_t n_layer, int32_t n_embd)
+{
+    toy->reward.n_hidden_layers = n_layer;
+    toy->reward.hidden_layers = layer;
+    toy->reward.n_embd = n_embd;
+    toy->reward.observe = toy_observe;
 }

@@ -12,6 +12,8 @@ typedef enum toy_form {
     TOY_OWNING = 2, // the same, with a state that owns memory
     TOY_WRAP = 3,   // passes everything on to another incremental reward
     TOY_MARKS = 4,  // score_texts: how often a byte is in the text, with bounds_texts
+    TOY_STATES = 5, // as TOY_OWNING, and hashes hidden states; fails where they do not
+                    // come as reward.h says
 } toy_form;
 
 typedef enum toy_fault {
@@ -33,7 +35,7 @@ typedef struct toy_reward {
     toy_fault fault;
     int32_t fault_in;      // the call that goes wrong, 1 = the next; 0: none
     int32_t fork_fault_in; // the same for init and fork
-    int64_t n_calls;       // advance, score, score_texts and bounds
+    int64_t n_calls;       // advance, observe, score, score_texts, bounds
     int64_t n_texts;       // scored; an impure reward's scores hang on it
     int64_t n_bounds;      // asked of bounds and bounds_texts
     int32_t n_state;       // states that are not dropped yet
@@ -43,5 +45,9 @@ typedef struct toy_reward {
 void toy_reward_init(toy_reward *toy, toy_form form, uint32_t salt);
 void toy_reward_wrap(toy_reward *toy, deal_reward *inner);
 void toy_reward_init_marks(toy_reward *toy, char mark, int32_t n_max, int32_t n_token);
+
+// Asks for hidden states of `n_embd` features after `layer` (n_layer,), which stays.
+void toy_reward_ask(toy_reward *toy, const int32_t *layer, int32_t n_layer,
+                    int32_t n_embd);
 
 #endif

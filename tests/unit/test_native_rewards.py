@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import importlib.util
 import random
@@ -14,7 +15,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from generation import PROMPT, SEARCH
 from reward_streams import check_stream, random_tokens
+from tiny_model import TinyConfig, make_tiny, write_gguf
 
 import deal
 from deal import _core
@@ -117,6 +120,8 @@ def test_scorer_on_texts(scorer: ModuleType) -> None:
         ("low <= high", ValueError),
         ("score_texts alone", ValueError),
         ("init, advance and score", ValueError),
+        ("hidden states", ValueError),
+        ("n_hidden_layers", ValueError),
     ],
 )
 def test_capsules_that_are_refused(
@@ -129,6 +134,22 @@ def test_capsules_that_are_refused(
         Native(scorer.bad(how))
     with pytest.raises(error):
         _core.RewardState(scorer.bad(how), "")
+
+
+def test_scorer_of_hidden_states(scorer: ModuleType, tmp_path: Path) -> None:
+    write_gguf(make_tiny(TinyConfig(seed=0)), tmp_path / "tiny.gguf")
+    lm = deal.load(tmp_path / "tiny.gguf", compute="f32", threads=2)
+    reward = Native(scorer.positive())
+    ids = lm.tokenizer.encode(PROMPT)
+    for mode in ("naive", "exact"):
+        search = dataclasses.replace(SEARCH, mode=mode)
+        r = lm.generate(ids, rewards=reward, search=search, max_new_tokens=12)
+        states = lm.hidden(ids + list(r.token_ids), layers=[1, -1], positions="all")
+        told = states[:, len(ids) - 1 : len(ids) + len(r.token_ids)]
+        assert r.finish_reason == "length"
+        assert r.reward == (told > 0).mean()
+    with pytest.raises(ValueError, match="'positive': it scores a model's hidden"):
+        reward.score(["a"])
 
 
 def test_scorer_that_fails(scorer: ModuleType) -> None:

@@ -38,9 +38,9 @@ from deal import cli
 def rollouts_case(seed: int) -> Problem:
     """One in four with a model that knows little of the other one."""
     rng = random.Random(f"rollouts {seed}")
-    problem, _ = random_case(seed, "naive")
+    problem, _ = random_case(seed, "naive", has_states=False)
     if rng.random() < 0.5:
-        problem = skip_case(seed)
+        problem = skip_case(seed, has_states=False)
         least = rng.choice([0.3, 0.5, 0.7, 0.9, 0.95])
         problem = dataclasses.replace(problem, skip_above=least)
     if problem.n_new_max == 1:
@@ -85,9 +85,9 @@ def test_exact_rolls_out_as_naive(search_table: Program, seed: int) -> None:
 def test_a_model_rolls_out_for_itself(search_table: Program, mode: str) -> None:
     cases = []
     for seed in range(400):
-        problem = random_case(seed, "naive")[0]
+        problem = random_case(seed, "naive", has_states=False)[0]
         if seed % 4 == 0:
-            problem = skip_case(seed)
+            problem = skip_case(seed, has_states=False)
         same = twin.Rollouts(
             problem.table, problem.n_back, problem.n_ctx, problem.n_vocab
         )

@@ -297,12 +297,12 @@ def test_impure_rewards_follow_the_twin(search_table: Program) -> None:
 def bounded_case(seed: int) -> Problem:
     """Rewards that all have bounds, and searches in which these matter."""
     rng = random.Random(f"bounds {seed}")
-    problem, _ = random_case(20000 + seed, "naive")
+    problem, _ = random_case(20000 + seed, "naive", has_states=False)
     num_beams = rng.randint(1, 4)
     lookahead = rng.randint(1, 8)
     rewards = []
     while not rewards or rng.random() < 0.4:
-        drawn = random_rewards(rng, problem.pieces)
+        drawn = random_rewards(rng, problem.pieces, problem.prompt, has_states=False)
         rewards += [pair for pair in drawn if not isinstance(pair[1], Toy)]
     return dataclasses.replace(
         problem,
@@ -334,8 +334,8 @@ def test_bounds_enclose_and_spare(search_table: Program) -> None:
     assert len(n_bounds) == 3 and min(n_bounds.values()) > 1000, n_bounds
 
 
-def skip_case(seed: int) -> Problem:
-    problem, _ = random_case(seed, "naive")
+def skip_case(seed: int, has_states: bool = True) -> Problem:
+    problem, _ = random_case(seed, "naive", has_states=has_states)
     return dataclasses.replace(
         problem,
         num_beams=1,
@@ -367,7 +367,7 @@ def test_exact_skips_as_naive(search_table: Program) -> None:
 def test_random_cases_are_hard(search_table: Program) -> None:
     """What the cases are for happens in many of them."""
     seen: Counter[str] = Counter()
-    cases = [random_case(seed, "naive") for seed in range(1200)]
+    cases = [random_case(seed, "naive") for seed in range(1500)]
     for problem, _, outcome in run_both(search_table, cases):
         rows, results = outcome.trace, outcome.results
         found = {one.finish for one in results}
@@ -389,6 +389,10 @@ def test_random_cases_are_hard(search_table: Program) -> None:
             found.add("beams cross")
         if "\ufffd" in results[0].text:
             found.add("half a character")
+        if problem.has_states:
+            found.add("states")
+        if problem.has_states:
+            found.add("states")
         if problem.commit > 1 and len(results[0].tokens) > outcome.stats.n_steps:
             found.add("commit")
         if problem.n_new_max < problem.max_new_tokens:
@@ -402,7 +406,7 @@ def test_random_cases_are_hard(search_table: Program) -> None:
             found.add("steered")
         seen.update(found)
     few = {name: n for name, n in seen.items() if n < 40}
-    assert not few and len(seen) == 13, seen
+    assert not few and len(seen) == 14, seen
 
 
 # --- against all there is ------------------------------------------------------------
@@ -552,10 +556,12 @@ def test_rollouts_of_a_step_are_one_batch_for_each_position(
     cases = [random_case(seed, "naive") for seed in range(300)]
     n_seen = 0
     for (problem, _), answer in zip(cases, search_table.run(cases), strict=True):
+        n_states = 2 * problem.has_states  # of what was committed, and of rollouts
+        n_states = 2 * problem.has_states  # of what was committed, and of rollouts
         for step, (n_extend, _) in enumerate(answer["steps"]):
             rows = [row for row in answer["trace"] if row["step"] == step]
             longest = max(len(row["rollout"]) for row in rows)
             n_chain = n_extend - 1 - longest
-            assert n_chain in (0, 1) and (n_chain == 0 or problem.commit > 1)
+            assert 0 <= n_chain <= n_states + (problem.commit > 1)
             n_seen += longest > 2 and len(rows) > 2
     assert n_seen > 100

@@ -36,7 +36,7 @@ def segment_case(seed: int) -> Case:
     )
     rewards = problem.rewards
     while not rewards:
-        rewards = random_rewards(rng, problem.pieces)
+        rewards = random_rewards(rng, problem.pieces, problem.prompt)
     lookahead = rng.choice([1, 2, 3, 5, problem.max_new_tokens])
     problem = dataclasses.replace(
         problem, rewards=rewards, lookahead=lookahead, commit=1, drawing=drawing

@@ -213,6 +213,81 @@ static const deal_reward shortness = {
     .bounds_texts = shortness_bounds_texts,
 };
 
+/* ---- positive: share of positive features of the hidden states ----------------------- */
+
+typedef struct positive_state {
+    long n_positive, n_all;
+} positive_state;
+
+static const int32_t positive_layers[] = {1, -1};
+
+static int
+positive_init(void *self, void *state, const deal_reward_prompt *prompt, char *message)
+{
+    (void)self;
+    (void)prompt;
+    (void)message;
+    *(positive_state *)state = (positive_state){0, 0};
+    return 0;
+}
+
+static int
+positive_advance(void *self, void *state, int32_t token, const char *bytes, size_t size,
+                 char *message)
+{
+    (void)self;
+    (void)state;
+    (void)token;
+    (void)bytes;
+    (void)size;
+    (void)message;
+    return 0;
+}
+
+static int
+positive_observe(void *self, void *state, int32_t n_tokens, const float *hidden,
+                 char *message)
+{
+    positive_state *s = state;
+    (void)self;
+    if (s->n_all != n_tokens * 2L * 64) {
+        snprintf(message, DEAL_REWARD_MESSAGE_SIZE, "states out of order");
+        return 1;
+    }
+    for (int i = 0; i < 2 * 64; i++)
+        s->n_positive += hidden[i] > 0.0f;
+    s->n_all += 2 * 64;
+    return 0;
+}
+
+static int
+positive_score(void *self, const void *state, int32_t is_finished, double *score,
+               char *message)
+{
+    const positive_state *s = state;
+    (void)self;
+    (void)is_finished;
+    (void)message;
+    *score = (double)s->n_positive / (double)s->n_all;
+    return 0;
+}
+
+static const deal_reward positive = {
+    .abi_version = DEAL_REWARD_ABI,
+    .struct_size = sizeof(deal_reward),
+    .name = "positive",
+    .low = 0.0,
+    .high = 1.0,
+    .state_size = sizeof(positive_state),
+    .init = positive_init,
+    .advance = positive_advance,
+    .score = positive_score,
+    .n_hidden_layers = 2,
+    .hidden_layers = positive_layers,
+    .n_embd = 64,
+    .observe = positive_observe,
+};
+
 /* ---- Capsules ----------------------------------------------------------------------- */
 
 static int
@@ -283,6 +358,14 @@ make_shortness(PyObject *module, PyObject *unused)
 }
 
 static PyObject *
+make_positive(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return capsule_of(&positive, DEAL_REWARD_CAPSULE);
+}
+
+static PyObject *
 n_live(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -313,6 +396,10 @@ make_bad(PyObject *module, PyObject *arg)
         reward.score_texts = shortness_score_texts;
     else if (!strcmp(how, "init, advance and score"))
         reward.advance = NULL;
+    else if (!strcmp(how, "hidden states"))
+        reward.observe = positive_observe;
+    else if (!strcmp(how, "n_hidden_layers"))
+        reward.n_hidden_layers = 1;
     else if (!strcmp(how, "message"))
         reward.advance = failing_advance;
     else if (!strcmp(how, "nan"))
@@ -326,6 +413,7 @@ static PyMethodDef methods[] = {
     {"vowels", make_vowels, METH_NOARGS, NULL},
     {"letters", make_letters, METH_NOARGS, NULL},
     {"shortness", make_shortness, METH_NOARGS, NULL},
+    {"positive", make_positive, METH_NOARGS, NULL},
     {"n_live", n_live, METH_NOARGS, NULL},
     {"bad", make_bad, METH_O, NULL},
     {NULL, NULL, 0, NULL},

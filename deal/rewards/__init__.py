@@ -1,0 +1,31 @@
+"""What good text is: rewards in Python and in C, and weighted sums of them.
+
+A reward gives every completion of a prompt a number; higher is better.
+
+    @deal.reward(range=(0, 1))
+    def polite(completions, prompts, **kwargs):      # TRL's signature
+        return [float("please" in text.lower()) for text in completions]
+
+    rewards = deal.rewards.Keywords(["cat", "couch"]) + 0.5 * polite
+
+Native rewards, :class:`Keywords`, :class:`Length`, :class:`RewardModel` and third
+parties' scorers in :class:`Native`, run in C without the interpreter, token by token.
+"""
+
+from deal.rewards.base import Part, Reward, WeightedSum, as_reward
+from deal.rewards.native import Keywords, Length, Native
+from deal.rewards.python import PythonReward, reward
+from deal.rewards.reward_model import RewardModel
+
+__all__ = [
+    "Keywords",
+    "Length",
+    "Native",
+    "Part",
+    "PythonReward",
+    "Reward",
+    "RewardModel",
+    "WeightedSum",
+    "as_reward",
+    "reward",
+]

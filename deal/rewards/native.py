@@ -1,0 +1,182 @@
+"""Rewards that are native scorers: ours, and those of third parties."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from deal import _core
+from deal.rewards.base import Reward, check_texts
+
+_UNITS = {"tokens": 0, "characters": 1, "words": 2, "sentences": 3}
+
+
+class Native(Reward):
+    """A reward in C: a capsule "deal.reward.v1", see ``deal/reward.h``.
+
+    Parameters
+    ----------
+    capsule : capsule
+        Kept alive by the reward.
+    name : str, optional
+        Default: the name that the scorer gives itself.
+
+    Raises
+    ------
+    TypeError
+        If it is not such a capsule.
+    ValueError
+        If it was built for another version of the header, or is incomplete.
+    """
+
+    def __init__(self, capsule: Any, name: str | None = None) -> None:
+        own_name, low, high, _, is_pure = _core.reward_info(capsule)
+        super().__init__(own_name if name is None else name, (low, high), is_pure)
+        self._owner = capsule
+
+    def _score(
+        self, completions: list[Any], prompts: list[str], columns: Mapping[str, Any]
+    ) -> list[float]:
+        check_texts(self.name, completions)
+        scores = []
+        for text, prompt in zip(completions, prompts, strict=True):
+            state = _core.RewardState(self._owner, prompt)
+            state.advance(text.encode())
+            scores.append(state.score(True))
+        return scores
+
+    def _capsule(self, kwargs: Mapping[str, Any]) -> Any:
+        return self._owner
+
+
+class Keywords(Native):
+    """Fraction of concepts that the text covers, in [0, 1].
+
+    A concept is covered once one of its forms occurs as a whole word or phrase: neither
+    end of it may cut a word of letters, marks, digits and underscores. Case is folded,
+    nothing else is normalised; spaces within a form match as written.
+
+    Parameters
+    ----------
+    concepts : list of str, or of lists of str
+        Each concept is a word, or a list of accepted forms. Of a mapping, its values.
+    name : str, default="keywords"
+
+    Raises
+    ------
+    ValueError
+        For no concepts, a concept without forms, or an empty form.
+
+    Examples
+    --------
+    >>> Keywords(["cat", ["sit", "sits", "sat"]]).score(["The cat ran.", "A cat sat."])
+    [0.5, 1.0]
+    """
+
+    def __init__(self, concepts: Iterable[Any], name: str = "keywords") -> None:
+        if isinstance(concepts, (str, bytes)):
+            raise TypeError(f"concepts: expected a list of concepts, got {concepts!r}")
+        if isinstance(concepts, Mapping):
+            concepts = concepts.values()
+        forms = [_forms_of(concept) for concept in concepts]
+        super().__init__(_core.keywords(forms), name)
+        self.concepts = tuple(tuple(row) for row in forms)
+
+    def __repr__(self) -> str:
+        shown = [row[0] if len(row) == 1 else list(row) for row in self.concepts]
+        return f"deal.rewards.Keywords({shown!r})"
+
+
+def _forms_of(concept: Any) -> list[str]:
+    forms = [concept] if isinstance(concept, str) else concept
+    if isinstance(forms, bytes) or not isinstance(forms, Iterable):
+        raise TypeError(f"concepts: expected str or a list of str, got {concept!r}")
+    forms = list(forms)
+    for form in forms:
+        if not isinstance(form, str):
+            raise TypeError(f"concepts: expected str, got {form!r} in {concept!r}")
+        if not form:
+            raise ValueError(f"concepts: expected non-empty forms, got {concept!r}")
+    if not forms:
+        raise ValueError("concepts: expected at least one form for each, got []")
+    return forms
+
+
+class Length(Native):
+    """How near the length is to what is wanted, in (0, 1].
+
+    With d the distance from [min, max], the score is ``1 / (1 + d / max(1, bound))``
+    for the bound that is missed; 1 inside.
+
+    Parameters
+    ----------
+    unit : {"words", "tokens", "characters", "sentences"}, default="words"
+        Words are those of ``str.split()``, characters are code points. A sentence ends
+        with a run of ``.``, ``!``, ``?`` that no word character follows at once, or
+        with one of their full-width forms; text after the last end is not counted.
+    min, max : int, optional
+        At least one of them.
+    target : int, optional
+        Instead of both: ``min = max = target``.
+    name : str, default="length"
+
+    Raises
+    ------
+    ValueError
+        For an unknown unit, a negative bound or ``min > max``.
+    """
+
+    def __init__(
+        self,
+        unit: str = "words",
+        min: int | None = None,
+        max: int | None = None,
+        target: int | None = None,
+        name: str = "length",
+    ) -> None:
+        if unit not in _UNITS:
+            raise ValueError(f"unit: expected one of {', '.join(_UNITS)}, got {unit!r}")
+        if target is not None:
+            if min is not None or max is not None:
+                raise ValueError("target: give either target or min and max")
+            min = max = target
+        if min is None and max is None:
+            raise ValueError("length: expected min, max or target")
+        low = 0 if min is None else _checked_bound("min", min)
+        high = -1 if max is None else _checked_bound("max", max)
+        super().__init__(_core.length(_UNITS[unit], low, high), name)
+        self.unit = unit
+        self.min = low
+        self.max = None if max is None else high
+
+    def __repr__(self) -> str:
+        return f"deal.rewards.Length({self.unit!r}, min={self.min}, max={self.max})"
+
+    def _score(
+        self, completions: list[Any], prompts: list[str], columns: Mapping[str, Any]
+    ) -> list[float]:
+        if self.unit != "tokens":
+            return super()._score(completions, prompts, columns)
+        scores = []
+        for ids in completions:
+            if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+                raise TypeError(
+                    f"reward {self.name!r}: unit 'tokens': expected a list of token "
+                    f"ids for each completion, got {ids!r}"
+                )
+            state = _core.RewardState(self._owner, "")
+            for token in ids:
+                state.advance(b"", operator.index(token))
+            scores.append(state.score(True))
+        return scores
+
+
+def _checked_bound(name: str, value: Any) -> int:
+    try:
+        bound = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+    if not 0 <= bound < 2**63:
+        raise ValueError(f"{name}: expected at least 0, got {value!r}")
+    return bound
