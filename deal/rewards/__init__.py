@@ -13,19 +13,33 @@ parties' scorers in :class:`Native`, run in C without the interpreter, token by 
 """
 
 from deal.rewards.base import Part, Reward, WeightedSum, as_reward
+from deal.rewards.constraints import Constraint, Grammar, JsonSchema, Regex
+from deal.rewards.huggingface import from_pipeline, from_transformers
+from deal.rewards.models import Contrast, Fluency, from_model
 from deal.rewards.native import Keywords, Length, Native
 from deal.rewards.python import PythonReward, reward
 from deal.rewards.reward_model import RewardModel
+from deal.rewards.trl import from_trl
 
 __all__ = [
+    "Constraint",
+    "Contrast",
+    "Fluency",
+    "Grammar",
+    "JsonSchema",
     "Keywords",
     "Length",
     "Native",
     "Part",
     "PythonReward",
+    "Regex",
     "Reward",
     "RewardModel",
     "WeightedSum",
     "as_reward",
+    "from_model",
+    "from_pipeline",
+    "from_transformers",
+    "from_trl",
     "reward",
 ]
