@@ -25,8 +25,8 @@ class Constraint(PythonReward):
     """How far a text has the form of a grammar.
 
     1 where the text is complete, 0 where no continuation of it can be, and `partial`
-    where it is the beginning of one. What is 0 stays 0, which a search knows: ``bounds``
-    says so of every text that is dead.
+    where it is the beginning of one. What is 0 stays 0, which a search knows: the
+    bounds of such a text say so.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Constraint(PythonReward):
     def __init__(self, grammar: str, partial: float, strip: bool, name: str) -> None:
         if not 0.0 <= partial <= 1.0:
             raise ValueError(f"partial: expected 0 to 1, got {partial!r}")
-        matchers = _Matchers(grammar, strip, f"deal.rewards.{type(self).__name__}")
+        matchers = Matchers(grammar, strip, f"deal.rewards.{type(self).__name__}")
         levels = {"complete": 1.0, "partial": float(partial), "dead": 0.0}
 
         def score(text: str) -> float:
@@ -64,6 +64,7 @@ class Constraint(PythonReward):
         super().__init__(
             score, range=(0.0, 1.0), bounds=bounds, name=name, per_text=True
         )
+        self.matchers = matchers
         self.grammar = grammar
         self.partial = float(partial)
 
@@ -106,7 +107,8 @@ class JsonSchema(Constraint):
     """How far a text is a JSON value of a schema.
 
     Scores as :class:`Constraint`: 1 complete, 0 dead, `partial` in between. Properties
-    come in the order of the schema.
+    come in the order of the schema, and characters are written out, not escaped as
+    ``\\u00e9``: what llguidance takes.
 
     Parameters
     ----------
@@ -198,7 +200,7 @@ def _byte_tokenizer() -> Any:
     return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes()), slices=[])
 
 
-class _Matchers:
+class Matchers:
     """The state of a grammar after a text, found from that of its longest beginning."""
 
     def __init__(self, grammar: str, strip: bool, what: str) -> None:
@@ -216,7 +218,7 @@ class _Matchers:
         self.n_bytes = 0  # matched so far; a measure of cost
 
     def state(self, text: str) -> str:
-        """"complete", "partial" or "dead"."""
+        """ "complete", "partial" or "dead"."""
         if self._strip:
             text = text.strip()
         with self._lock:

@@ -331,10 +331,10 @@ class _Pipeline:
         self, completions: list[str], prompts: list[str], **columns: Any
     ) -> list[float]:
         texts = _built(self._build, completions, prompts, columns)
+        given = list(map(self._given, texts))
         order = sorted(range(len(texts)), key=lambda i: _size(texts[i]))
-        given = [self._given(texts[i]) for i in order]
         with self._lock:
-            results = self._pipe(given, **self._keywords)
+            results = self._pipe([given[i] for i in order], **self._keywords)
         scores = [0.0] * len(texts)
         for i, result in zip(order, results, strict=True):
             scores[i] = self._score_of(result)
@@ -418,7 +418,9 @@ class _Classifier:
         n = max(len(row["input_ids"]) for row in rows)
 
         def padded(key: str, fill: int) -> Any:
-            return torch.tensor([row[key] + [fill] * (n - len(row[key])) for row in rows])
+            return torch.tensor(
+                [row[key] + [fill] * (n - len(row[key])) for row in rows]
+            )
 
         given = {
             key: padded(key, (self._pad or 0) if key == "input_ids" else 0)

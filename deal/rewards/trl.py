@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ def from_trl(
     """Reward functions of TRL's ``GRPOTrainer`` and the like, unchanged.
 
     A function that returns a number for each string needs none of this: it is a reward
-    as it is, for :func:`deal.reward` has TRL's signature. This is for what else TRL has.
+    as it is, for :func:`deal.reward` has TRL's signature. This is for what else there
+    is.
 
     Parameters
     ----------
@@ -91,6 +93,15 @@ def _drop(*args: Any, **kwargs: Any) -> None:
     """Stands for a trainer's log."""
 
 
+def _needs(fn: Callable[..., Any], name: str) -> bool:
+    """Whether a call without the keyword would fail."""
+    try:
+        parameter = inspect.signature(fn).parameters.get(name)
+    except ValueError:  # a builtin that does not tell
+        return False
+    return parameter is not None and parameter.default is parameter.empty
+
+
 class _Function:
     def __init__(
         self, fn: Callable[..., Any], name: str, conversational: bool, tokenizer: Any
@@ -98,8 +109,7 @@ class _Function:
         self._fn, self._conversational = fn, conversational
         self._accepted = accepted_names(fn, name, per_text=False)
         self._tokenizer = tokenizer
-        asks = self._accepted is not None and "completion_ids" in self._accepted
-        if asks and tokenizer is None:
+        if tokenizer is None and _needs(fn, "completion_ids"):
             raise TypeError(
                 f"reward {name!r}: it takes completion_ids; give the tokenizer that "
                 "makes them, from_trl(..., tokenizer=lm.tokenizer)"

@@ -158,9 +158,7 @@ def test_search_takes_the_same_decisions(lm: deal.Model, other: deal.Model) -> N
             lm.generate(
                 PROMPT,
                 rewards=rewards,
-                search=deal.Search(
-                    top_k=4, lookahead=5, reward_weight=2.0, mode=mode
-                ),
+                search=deal.Search(top_k=4, lookahead=5, reward_weight=2.0, mode=mode),
                 max_new_tokens=12,
             )
             for mode in ("naive", "exact")
