@@ -1,7 +1,7 @@
 """What steering costs: the exact search beside plain decoding and naive searches.
 
     python -m benchmarks.search --data DEV.jsonl --json OUT \\
-        --sweep --ablation --modes --plot FOLDER
+        --head-data TRAIN.jsonl --sweep --ablation --modes --plot FOLDER
 
 *Slowdown* is wall time per generated token over that of plain greedy decoding of the
 same prompt, prompt included, median over the items; plain decoding runs before every
@@ -11,6 +11,8 @@ written, here and over llama.cpp (benchmarks.llama_deal), a process that sleeps
 meanwhile. Where both modes of ours ran, tokens and scores must be equal: the result
 lists what is not, and the exit code is 1.
 
+``--head-data`` adds a row whose reward is a linear head over the model's hidden states,
+fitted on labelled texts as in benchmarks.sentiment_head.
 ``--sweep`` varies one setting at a time, ``--ablation`` switches off each of the exact
 mode's tricks, and all but it, ``--modes`` decodes in other ways that spend about as
 much. ``--plot FOLDER`` draws what was measured and needs matplotlib. What each row
@@ -30,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import deal
-from benchmarks import common, search_plots, search_runs
+from benchmarks import common, search_plots, search_runs, sentiment_head
 from benchmarks.commongen import read_items
 from benchmarks.cost_model import Curve, measure_curve
 from benchmarks.search_report import report
@@ -41,6 +43,8 @@ from benchmarks.search_settings import (
     NAIVE,
     SETTINGS,
     SMALL,
+    Setting,
+    head_setting,
     sweep_settings,
 )
 from benchmarks.worker import Worker
@@ -49,13 +53,17 @@ from deal.demo import PROMPT, prompt_for, warm_up
 # --- the parts ------------------------------------------------------------------------
 
 
-def jobs_of(lm: deal.Model, arguments: argparse.Namespace) -> list[Job]:
+def jobs_of(
+    lm: deal.Model,
+    arguments: argparse.Namespace,
+    settings: Sequence[Setting] = SETTINGS,
+) -> list[Job]:
     """The table's runs: every setting in the measured mode, and naively."""
     counts = {arguments.mode: (arguments.n, arguments.rounds)}
     counts.setdefault(NAIVE, (arguments.n_naive, 1))
     return [
         setting.job(lm, mode, n, rounds)
-        for setting in SETTINGS
+        for setting in settings
         for mode, (n, rounds) in counts.items()
     ]
 
@@ -99,6 +107,7 @@ def measure_table(
     items: Sequence[dict[str, Any]],
     arguments: argparse.Namespace,
     worker: Worker | None,
+    settings: Sequence[Setting] = SETTINGS,
 ) -> list[dict[str, Any]]:
     """Records of all items, settings and modes."""
 
@@ -107,17 +116,20 @@ def measure_table(
             return {}
         return llama_runs(worker, lm, item, ours, arguments.max_new_tokens)
 
-    jobs = jobs_of(lm, arguments)
+    jobs = jobs_of(lm, arguments, settings)
     limit = arguments.max_new_tokens
     return search_runs.measure(lm, items, jobs, limit, "table", after)
 
 
 def rows_of(
-    records: Sequence[dict[str, Any]], mode: str, curve: Curve | None = None
+    records: Sequence[dict[str, Any]],
+    mode: str,
+    curve: Curve | None = None,
+    settings: Sequence[Setting] = SETTINGS,
 ) -> list[dict[str, Any]]:
     """One row for plain decoding, and one for each setting and mode."""
     rows = [search_runs.summary(records, PLAIN, curve)]
-    for setting in SETTINGS:
+    for setting in settings:
         goals = {"goal": setting.goal, "goal_times": setting.goal_times}
         for each in dict.fromkeys((mode, NAIVE, LLAMA)):
             key = (setting.name, each)
@@ -134,10 +146,14 @@ def rows_of(
     return rows
 
 
-def differences(records: Sequence[dict[str, Any]], mode: str) -> dict[str, Any]:
+def differences(
+    records: Sequence[dict[str, Any]],
+    mode: str,
+    settings: Sequence[Setting] = SETTINGS,
+) -> dict[str, Any]:
     """Where the measured mode and the naive one took other tokens or scores."""
     n, found = 0, []
-    for setting in SETTINGS if mode != NAIVE else ():
+    for setting in settings if mode != NAIVE else ():
         theirs = search_runs.pick(records, (setting.name, NAIVE))
         ours = search_runs.pick(records, (setting.name, mode))
         for item_id in theirs.keys() & ours.keys():
@@ -254,9 +270,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     items = read_items(arguments.data, arguments.n, None)
     lm = deal.load(arguments.model, compute="int8", threads=arguments.threads)
     warm_up(lm)
+    settings = SETTINGS
+    if arguments.head_data is not None:
+        settings += (head_setting(sentiment_head.fit(lm, arguments.head_data)),)
     curve = measure_curve(lm)
     with open_llama(lm, arguments) as worker:
-        records = measure_table(lm, items, arguments, worker)
+        records = measure_table(lm, items, arguments, worker, settings)
         facts = {"missing": "not measured"}
         if worker is not None:
             facts = worker.facts or {"missing": "not installed"}
@@ -274,8 +293,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         },
         "llama.cpp": facts,
         "cost": curve.as_dict(),
-        "rows": rows_of(records, arguments.mode, curve),
-        "check": differences(records, arguments.mode),
+        "rows": rows_of(records, arguments.mode, curve, settings),
+        "check": differences(records, arguments.mode, settings),
         "items": records,
     }
     parts = {"sweep": run_sweep, "ablation": run_ablation, "modes": run_modes}
@@ -291,6 +310,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m benchmarks.search", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--data", type=Path, help="JSON lines with forms")
+    parser.add_argument(
+        "--head-data", type=Path, help="labelled texts for a row with a head"
+    )
     parser.add_argument("-n", "--n", type=int, default=40, help="items")
     parser.add_argument("--n-naive", type=int, default=8, help="items, naive mode")
     parser.add_argument("--n-llama", type=int, default=4, help="items, llama.cpp")

@@ -76,6 +76,13 @@ SETTINGS = (
     Setting("Python callable, no bound, k=5, l=16", unbounded, SMALL, 8),
 )
 
+
+def head_setting(head: deal.rewards.RewardModel) -> Setting:
+    """One more row of that table: the reward reads the model's hidden states."""
+    name = "head over hidden states in (0, 1), k=5, l=16"
+    return Setting(name, lambda concepts: head, SMALL, 6)
+
+
 # One setting at a time, from the first of those above.
 GRIDS: dict[str, tuple[float, ...]] = {
     "top_k": (2, 5, 10, 20),

@@ -17,10 +17,10 @@
 typedef struct deal_draw {
     int32_t n_vocab;
     double *x; // (n_vocab,) logits, after the penalty
-    double x_max;
-    int32_t *heap;  // (n_vocab,) ids; see draw.c
-    int32_t n_heap; // ids that are not taken yet
-    uint32_t *mark; // (n_vocab,) equals `n_load` where a token is penalised
+    double x_max, x_low;
+    int32_t *heap, n_heap;   // (n_heap,) ids that come next, of n_vocab; see draw.c
+    int32_t *taken, n_taken; // (n_taken,) ids by falling logit
+    uint32_t *mark;          // (n_vocab,) equals `n_load` where a token is penalised
     uint32_t n_load;
 } deal_draw;
 
