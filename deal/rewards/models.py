@@ -241,9 +241,8 @@ class _Reading:
 
     def _open(self) -> Any:
         """The reader; another one where other controls are in force."""
-        controls = in_force(self.model)
-        if not controls.rows:
-            controls = None
+        found = in_force(self.model)
+        controls = found if found.rows else None
         if self._reader is not None and controls is self._controls:
             return self._reader
         if self._finalizer is not None:
@@ -331,7 +330,7 @@ class _Contrast:
     def __call__(
         self, completions: list[str], prompts: list[str], **columns: Any
     ) -> list[float]:
-        pairs = []
+        pairs: list[tuple[list[int], int]] = []
         for template in self._templates:
             make = functools.partial(self._context, template)
             contexts = _contexts(make, prompts, columns)

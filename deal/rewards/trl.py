@@ -18,6 +18,7 @@ def from_trl(
     conversational: bool = False,
     range: tuple[float, float] | None = None,
     tokenizer: Any = None,
+    pure: bool = True,
 ) -> Reward:
     """Reward functions of TRL's ``GRPOTrainer`` and the like, unchanged.
 
@@ -43,6 +44,9 @@ def from_trl(
     tokenizer : object with ``encode``, optional
         Cuts completions into the ``completion_ids`` that some functions ask for. They
         are the tokens of the text, not always those that the search wrote.
+    pure : bool, default=True
+        As for :func:`deal.reward`: False for functions that compare the completions of
+        a call with each other, count or draw.
 
     Returns
     -------
@@ -64,7 +68,8 @@ def from_trl(
     ----------
     .. [1] TRL, "GRPO Trainer", section "Using a custom reward function".
     """
-    rows = list(functions) if isinstance(functions, (list, tuple)) else [functions]
+    is_list = isinstance(functions, (list, tuple))
+    rows: list[Any] = [*functions] if is_list else [functions]  # type: ignore[misc]
     for fn in rows:
         if not callable(fn) or hasattr(fn, "forward"):
             raise TypeError(
@@ -77,7 +82,7 @@ def from_trl(
     for fn in rows:
         name = getattr(fn, "__name__", type(fn).__name__)
         scorer = _Function(fn, name, conversational, tokenizer)
-        rewards.append(PythonReward(scorer, range=bounded, name=name))
+        rewards.append(PythonReward(scorer, range=bounded, name=name, pure=pure))
     if weights is None and len(rewards) == 1:
         return rewards[0]
     if weights is None:
