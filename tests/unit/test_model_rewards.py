@@ -180,6 +180,21 @@ def test_in_a_chat_the_template_writes_the_prompt(lm: deal.Model) -> None:
     assert r.reward == lm.logprob(ids, again) / len(again)
 
 
+def test_another_model_has_its_own_template(lm: deal.Model, other: deal.Model) -> None:
+    other.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }} said {{ m['content'] }}. {% endfor %}"
+    )
+    messages = [{"role": "user", "content": "the cat"}]
+    weight = np.random.default_rng(3).standard_normal(other.hparams.n_embd) / 8
+    rewards = Fluency(other) + from_model(other, weight, sigmoid=False)
+    r = lm.chat(messages, rewards=rewards, search=SEARCH, max_new_tokens=6)
+    ids = other.tokenizer.encode("user said the cat. ", False)
+    text = other.tokenizer.encode("user said the cat. " + r.text, False)[len(ids) :]
+    assert r.rewards["fluency"] == other.logprob(ids, text) / len(text)
+    state = other.hidden(ids + text)[0].astype(np.float64)
+    assert r.rewards["reward_model"] == pytest.approx(float(state @ weight))
+
+
 def test_controls_in_force_count(lm: deal.Model) -> None:
     reward = Fluency(lm)
     plain = reward.score(TEXTS, PROMPT)
