@@ -1,6 +1,6 @@
-/* Ids lie in a heap, the most likely first, and only those that the draw needs are taken
- * out, in order. Every filter keeps a prefix of that order, mostly a short one: ids of
- * little weight come into the heap when all others are taken.
+/* Ids lie in a heap, the most likely first, and only those that the draw needs are
+ * taken out, in order. Every filter keeps a prefix of that order, mostly a short one:
+ * ids of little weight come into the heap when all others are taken.
  */
 #include "search/draw.h"
 
