@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import sys
 from typing import Any
 
 import pytest
@@ -229,10 +228,3 @@ def test_dead_texts_save_rollouts(lm: deal.Model) -> None:
         stats.append((r.text, r.stats.n_forward_tokens))
     assert stats[0][0] == stats[1][0]
     assert stats[0][1] < stats[1][1]
-
-
-def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "llguidance", None)
-    for make in (Regex, Grammar, JsonSchema):
-        with pytest.raises(ImportError, match=r"deal-lm\[constraints\]"):
-            make("a")

@@ -4,7 +4,6 @@ one text at a time.
 
 from __future__ import annotations
 
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -391,16 +390,3 @@ def test_threads_share_a_model_and_its_tokenizer() -> None:
         for thread in threads:
             thread.join()
         assert len(found) == 30 and all(found)
-
-
-# --- without the libraries -----------------------------------------------------------
-
-
-@pytest.mark.parametrize("missing", ["torch", "transformers"])
-def test_missing_library_names_the_extra(
-    missing: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, missing, None)
-    for make in (from_pipeline, from_transformers):
-        with pytest.raises(ImportError, match=rf"needs {missing}.*deal-lm\[hf\]"):
-            make("some/model")
