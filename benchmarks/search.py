@@ -27,7 +27,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,26 +199,21 @@ def run_ablation(
     curve: Curve | None = None,
 ) -> list[dict[str, Any]]:
     """Each trick alone, all but each, all and none, at the first two settings."""
-    name, switches, names = search_runs.switches_of(deal.Search)
+    names = [switch.name for switch in fields(deal.Exact)]
     n, rounds = arguments.n_ablation, arguments.rounds
-    rows: list[dict[str, Any]] = []
     jobs = []
     for setting in SETTINGS[:2]:
         for variant, values in search_runs.variants(names):
-            row = {"setting": setting.name, "variant": variant}
-            try:
-                tricks = {name: switches(**values)}
-                job = setting.job(lm, arguments.mode, n, rounds, tricks)
-            except ValueError as error:  # tricks that need another one
-                rows.append(row | {"refused": str(error)})
-                continue
+            exact = {"exact": deal.Exact(**values)}
+            job = setting.job(lm, arguments.mode, n, rounds, exact)
             jobs.append(replace(job, key=(setting.name, variant)))
     limit = arguments.max_new_tokens
     records = search_runs.measure(lm, items[:n], jobs, limit, "ablation")
-    for job in jobs:
-        row = search_runs.summary(records, job.key, curve)
-        rows.append(row | {"setting": job.key[0], "variant": job.key[1]})
-    return rows
+    return [
+        search_runs.summary(records, job.key, curve)
+        | {"setting": job.key[0], "variant": job.key[1]}
+        for job in jobs
+    ]
 
 
 def run_modes(
@@ -352,8 +347,6 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
         parser.error("--plot: draws what --sweep, --ablation and --modes measure")
     try:
         deal.Search(mode=arguments.mode)
-        if arguments.ablation:
-            search_runs.switches_of(deal.Search)
     except ValueError as error:
         parser.error(str(error))
 

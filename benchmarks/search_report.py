@@ -34,9 +34,7 @@ def report(result: dict[str, Any]) -> str:
     for row in result.get("sweep", ()):
         lines.append(_line(row, f"{row['against']}={row['value']:g}"))
     for row in result.get("ablation", ()):
-        name = f"{row['setting']}: {row['variant']}"
-        refused = row.get("refused")
-        lines.append(f"{name}: {refused}" if refused else _line(row, name))
+        lines.append(_line(row, f"{row['setting']}: {row['variant']}"))
     for row in result.get("modes", ()):
         lines.append(_line(row, row["setting"]) + f"  score {row['score']:.2f}")
     check = result["check"]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -305,36 +304,6 @@ def summary(
 
 
 # --- switches -------------------------------------------------------------------------
-
-
-def switches_of(search: type) -> tuple[str, type, tuple[str, ...]]:
-    """The tricks of the exact mode, read from the settings themselves.
-
-    Returns
-    -------
-    (str, type, tuple of str)
-        The field of `search` that holds the switches, their dataclass, and its bool
-        fields.
-
-    Raises
-    ------
-    ValueError
-        If no field's type is a dataclass with bool fields.
-    """
-    hints = typing.get_type_hints(search)
-    for each in fields(search):
-        kind = hints[each.name]
-        for one in (kind, *typing.get_args(kind)):
-            if not (isinstance(one, type) and is_dataclass(one)):
-                continue
-            inner = typing.get_type_hints(one)
-            names = tuple(f.name for f in fields(one) if inner[f.name] is bool)
-            if names:
-                return each.name, one, names
-    raise ValueError(
-        f"ablation: expected a field of {search.__name__} whose type is a dataclass of "
-        f"switches, got {', '.join(f.name for f in fields(search))}"
-    )
 
 
 def variants(names: Sequence[str]) -> Iterator[tuple[str, dict[str, bool]]]:

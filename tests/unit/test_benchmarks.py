@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -214,30 +214,12 @@ def test_differences_from_naive_are_found() -> None:
     assert found == [{"id": "1", "setting": setting, "differs": ["score"]}]
 
 
-@dataclass(frozen=True)
-class Tricks:
-    reuse: bool = True
-    depth: int = 4
-    bounds: bool = True
-
-
-@dataclass(frozen=True)
-class SearchWithTricks:
-    top_k: int = 5
-    tricks: Tricks | None = field(default=None)
-
-
-def test_switches_are_read_from_the_settings() -> None:
-    # Annotations are strings here, as in the package.
-    name, kind, names = search_runs.switches_of(SearchWithTricks)
-    assert (name, kind, names) == ("tricks", Tricks, ("reuse", "bounds"))
-    found = dict(search_runs.variants(names))
+def test_variants_of_switches() -> None:
+    found = dict(search_runs.variants(("reuse", "bounds")))
     assert found["all"] == {"reuse": True, "bounds": True}
     assert found["only bounds"] == {"reuse": False, "bounds": True}
     assert found["all but bounds"] == {"reuse": True, "bounds": False}
     assert len(found) == 6
-    with pytest.raises(ValueError, match="ablation: .* Sampling .*temperature"):
-        search_runs.switches_of(deal.Sampling)
 
 
 @pytest.mark.parametrize(
@@ -357,30 +339,17 @@ def test_settings_have_names_of_their_own() -> None:
     assert len(by_name) == sum(map(len, GRIDS.values())) - len(GRIDS) + 1
 
 
-@dataclass(frozen=True)
-class SwitchedSearch(SearchWithTricks):
-    lookahead: int = 16
-    reward_weight: float = 1.0
-    num_beams: int = 1
-    mode: str = "exact"
-
-    def __post_init__(self) -> None:
-        if self.tricks and self.tricks.bounds and not self.tricks.reuse:
-            raise ValueError("bounds: expected reuse")
-
-
-def test_ablation(stub: StubModel, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deal, "Search", SwitchedSearch)
+def test_ablation(stub: StubModel, data: Path) -> None:
     arguments = ["--data", str(data), "--n", "3", "--ablation", "--n-ablation", "2"]
     parsed = search.parse_arguments([*arguments, "--rounds", "1"])
     items = commongen.read_items(data, 3, None)
     rows = search.run_ablation(stub, items, parsed)
-    refused = [row["variant"] for row in rows if "refused" in row]
-    assert refused == ["only bounds", "all but reuse"] * 2
-    measured = [row for row in rows if "refused" not in row]
-    assert len(measured) == 8 and all(row["n"] == 2 for row in measured)
-    used = {(s.tricks.reuse, s.tricks.bounds) for s in stub.searches if s}
-    assert used == {(True, True), (False, False), (True, False)}
+    assert all(row["n"] == 2 for row in rows)
+    variants = list(search_runs.variants([one.name for one in fields(deal.Exact)]))
+    names = [name for name, _ in variants]
+    assert [row["variant"] for row in rows] == 2 * names and "only drafts" in names
+    used = {s.exact for s in stub.searches if s}
+    assert len(used) == len(variants) and deal.Exact(drafts=False) in used
 
 
 # --- tables ---------------------------------------------------------------------------
@@ -422,7 +391,7 @@ def search_result() -> dict[str, Any]:
         "sweep": [{"against": a, "value": v} | row for a, v in points],
         "ablation": [
             row | {"setting": names[0], "variant": "all"},
-            {"setting": names[0], "variant": "only bounds", "refused": "needs reuse"},
+            row | {"setting": names[0], "variant": "only bounds"},
         ],
         "modes": [plain | {"score": -3.0}]
         + [row | {"setting": s, "mode": m, "score": -4.5} for s, m in modes],
@@ -453,7 +422,7 @@ def test_search_tables(tmp_path: Path) -> None:
     assert "| top_k=2 | 1 | 1.60 | 3.0 | 1.00 |" in sweep and "num_beams=4" in sweep
     ablation = tables.results_text(path, "ablation")
     assert "| all | 1.60 (3.0) |" in ablation
-    assert "| only bounds | not possible |" in ablation
+    assert "| only bounds | 1.60 (" in ablation
     assert "n_pruned" not in whole and "| pruned |" in whole
     assert "| keywords, k=5, l=16 | exact | 1 | 160.0 | 3.0 | 1.00 |" in whole
     assert "| keywords, k=5, l=16 | 0.00 | 0.40 | 0.00 |" in whole
@@ -464,7 +433,7 @@ def test_search_tables(tmp_path: Path) -> None:
     assert "| ms, measured | 1000.00 | 1500.00 | 3500.00 |" in cost
     assert "| keywords, k=5, l=16 | exact | 0.90 | 2.2 | 1.00 | 1.60 | 0.62 |" in cost
     assert cost.count("| exact | exact |") == 0 and "| commit=2 | exact |" in cost
-    assert "Over the 4 points" in cost
+    assert "Over the 5 points" in cost
     for part, text in {"sweep": sweep, "ablation": ablation, "modes": modes}.items():
         assert f"(img/search-{part}.svg)" in text
     for text in (head, whole, sweep, ablation, modes, cost):
@@ -486,7 +455,7 @@ def test_tables_of_parts_that_were_not_measured(tmp_path: Path) -> None:
 
 def test_search_report_tells_all() -> None:
     text = search.report(search_result())
-    parts = ("goal 1.7", "37.5 times ours", "top_k=2", "needs reuse", "1 texts")
+    parts = ("goal 1.7", "37.5 times ours", "top_k=2", "only bounds", "1 texts")
     for part in (*parts, "best of 4", "score -4.50"):
         assert part in text
 
