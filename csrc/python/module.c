@@ -5,6 +5,7 @@
  *     Session(model, max_length, threads)       one trie; used by one thread at a time
  *     Search(session, vocab, ...)               one generation, step by step
  *     Controls(model, edits, taps)              edits and taps of the forward pass
+ *     Reader(session, controls, n_keep)          log-probs and states of growing texts
  *     branches(session, prefix, first, n_step)  greedy branches, in lockstep
  *     Vocab, Detokenizer                        ids -> text
  *     keywords, length, head, python_reward         capsules "deal.reward.v1"
@@ -74,7 +75,8 @@ module_exec(PyObject *module)
         deal_py_gguf_register(module) < 0 || deal_py_model_register(module) < 0 ||
         deal_py_session_register(module) < 0 || deal_py_search_register(module) < 0 ||
         deal_py_branches_register(module) < 0 ||
-        deal_py_controls_register(module) < 0 || deal_py_formula_register(module) < 0)
+        deal_py_controls_register(module) < 0 || deal_py_formula_register(module) < 0 ||
+        deal_py_reader_register(module) < 0)
         return -1;
     return 0;
 }
@@ -91,6 +93,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->detokenizer_type);
     Py_VISIT(state->reward_state_type);
     Py_VISIT(state->controls_type);
+    Py_VISIT(state->reader_type);
     Py_VISIT(state->errors);
     return 0;
 }
@@ -107,6 +110,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->detokenizer_type);
     Py_CLEAR(state->reward_state_type);
     Py_CLEAR(state->controls_type);
+    Py_CLEAR(state->reader_type);
     Py_CLEAR(state->errors);
     return 0;
 }

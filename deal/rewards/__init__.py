@@ -25,16 +25,25 @@ from deal.rewards.combine import (
     product,
     scheduled,
 )
+from deal.rewards.constraints import Constraint, Grammar, JsonSchema, Regex
+from deal.rewards.huggingface import from_pipeline, from_transformers
 from deal.rewards.lexicon import NEGATORS, Lexicon
+from deal.rewards.models import Contrast, Fluency, from_model
 from deal.rewards.native import Keywords, Length, Native
 from deal.rewards.ngram import NgramFeatures, NgramFit, NgramModel
 from deal.rewards.python import PythonReward, reward
 from deal.rewards.reward_model import RewardModel
 from deal.rewards.text_checks import Format, Repetition
+from deal.rewards.trl import from_trl
 
 __all__ = [
     "Combination",
     "Format",
+    "Constraint",
+    "Contrast",
+    "Fluency",
+    "Grammar",
+    "JsonSchema",
     "Keywords",
     "Length",
     "Lexicon",
@@ -45,6 +54,7 @@ __all__ = [
     "NgramModel",
     "Part",
     "PythonReward",
+    "Regex",
     "Reward",
     "Repetition",
     "RewardModel",
@@ -57,6 +67,10 @@ __all__ = [
     "minimum",
     "penalty",
     "product",
+    "from_model",
+    "from_pipeline",
+    "from_transformers",
+    "from_trl",
     "reward",
     "scheduled",
 ]
