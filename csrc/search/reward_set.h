@@ -77,8 +77,9 @@ typedef struct deal_reward_beginning {
     double *low, *high;    // in and out: (n_reward,)
 } deal_reward_beginning;
 
-// Checks the rewards' form; fails with INVALID_ARG naming the reward. `prompt` lives as
-// long as the set. Caller frees with deal_reward_set_free(), also after a failure.
+// Checks the rewards' form; fails with INVALID_ARG naming the reward. `formula`: NULL
+// or without terms for the weighted sum. `prompt` lives as long as the
+// set. Caller frees with deal_reward_set_free(), also after a failure.
 deal_status deal_reward_set_init(deal_reward_set *set, deal_reward *const *reward,
                                  const double *weight, int32_t n_reward,
                                  const deal_formula *formula,
