@@ -126,9 +126,9 @@ deal_ahead_fill(deal_search *search, deal_error *err)
 {
     deal_exact *x = search->exact;
     const uint32_t wanted = DEAL_TRICK_REUSE | DEAL_TRICK_SPECULATION;
-    int32_t n_held_max = N_ROW_MAX * deal_exact_rollout_len(search);
+    int64_t n_held_max = (int64_t)N_ROW_MAX * deal_exact_rollout_len(search);
     if ((search->request.params.tricks & wanted) != wanted || x->n_row == 0 ||
-        x->known.n_live > n_held_max)
+        x->is_tight || x->known.n_live > n_held_max)
         return DEAL_OK;
     x->n_lane = x->n_row; // what a pass has without these rows
     for (int32_t i = 0; i < search->n_live; i++) {

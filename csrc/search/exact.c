@@ -503,6 +503,8 @@ static void
 trim(deal_search *search, int32_t n_next)
 {
     deal_exact *x = search->exact;
+    for (int32_t i = 0; i < search->n_candidate; i++)
+        x->outlook[i].cursor = DEAL_KNOWN_NONE; // it may go
     if (n_next > 0 && x->next_at[0] == DEAL_KNOWN_NONE)
         n_next = 0; // rollout_lm was not asked yet
     deal_known_trim(&x->known, x->next_at, n_next,

@@ -77,6 +77,7 @@ struct deal_exact {
     double *slack;      // (n_live_max,)
     bool is_whole;      // nothing is pruned: every score is asked for, as naive does
     bool bounds_texts;  // a reward on texts bounds them
+    bool is_tight;      // rows ahead have met the KV budget: no more of them
     deal_row *row;      // (row_cap,)
     int32_t *row_token; // (row_cap, n_top)
     float *row_logit;   // (row_cap, n_top)

@@ -171,6 +171,38 @@ keep(deal_known *known, int32_t root)
     }
 }
 
+// Takes the entries that are marked to be kept no longer out of their parents' lists.
+static void
+unlink_marked(deal_known *known)
+{
+    for (int32_t i = 0; i < known->n_entry; i++) {
+        deal_known_entry *entry = &known->entry[i];
+        int32_t *link = &entry->child;
+        while (entry->node != DEAL_NODE_NONE && *link != DEAL_KNOWN_NONE) {
+            deal_known_entry *child = &known->entry[*link];
+            if (child->is_kept)
+                *link = child->sibling;
+            else
+                link = &child->sibling;
+        }
+    }
+}
+
+void
+deal_known_shed(deal_known *known)
+{
+    for (int32_t i = 0; i < known->n_entry; i++)
+        if (known->entry[i].node != DEAL_NODE_NONE &&
+            known->entry[i].ahead != DEAL_AHEAD_NOT)
+            keep(known, i); // of these marks, what goes
+    unlink_marked(known);
+    for (int32_t i = 0; i < known->n_entry; i++) {
+        if (known->entry[i].is_kept)
+            free_entry(known, i);
+        known->entry[i].is_kept = false;
+    }
+}
+
 void
 deal_known_trim(deal_known *known, const int32_t *root, int32_t n_root, bool is_deep)
 {

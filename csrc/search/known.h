@@ -68,6 +68,9 @@ void deal_known_fill(deal_known *known, int32_t i, const int32_t *top_token,
 
 int32_t deal_known_child(const deal_known *known, int32_t i, int32_t token);
 
+// Frees every entry that was evaluated ahead and not needed since, and all below it.
+void deal_known_shed(deal_known *known);
+
 // Tells that entry `i` is needed.
 void deal_known_need(deal_known *known, int32_t i);
 

@@ -21,7 +21,9 @@ deal_exact_rollout_len(const deal_search *search)
     const deal_search_params *params = &search->request.params;
     if (search->is_skipped)
         return 0;
-    return search->rewards.n_reward > 0 ? params->lookahead_len : params->commit - 1;
+    int32_t len =
+        search->rewards.n_reward > 0 ? params->lookahead_len : params->commit - 1;
+    return len < search->ending.n_new_max ? len : search->ending.n_new_max;
 }
 
 int32_t

@@ -92,14 +92,46 @@ take_row(deal_search *search, int32_t i)
     deal_draft_learn(&x->draft, context, deal_known_best(known, row->entry));
 }
 
-deal_status
-deal_rows_run(deal_search *search, deal_error *err)
+// An entry that is needed, and all above it.
+static void
+need_path(deal_known *known, int32_t i)
+{
+    for (; i != DEAL_KNOWN_NONE; i = known->entry[i].parent)
+        deal_known_need(known, i);
+}
+
+// Gives up what is evaluated without need, where the KV budget leaves no room for it:
+// drafts and rows ahead of this pass, entries ahead of earlier ones, and all rows ahead
+// from now on. False where there was none of that.
+static bool
+shed(deal_search *search, int32_t *n)
 {
     deal_exact *x = search->exact;
-    int32_t n = x->n_row;
-    if (n == 0)
-        return DEAL_OK;
-    x->n_row = 0; // also after a failure
+    int32_t n_all = *n;
+    bool was_tight = x->is_tight;
+    x->is_tight = true;
+    *n = 0;
+    for (int32_t i = 0; i < n_all; i++) {
+        const deal_row *row = &x->row[i];
+        search->stats.n_draft_tokens -= row->i_parent >= 0;
+        search->stats.n_ahead_tokens -= row->ahead != DEAL_AHEAD_NOT;
+        if (row->i_parent < 0 && row->ahead == DEAL_AHEAD_NOT)
+            x->row[(*n)++] = *row;
+    }
+    for (int32_t i = 0; i < search->n_live; i++)
+        need_path(&x->known, x->at[i]);
+    for (int32_t i = 0; i < search->n_candidate; i++)
+        need_path(&x->known, x->outlook[i].cursor);
+    for (int32_t i = 0; i < *n; i++)
+        need_path(&x->known, x->row[i].at);
+    deal_known_shed(&x->known);
+    return *n < n_all || !was_tight;
+}
+
+static deal_status
+evaluate(deal_search *search, int32_t n, deal_error *err)
+{
+    deal_exact *x = search->exact;
     DEAL_TRY(deal_search_reserve_items(search, (size_t)n, err));
     DEAL_TRY(deal_known_reserve(&x->known, n, err));
     // Of another model only what it says next counts.
@@ -121,6 +153,21 @@ deal_rows_run(deal_search *search, deal_error *err)
     double start = deal_clock_seconds();
     DEAL_TRY(deal_search_extend_rollouts(search, n, err));
     deal_cost_add(&x->cost, n, deal_clock_seconds() - start);
+    return DEAL_OK;
+}
+
+deal_status
+deal_rows_run(deal_search *search, deal_error *err)
+{
+    deal_exact *x = search->exact;
+    int32_t n = x->n_row;
+    if (n == 0)
+        return DEAL_OK;
+    x->n_row = 0; // also after a failure
+    deal_status status = evaluate(search, n, err);
+    if (status == DEAL_ERR_KV_BUDGET && shed(search, &n))
+        status = evaluate(search, n, err);
+    DEAL_TRY(status);
     for (int32_t i = 0; i < n; i++)
         take_row(search, i);
     return DEAL_OK;

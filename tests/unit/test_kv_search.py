@@ -75,3 +75,27 @@ def test_budget_below_the_contexts_ends_a_long_search(path: Path) -> None:
     short = options_of("native", 20) | {"search": small}
     found, free = (one.generate(PROMPT, **short) for one in (lm, load(path)))
     assert (found.token_ids, found.score) == (free.token_ids, free.score)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("reward", ["native", "unbounded"])
+def test_a_budget_that_fits_naive_fits_exact(
+    path: Path, reward: str, num_beams: int
+) -> None:
+    """Rows that nobody needs make way, rather than end the search."""
+    asked = {"top_k": 8, "lookahead": 24, "reward_weight": 10.0}
+    asked["num_beams"] = num_beams
+    naive = deal.Search(mode="naive", **asked)
+    options = options_of(reward, 70)
+    for pages in range(2, 60):  # the least that naive needs
+        lm = load(path, pages)
+        try:
+            expected = lm.generate(PROMPT, search=naive, **options)
+            break
+        except deal.KVBudgetError:
+            continue
+    for _ in range(3):  # what is evaluated ahead hangs on measured costs
+        found = lm.generate(PROMPT, search=deal.Search(**asked), **options)
+        assert (found.token_ids, found.score) == (expected.token_ids, expected.score)
+    with pytest.raises(deal.KVBudgetError):
+        load(path, pages - 1).generate(PROMPT, search=naive, **options)
