@@ -15,8 +15,9 @@ on. It still has to evaluate
 each context once, as long as it can be reached. What the rewards can still be is what
 the native reward's own bounds say. The decisions are those of mode "naive", which are
 all there are; the rows and passes that mode "exact" needed for the same ones, without
-knowing, stand beside the oracle's. Its *floor* is the time of one pass a decision that
-holds all its rows and no other, by benchmarks.cost_model, over plain decoding.
+knowing, stand beside the oracle's. By the line of benchmarks.cost_model, over the time
+of a plain token: what the oracle's rows cost without any pass; these and one pass a
+decision; and of the exact mode its rows, its passes, and both.
 """
 
 from __future__ import annotations
@@ -103,6 +104,22 @@ class Oracle:
                 return n
         return len(rollout)
 
+    def _goes_on(self, candidate: Any) -> bool:
+        return candidate.is_chosen and candidate.token_id not in self._ends
+
+    def _next(self, live: list[Tokens], decision: Any) -> list[Tokens]:
+        """Contexts of the next decision, in the order in which candidates name them."""
+        going = [c for c in decision.candidates if self._goes_on(c)]
+        going.sort(key=lambda c: (c.beam, -c.logprob, c.token_id))
+        return [(*live[c.beam], c.token_id) for c in going]
+
+    def contexts(self, trace: Sequence[Any]) -> list[Tokens]:
+        """Those of the last decision."""
+        live: list[Tokens] = [()]
+        for decision in trace[:-1]:
+            live = self._next(live, decision)
+        return live
+
     def count(self, trace: Sequence[Any]) -> int:
         """Rows of all decisions, beside the prompt's."""
         live: list[Tokens] = [()]
@@ -120,12 +137,7 @@ class Oracle:
                     rows.add((*context, each.token_id, *each.rollout[:n]))
             n_row += len(rows - known)
             known |= rows
-            going_on = sorted(
-                (c.beam, c.token_id)
-                for c in decision.candidates
-                if c.is_chosen and c.token_id not in self._ends
-            )
-            live = [(*live[beam], token) for beam, token in going_on]
+            live = self._next(live, decision)
             known = {
                 row for row in known if any(row[: len(one)] == one for one in live)
             }
@@ -159,13 +171,20 @@ def measure(
         total["rows"] += stats.n_forward_tokens - stats.n_prompt_tokens
         total["passes"] += stats.n_forward_passes - 1
     row = {name: n / total["tokens"] for name, n in total.items() if name != "tokens"}
-    plain = curve.cost(1)
-    floor = row["decisions"] * curve.cost(row["needed"] / row["decisions"]) / plain
-    predicted = row["passes"] * curve.cost(row["rows"] / row["passes"]) / plain
-    return {"setting": setting.name, "n": len(items), "n_tokens": total["tokens"]} | {
+    a_pass, a_row, _ = curve.line()
+    plain = a_pass + a_row
+    times = {
+        "needed_rows": row["needed"] * a_row / plain,
+        "floor": (row["decisions"] * a_pass + row["needed"] * a_row) / plain,
+        "exact_rows": row["rows"] * a_row / plain,
+        "exact_passes": row["passes"] * a_pass / plain,
+    }
+    return {
+        "setting": setting.name,
+        "n": len(items),
+        "n_tokens": total["tokens"],
         **row,
-        "floor": floor,
-        "slowdown_predicted": predicted,
+        **times,
         "goal": setting.goal,
     }
 

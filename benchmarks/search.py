@@ -25,6 +25,7 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -32,11 +33,11 @@ from pathlib import Path
 from typing import Any
 
 import deal
-from benchmarks import common, search_plots, search_runs, sentiment_head
+from benchmarks import common, search_plots, search_runs, sentiment_head, thinned
 from benchmarks.commongen import read_items
 from benchmarks.cost_model import Curve, measure_curve
 from benchmarks.search_report import report
-from benchmarks.search_runs import PLAIN, Job
+from benchmarks.search_runs import PLAIN, Job, keywords
 from benchmarks.search_settings import (
     LLAMA,
     MODES,
@@ -48,7 +49,7 @@ from benchmarks.search_settings import (
     sweep_settings,
 )
 from benchmarks.worker import Worker
-from deal.demo import PROMPT, prompt_for, warm_up
+from deal.demo import PROMPT, WORD_SETS, prompt_for, warm_up
 
 # --- the parts ------------------------------------------------------------------------
 
@@ -198,12 +199,16 @@ def run_ablation(
     arguments: argparse.Namespace,
     curve: Curve | None = None,
 ) -> list[dict[str, Any]]:
-    """Each trick alone, all but each, all and none, at the first two settings."""
+    """All tricks, and all but each; at the first two settings also each alone and
+    none."""
     names = [switch.name for switch in fields(deal.Exact)]
     n, rounds = arguments.n_ablation, arguments.rounds
     jobs = []
-    for setting in SETTINGS[:2]:
+    for i, setting in enumerate(SETTINGS):
         for variant, values in search_runs.variants(names):
+            is_cheap = variant == "all" or variant.startswith("all but")
+            if i >= 2 and not is_cheap:
+                continue
             exact = {"exact": deal.Exact(**values)}
             job = setting.job(lm, arguments.mode, n, rounds, exact)
             jobs.append(replace(job, key=(setting.name, variant)))
@@ -214,6 +219,23 @@ def run_ablation(
         | {"setting": job.key[0], "variant": job.key[1]}
         for job in jobs
     ]
+
+
+@contextmanager
+def thinned_settings(lm: deal.Model) -> Iterator[list[Setting]]:
+    """Rows in which copies of the model without some of its layers roll out."""
+    n_layer = lm.hparams.n_layer
+    pairs = thinned.completions(lm, WORD_SETS, 32)
+    texts = [[*prompt, *tokens] for prompt, tokens in pairs]
+    settings = []
+    with tempfile.TemporaryDirectory() as folder:
+        for n in (n_layer - 2, n_layer - n_layer // 3):
+            path = Path(folder) / f"{n}.gguf"
+            thinned.thin(lm.path, path, thinned.most_turning(lm, texts, n))
+            other = deal.load(path, compute=lm.compute, threads=lm.threads)
+            name = f"rollouts by {n} of {n_layer} layers"
+            settings.append(Setting(name, keywords, SMALL | {"rollout_model": other}))
+        yield settings
 
 
 def run_modes(
@@ -228,9 +250,10 @@ def run_modes(
     themselves: log-prob and weighted share of words, mean over the items.
     """
     n = arguments.n_modes
-    jobs = [setting.job(lm, arguments.mode, n, 1) for setting in MODES]
     limit = arguments.max_new_tokens
-    records = search_runs.measure(lm, items[:n], jobs, limit, "modes")
+    with thinned_settings(lm) as more:
+        jobs = [s.job(lm, arguments.mode, n, 1) for s in (*MODES, *more)]
+        records = search_runs.measure(lm, items[:n], jobs, limit, "modes")
     rows = []
     for key in (PLAIN, *(job.key for job in jobs)):
         runs = search_runs.pick(records, key).values()
@@ -251,7 +274,8 @@ def open_llama(lm: deal.Model, arguments: argparse.Namespace) -> Iterator[Any]:
     if arguments.peers == "none" or arguments.n_llama == 0:
         yield None
         return
-    command = ["benchmarks.llama_deal", "--serve", "--model", str(lm.path)]
+    path = arguments.llama_model or lm.path
+    command = ["benchmarks.llama_deal", "--serve", "--model", str(path)]
     command += ["--threads", str(lm.threads)]
     worker = Worker(LLAMA, command, lm.threads)
     try:
@@ -317,6 +341,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers", default="auto", choices=("auto", "none"))
+    parser.add_argument(
+        "--llama-model", type=Path, help="GGUF of the same weights that is faster there"
+    )
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--n-sweep", type=int, default=6, help="items of the sweep")
     parser.add_argument("--ablation", action="store_true")

@@ -8,7 +8,9 @@ from typing import Any
 def _line(row: dict[str, Any], name: str) -> str:
     wins = f"{row['top_wins']:.2f}" if row.get("top_wins") is not None else ""
     predicted = row.get("slowdown_predicted")
-    text = f"{name:38}{row['mode']:17}{row['n']:4}{row['slowdown']:8.2f}"
+    text = f"{name:46}{row['mode']:17}{row['n']:4}{row['slowdown']:8.2f}"
+    long = row.get("slowdown_as_long")
+    text += f"{long:8.2f}" if long is not None else 8 * " "
     text += f"{predicted:8.2f}" if predicted is not None else 8 * " "
     text += f"{1e3 * row['seconds_per_token']:8.1f}"
     text += f"{row['forward_tokens_per_token']:9.1f}{wins:>10}"
@@ -18,8 +20,10 @@ def _line(row: dict[str, Any], name: str) -> str:
 
 def report(result: dict[str, Any]) -> str:
     """The tables as text."""
-    head = f"{'setting':38}{'mode':17}{'n':>4}{'slower':>8}{'model':>8}{'ms/tok':>8}"
-    head += f"{'fwd/tok':>9}{'top wins':>10}{'soft':>6}{'hard':>6}{'logp':>7}"
+    head = f"{'setting':46}{'mode':17}{'n':>4}{'slower':>8}{'as long':>8}{'model':>8}"
+    head += (
+        f"{'ms/tok':>8}{'fwd/tok':>9}{'top wins':>10}{'soft':>6}{'hard':>6}{'logp':>7}"
+    )
     lines = [head]
     for row in result["rows"]:
         lines.append(_line(row, row["setting"]))

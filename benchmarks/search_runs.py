@@ -103,6 +103,14 @@ class Runs:
             options["search"] = job.search
         return options
 
+    def run_plain_as_long(self, job: Job) -> None:
+        """Plain greedy decoding of as many tokens as `job` wrote, ends or not."""
+        record = self.records[job.key]
+        n = len(record["token_ids"])
+        start = time.perf_counter()
+        self._lm.chat(self._messages, max_new_tokens=n, eos_token_id=[])
+        record["seconds_as_long"].append(time.perf_counter() - start)
+
     def run(self, job: Job | None) -> None:
         """One run of `job`; None is plain greedy decoding."""
         options = self._options(job)
@@ -121,6 +129,7 @@ class Runs:
                 "stats": asdict(found.stats),
                 "seconds": [],
                 "seconds_prefill": [],
+                "seconds_as_long": [],
             }
             record |= coverage_of(found.text, self._item["concepts"])
             self.records[key] = record | decisions_of(found)
@@ -136,7 +145,8 @@ def measure(
     title: str,
     after: Callable[[int, Mapping[str, Any], dict], dict[Key, dict]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Run all jobs, in rounds, each run after one of plain decoding.
+    """Run all jobs, in rounds, each run between two of plain decoding: one to its own
+    end, and one of as many tokens as the job wrote.
 
     Parameters
     ----------
@@ -156,6 +166,7 @@ def measure(
                 if i_item < job.n and i_round < job.rounds:
                     runs.run(None)
                     runs.run(job)
+                    runs.run_plain_as_long(job)
         while PLAIN not in runs.records or (
             len(runs.records[PLAIN]["seconds"]) < N_PLAIN
         ):
@@ -195,6 +206,14 @@ def seconds_per_token(record: Mapping[str, Any], is_whole: bool = True) -> float
         prefill = record["seconds_prefill"]
         seconds = [s - p for s, p in zip(seconds, prefill, strict=True)]
     return statistics.median(seconds) / len(record["token_ids"])
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """The first and the third."""
+    if len(values) < 2:
+        return [values[0], values[0]]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return [first, third]
 
 
 def times(records: Sequence[dict[str, Any]], key: Key, other: Key) -> float | None:
@@ -246,9 +265,12 @@ def summary(
     Returns
     -------
     dict
-        ``slowdown`` and ``slowdown_decode`` (without the prompt) are medians of ratios
-        to plain decoding of the same item, ``seconds_per_token`` a median; counts are
-        totals over totals. ``top_wins`` is the share of decisions that the likeliest
+        ``slowdown`` is a median of ratios, of the time of a token to that of plain
+        decoding of the same item, between its quartiles ``slowdown_quartiles``;
+        ``slowdown_as_long`` is the same to plain decoding of as many tokens, and
+        ``slowdown_decode`` leaves out the prompts; ``seconds_per_token`` is a median;
+        counts are totals over totals, with those of a model that rolls out.
+        ``top_wins`` is the share of decisions that the likeliest
         candidate won, ``rolled_out`` the share of candidates that were rolled out.
     """
     runs, plain = pick(records, key), pick(records, PLAIN)
@@ -260,6 +282,9 @@ def summary(
     def total(name: str) -> float:
         return sum(r["stats"].get(name, 0) for r in runs.values())
 
+    def forward(what: str) -> float:
+        return total(f"n_forward_{what}") + total(f"n_rollout_model_{what}")
+
     def mean(name: str) -> float:
         return statistics.fmean(r[name] for r in runs.values())
 
@@ -269,22 +294,30 @@ def summary(
         "n": len(runs),
         "n_tokens": n_tokens,
         "slowdown": statistics.median(ratios),
+        "slowdown_quartiles": quartiles(ratios),
         "slowdown_min": min(ratios),
         "slowdown_max": max(ratios),
         "seconds_per_token": statistics.median(map(seconds_per_token, runs.values())),
-        "forward_tokens_per_token": total("n_forward_tokens") / n_tokens,
-        "forward_passes_per_token": total("n_forward_passes") / n_tokens,
+        "forward_tokens_per_token": forward("tokens") / n_tokens,
+        "forward_passes_per_token": forward("passes") / n_tokens,
         "coverage_soft": mean("coverage_soft"),
         "coverage_hard": mean("coverage_hard"),
         "logprob_per_token": sum(r["logprob"] for r in runs.values()) / n_tokens,
     }
     if any("n_decisions" not in r for r in runs.values()):
         return row  # not by this engine, which alone tells more
+    if key != PLAIN:
+        as_long = [
+            statistics.median(r["seconds"]) / statistics.median(r["seconds_as_long"])
+            for r in runs.values()
+        ]
+        row["slowdown_as_long"] = statistics.median(as_long)
+        row["slowdown_as_long_quartiles"] = quartiles(as_long)
     row["slowdown_decode"] = statistics.median(
         seconds_per_token(r, False) / seconds_per_token(plain[i], False)
         for i, r in runs.items()
     )
-    if curve is not None:
+    if curve is not None and not total("n_rollout_model_passes"):
         row["slowdown_predicted"] = statistics.median(
             curve.seconds_per_token(r) / curve.seconds_per_token(plain[i])
             for i, r in runs.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,7 @@ def record(
         "score": 1.0,
         "seconds": seconds,
         "seconds_prefill": [0.5] * len(seconds),
+        "seconds_as_long": [0.8] * len(seconds),
         "stats": dict.fromkeys(STATS, 0)
         | {"n_forward_tokens": 3 * n_tokens, "n_forward_passes": n_tokens}
         | {"n_prompt_tokens": n_tokens, "n_rollouts": 2, "n_pruned": 4}
@@ -283,6 +285,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> StubModel:
     model = StubModel()
     monkeypatch.setattr(deal, "load", lambda *args, **kwargs: model)
     monkeypatch.setattr(search, "measure_curve", lambda lm: CURVE)
+    monkeypatch.setattr(search, "thinned_settings", lambda lm: nullcontext([]))
     return model
 
 
@@ -347,7 +350,9 @@ def test_ablation(stub: StubModel, data: Path) -> None:
     assert all(row["n"] == 2 for row in rows)
     variants = list(search_runs.variants([one.name for one in fields(deal.Exact)]))
     names = [name for name, _ in variants]
-    assert [row["variant"] for row in rows] == 2 * names and "only drafts" in names
+    cheap = [name for name in names if name == "all" or name.startswith("all but")]
+    expected = 2 * names + (len(SETTINGS) - 2) * cheap
+    assert [row["variant"] for row in rows] == expected and "only drafts" in names
     used = {s.exact for s in stub.searches if s}
     assert len(used) == len(variants) and deal.Exact(drafts=False) in used
 
@@ -409,13 +414,14 @@ def test_search_tables(tmp_path: Path) -> None:
     path = write(tmp_path, "search", search_result())
     head = tables.results_text(path, "headline")
     assert "| search | exact mode | naive mode | naive over llama.cpp |" in head
-    assert "| keywords, k=5, l=16 | 1.6 | 14.0 | 60.0 | 37.5 | 1.00 |" in head
-    assert "| keywords, k=10, l=32 | 2.5 |  |  |  | 0.00 |" in head
+    assert "| keywords, k=5, l=16 | 1.6 | 14.0 | 60.0 | 37.5 | 2.0 | 1.00 |" in head
+    assert "| keywords, k=10, l=32 | 2.5 |  |  |  | 3.1 | 0.00 |" in head
     assert "are equal in 1 of 1 texts" in head
     assert "commit 0123456789ab" in head and "benchmarks/results/search.json" in head
     whole = tables.results_text(path)
     assert head.splitlines()[0] in whole
-    assert "| keywords, k=5, l=16 | 1.60 | 1.7 | 2.20 | 37.5 | 30 |" in whole
+    goals = "| 1.60 | 1.60 to 1.60 | 1.7 | 2.00 | 2.00 to 2.00 | 2.20 | 37.5 | 30 |"
+    assert f"| keywords, k=5, l=16 {goals}" in whole
     assert "the same text as naive mode's in 100% of the sets" in whole
     assert "90% of the decisions are the same" in whole
     sweep = tables.results_text(path, "sweep")

@@ -53,3 +53,26 @@ def test_no_search_needs_less(
     assert n_exact < n_naive
     if reward_weight == 0.05:  # hardly any rollout matters
         assert n_needed < n_naive / 4
+
+
+def test_hypotheses_are_followed_as_the_search_orders_them(lm: deal.Model) -> None:
+    """The result's tokens are one of the contexts of the last decision."""
+    n_checked = 0
+    for weight in (0.3, 1.0, 3.0):
+        search = deal.Search(
+            mode="naive", top_k=4, lookahead=3, reward_weight=weight, num_beams=3
+        )
+        r = lm.generate(
+            PROMPT,
+            rewards=deal.rewards.Keywords(WORDS),
+            search=search,
+            max_new_tokens=N_NEW,
+            eos_token_id=[],
+        )
+        oracle = Oracle(lm, deal.rewards.Keywords(WORDS), search, N_NEW)
+        contexts = oracle.contexts(r.trace)
+        assert all(len(one) == N_NEW - 1 for one in contexts)
+        last = max(r.trace[-1].candidates, key=lambda c: c.score)
+        assert (*contexts[last.beam], last.token_id) == r.token_ids
+        n_checked += last.beam > 0
+    assert n_checked
