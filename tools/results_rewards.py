@@ -46,10 +46,10 @@ def search_section(result: dict[str, Any], source: str) -> list[str]:
         f"max_new_tokens={settings['max_new_tokens']}, {settings['threads']} threads: "
         "time per token without the prompt, against that with Keywords, and the share "
         f"of time in the reward; medians of {settings['rounds']} rounds. In mode "
-        f"naive, reward_weight={settings['reward_weight']['naive']:g}, all rewards make "
-        "the same text by the same work. In mode exact, reward_weight="
-        f"{settings['reward_weight']['exact']:g}, texts differ, and so does what can be "
-        "ruled out: most once a reward is as high as it can get, which Keywords is "
+        f"naive, reward_weight={settings['reward_weight']['naive']:g}, all rewards "
+        "make the same text by the same work. In mode exact, reward_weight="
+        f"{settings['reward_weight']['exact']:g}, texts differ, and so does what can "
+        "be ruled out: most once a reward is as high as it can get, which Keywords is "
         "with every word used and a score per text never is.",
         "",
         "| mode | reward | ms per token | of Keywords | share of time |",
