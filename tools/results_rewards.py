@@ -77,7 +77,8 @@ def quality_section(result: dict[str, Any], source: str) -> list[str]:
     if not rows:
         return ["Quality was not measured."]
     lines = [
-        "**Quality** on texts that nothing was fitted on; 95 % intervals by bootstrap.",
+        "**Quality** on texts that nothing was fitted on, though the defaults of `fit` "
+        "were chosen with them in view; 95 % intervals by bootstrap.",
         "",
         "| data | model | measure | value | interval | texts |",
         "| --- | --- | --- | ---: | ---: | ---: |",
