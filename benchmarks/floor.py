@@ -109,7 +109,8 @@ class Oracle:
         known: set[Tokens] = {()}
         n_row = 0
         for decision in trace:
-            worst = min(c.score for c in decision.candidates if c.is_chosen)
+            chosen = [c.score for c in decision.candidates if c.is_chosen]
+            worst = min(chosen, default=math.inf)  # of none: the search is over
             others = [c.score for c in decision.candidates if not c.is_chosen]
             best = max(others, default=-math.inf)
             rows = set(live)

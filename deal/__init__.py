@@ -16,6 +16,7 @@ from pathlib import Path as _Path
 
 from deal import _blas as _blas  # before anything that imports the core
 from deal import controls, rewards
+from deal._calibrate import Calibration, calibrate
 from deal._errors import (
     ContextLengthError,
     ControlError,
@@ -33,6 +34,7 @@ from deal.settings import Exact, Sampling, Search
 
 __all__ = [
     "AddResidual",
+    "Calibration",
     "Candidate",
     "ContextLengthError",
     "ControlError",
@@ -53,6 +55,7 @@ __all__ = [
     "Stats",
     "Stream",
     "TokenizerError",
+    "calibrate",
     "controls",
     "explain",
     "get_include",

@@ -105,6 +105,19 @@ def is_messages(prompt: Any) -> bool:
     )
 
 
+def aligned(messages: Any, align: str | None) -> Any:
+    """The messages of one chat, `align` before all others."""
+    if align is None:
+        return messages
+    chat = list(messages)
+    if not isinstance(align, str) or not align:
+        raise ValueError(f"align: expected a non-empty string, got {align!r}")
+    if chat and isinstance(chat[0], Mapping) and chat[0].get("role") == "system":
+        content = f"{align}\n\n{chat[0].get('content', '')}"
+        return [dict(chat[0]) | {"content": content}, *chat[1:]]
+    return [{"role": "system", "content": align}, *chat]
+
+
 def is_batch(prompt: Any) -> bool:
     """Whether `prompt` is a list of prompts: of strings or of sequences of ids."""
     if isinstance(prompt, (str, bytes)) or not isinstance(
@@ -155,7 +168,7 @@ def _stops(stop: Any) -> tuple[bytes, ...]:
 
 def generations(search: Any, options: Options) -> list[Generation]:
     names = (
-        () if options.reward is None else tuple(p.name for p in options.reward.parts())
+        () if options.reward is None else tuple(p.name for p in options.reward.leaves())
     )
     stats = Stats(**search.stats())
     trace = decisions(search.trace(), names)

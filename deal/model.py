@@ -18,6 +18,7 @@ from deal._request import (
     GENERATE_DEFAULTS,
     Options,
     Prompt,
+    aligned,
     generations,
     is_batch,
     is_messages,
@@ -27,6 +28,7 @@ from deal._request import (
 )
 from deal._scoring import Scoring
 from deal.generation import Generation
+from deal.rewards.combine import formula_of
 from deal.settings import Sampling, Search, check_int
 from deal.tokenizer import Tokenizer
 
@@ -411,7 +413,14 @@ class Model(Scoring):
         rows = rows_of(reward_kwargs, len(prompt))
         return self._generate_all(list(prompt), options, rows, progress)
 
-    def chat(self, messages: Any, *, progress: bool = False, **kwargs: Any) -> Any:
+    def chat(
+        self,
+        messages: Any,
+        *,
+        align: str | None = None,
+        progress: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """Generate the assistant's next message; keywords as in :meth:`generate`.
 
         Parameters
@@ -419,6 +428,10 @@ class Model(Scoring):
         messages : list of dict, or list of such lists
             ``{"role": ..., "content": ...}``, rendered with the model's chat template.
             Python rewards that accept it get them as the keyword ``messages``.
+        align : str, optional
+            The paper's alignment prompt p_a (start-state adaptation, section 3.1), such
+            as "Be harmless and helpful.": a system message, or the beginning of the one
+            that is there.
 
         Returns
         -------
@@ -426,7 +439,7 @@ class Model(Scoring):
             As :meth:`generate`.
         """
         several = bool(messages) and not isinstance(messages[0], Mapping)
-        chats = list(messages) if several else [messages]
+        chats = [aligned(c, align) for c in (messages if several else [messages])]
         prompts = [self.tokenizer.apply_chat_template(chat) for chat in chats]
         columns = kwargs.pop("reward_kwargs", None)
         rows = rows_of(columns, len(chats)) if several else [dict(columns or {})]
@@ -489,7 +502,7 @@ class Model(Scoring):
         row: dict,
         controls: Any,
     ) -> Any:
-        parts = options.reward.parts() if options.reward is not None else ()
+        parts = () if options.reward is None else options.reward.leaves()
         return _core.Search(
             sessions[0],
             self.tokenizer.vocab,
@@ -503,6 +516,7 @@ class Model(Scoring):
             controls[0],
             sessions[1],
             controls[1],
+            None if options.reward is None else formula_of(options.reward),
         )
 
     def _generate_all(

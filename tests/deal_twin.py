@@ -38,6 +38,9 @@ class Rollouts:
     log_z: dict[Tokens, float] = field(default_factory=dict)  # not asked
 
 
+Term = tuple[int, int, int, float]  # kind, i, n and x of search/formula.h
+
+
 @dataclass(frozen=True)
 class Problem:
     """A model, a vocabulary and a request."""
@@ -65,6 +68,8 @@ class Problem:
     skip_above: float = 0.0  # 0: off
     rollouts: Rollouts | None = None  # None: the model itself rolls out
     drawing: Any = None  # of segment_twin.py
+    formula: tuple[Term, ...] = ()  # in place of the weighted sum
+    numbers: tuple[float, ...] = ()  # of its schedules
 
     @property
     def n_vocab(self) -> int:
@@ -352,12 +357,18 @@ class Search:
         self.count_texts(hypotheses)
         return [self.with_rewards(one) for one in hypotheses]
 
+    def position(self) -> float:
+        """Tokens before the decision; all live hypotheses have as many."""
+        return len(self.live[0].tokens) if self.is_steered else math.inf
+
     def with_rewards(self, one: Hypothesis) -> Hypothesis:
         told = (one.text, words_of(one), one.finish in ("end", "stop"))
         values, h = [], 0.0
         for weight, reward in self.problem.rewards:
             values.append(reward(self.problem.prompt_text, *told))
             h += weight * values[-1]
+        if self.problem.formula:
+            h = formula_value(self.problem, values, self.position())
         return dataclasses.replace(one, rewards=tuple(values), h=h)
 
     def count_texts(self, hypotheses: Sequence[Hypothesis]) -> None:
@@ -369,6 +380,25 @@ class Search:
         self.stats.n_new_texts += len(told - self.asked)
         self.stats.n_new_calls += bool(told - self.asked)
         self.asked |= told
+
+
+def formula_value(problem: Problem, scores: Sequence[float], position: float) -> float:
+    """What a formula, in postfix order, makes of the scores."""
+    stack: list[float] = []
+    for kind, i, n, x in problem.formula:
+        if kind == 0:
+            stack.append(scores[i])
+        elif kind == 1:
+            stack.append(x)
+        elif kind == 2:
+            stack.append(problem.numbers[i + int(min(position, n - 1))])
+        elif kind == 7:
+            stack.append(float(stack.pop() >= x))
+        else:
+            b, a = stack.pop(), stack.pop()
+            stack.append([a + b, a * b, min(a, b), max(a, b)][kind - 3])
+    [value] = stack
+    return value
 
 
 def words_of(hypothesis: Hypothesis) -> Tokens:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -22,22 +24,47 @@ def fold(text: str) -> str:
     return "".join(map(fold_one, text))
 
 
-def occurs(form: str, text: str) -> bool:
-    """Whether `form` is in `text` with neither end inside a word; both folded."""
+def spans(form: str, text: str) -> list[tuple[int, int]]:
+    """Where `form` is in `text` with neither end inside a word; both folded."""
 
     def cuts(i: int) -> bool:
         return 0 < i < len(text) and is_word(text[i - 1]) and is_word(text[i])
 
-    return any(
-        text.startswith(form, i) and not cuts(i) and not cuts(i + len(form))
-        for i in range(len(text))
-    )
+    ends = [(i, i + len(form)) for i in range(len(text)) if text.startswith(form, i)]
+    return [(i, j) for i, j in ends if not cuts(i) and not cuts(j)]
 
 
-def keywords_twin(concepts: Sequence[Sequence[str]], text: str) -> float:
+def n_in_order(concepts: Sequence[Sequence[str]], text: str) -> int:
+    """Most concepts from the first one on that occur without overlap, by trying all."""
+    where = [
+        [span for form in forms for span in spans(form, text)] for forms in concepts
+    ]
+
+    @functools.cache
+    def most(n: int, start: int) -> int:
+        if n == len(where):
+            return n
+        return max([n] + [most(n + 1, j) for i, j in where[n] if i >= start])
+
+    return most(0, 0)
+
+
+def keywords_twin(
+    concepts: Sequence[Sequence[str]],
+    text: str,
+    forbidden: Sequence[Sequence[str]] = (),
+    mode: str = "fraction",
+) -> float:
     folded = fold(text)
-    n = sum(any(occurs(fold(f), folded) for f in forms) for forms in concepts)
-    return n / len(concepts)
+    wanted = [[fold(form) for form in forms] for forms in concepts]
+    met = [any(spans(form, folded) for form in forms) for forms in wanted]
+    hit = [any(spans(fold(form), folded) for form in forms) for forms in forbidden]
+    if mode in ("all", "any"):
+        holds = all(met) if mode == "all" else any(met) or not met
+        return float(holds and not any(hit))
+    n = n_in_order(wanted, folded) if mode == "ordered" else sum(met)
+    value = n / len(met) if met else 1.0
+    return value * ((len(hit) - sum(hit)) / len(hit)) if any(hit) else value
 
 
 def count_sentences(text: str) -> int:
@@ -52,12 +79,19 @@ def count_sentences(text: str) -> int:
     return n
 
 
+def count_paragraphs(text: str) -> int:
+    is_blank = [not line.strip() for line in text.split("\n")]
+    return sum(a and not b for a, b in itertools.pairwise([True, *is_blank]))
+
+
 def length_score(unit: str, low: int, high: float, n_tokens: int, text: str) -> float:
     n = {
         "tokens": n_tokens,
         "characters": len(text),
         "words": len(text.split()),
         "sentences": count_sentences(text),
+        "lines": sum(1 for line in text.split("\n") if line.strip()),
+        "paragraphs": count_paragraphs(text),
     }[unit]
     if low <= n <= high:
         return 1.0
@@ -67,3 +101,20 @@ def length_score(unit: str, low: int, high: float, n_tokens: int, text: str) -> 
 
 def length_twin(unit: str, low: int, high: float, tokens: Sequence[str]) -> float:
     return length_score(unit, low, high, len(tokens), "".join(tokens))
+
+
+def repeated_grams(n: int, text: str) -> list[bool]:
+    """Of each n-gram of words, whether the same one occurred before."""
+    words = "".join(c if is_word(c) else " " for c in fold(text)).split(" ")
+    words = [word for word in words if word]
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return [gram in grams[:i] for i, gram in enumerate(grams)]
+
+
+def repetition_twin(n: int, longest: int | None, text: str) -> float:
+    is_repeated = repeated_grams(n, text)
+    if longest is None:
+        return is_repeated.count(False) / len(is_repeated) if is_repeated else 1.0
+    runs = [len(list(g)) for k, g in itertools.groupby(is_repeated) if k]
+    n_word = max(runs) + n - 1 if runs else 0
+    return 1 / (1 + max(0, n_word - longest) / max(1, longest))

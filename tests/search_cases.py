@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import deal_twin as twin
-from deal_twin import Problem, Tokens
+from deal_twin import Problem, Term, Tokens
 from search_table import N_EMBD, Head, Keywords, Length, Marks, States, Toy
 
 CAT = "\u732b".encode()
@@ -150,6 +150,47 @@ def random_rewards(
         (rng.choice([1.0, 1.0, 0.5, -1.0, 2.0, 0.0, 0.3]), rng.choice(makers)())
         for _ in range(n)
     )
+
+
+def random_formula(
+    rng: random.Random, n_reward: int, depth: int
+) -> tuple[list[Term], list[float]]:
+    """A formula over some of the rewards, and the numbers of its schedules."""
+    terms: list[Term] = []
+    numbers: list[float] = []
+
+    def grow(depth: int) -> None:
+        if depth == 0 or rng.random() < 0.2:
+            terms.append((0, rng.randrange(n_reward), 0, 0.0))
+            return
+        kind = rng.choice([1, 2, 3, 4, 4, 5, 5, 6, 7])
+        grow(depth - 1)
+        if kind == 7:
+            terms.append((7, 0, 0, rng.choice([-0.5, 0.0, 0.25, 0.5, 1.0])))
+        elif kind == 1:
+            terms.append((1, 0, 0, rng.choice([-2.0, -0.5, 0.0, 0.3, 3.0])))
+            terms.append((rng.choice([3, 4, 5, 6]), 0, 0, 0.0))
+        elif kind == 2:
+            weights = [
+                rng.choice([-1.0, 0.0, 0.5, 2.0]) for _ in range(rng.randint(1, 5))
+            ]
+            terms.append((2, len(numbers), len(weights), 0.0))
+            terms.append((4, 0, 0, 0.0))
+            numbers.extend(weights)
+        else:
+            grow(depth - 1)
+            terms.append((kind, 0, 0, 0.0))
+
+    grow(depth)
+    return terms, numbers
+
+
+def combined(rng: random.Random, problem: Problem) -> Problem:
+    """The same with a formula over its rewards, if it has any."""
+    if not problem.rewards:
+        return problem
+    terms, numbers = random_formula(rng, len(problem.rewards), rng.randint(1, 4))
+    return dataclasses.replace(problem, formula=tuple(terms), numbers=tuple(numbers))
 
 
 def impure(rng: random.Random, problem: Problem) -> Problem:

@@ -223,6 +223,8 @@ def case_words(problem: Problem, mode: str) -> list[str]:
     words.append(int(p.rollouts is not None))
     if p.rollouts:
         words += [p.rollouts.n_ctx, *table_words(p.rollouts)]
+    words += [len(p.formula), *(word for term in p.formula for word in term)]
+    words += counted(p.numbers)
     return [str(w) for w in words]
 
 

@@ -5,6 +5,24 @@
 
 #define N_WORD_RANGE (sizeof word_range / sizeof word_range[0])
 #define N_FOLD_RUN (sizeof fold_run / sizeof fold_run[0])
+#define N_CASE_RUN (sizeof case_run / sizeof case_run[0])
+
+#define NOT_8 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80
+#define NOT_64 NOT_8, NOT_8, NOT_8, NOT_8, NOT_8, NOT_8, NOT_8, NOT_8
+
+// clang-format off
+const uint8_t deal_unicode_ascii[256] = {
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2,
+    2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0,
+    0, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5,
+    5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 0, 0, 0, 0, 1,
+    0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0,
+    NOT_64, NOT_64,
+};
+// clang-format on
 
 uint32_t
 deal_unicode_next(const uint8_t *text, size_t size, size_t *n_byte)
@@ -68,6 +86,24 @@ deal_unicode_is_space(uint32_t code)
     return code == 0x85 || code == 0xA0 || code == 0x1680 ||
            (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 ||
            code == 0x202F || code == 0x205F || code == 0x3000;
+}
+
+deal_unicode_case
+deal_unicode_case_of(uint32_t code)
+{
+    size_t low = 0, high = N_CASE_RUN; // the first run that ends at or after `code`
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (case_run[middle].last < code)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == N_CASE_RUN || code < case_run[low].first)
+        return DEAL_CASE_NONE;
+    uint32_t first = case_run[low].letter_case;
+    bool is_other = case_run[low].is_mixed && (code - case_run[low].first) % 2;
+    return is_other ? DEAL_CASE_LOWER + DEAL_CASE_UPPER - first : first;
 }
 
 uint32_t

@@ -5,6 +5,7 @@
  *     Session(model, max_length, threads)       one trie; used by one thread at a time
  *     Search(session, vocab, ...)               one generation, step by step
  *     Controls(model, edits, taps)              edits and taps of the forward pass
+ *     Reader(session, controls, n_keep)          log-probs and states of growing texts
  *     branches(session, prefix, first, n_step)  greedy branches, in lockstep
  *     Vocab, Detokenizer                        ids -> text
  *     keywords, length, head, python_reward         capsules "deal.reward.v1"
@@ -19,6 +20,7 @@
 #include "python/py_lexicon.h"
 #include "python/py_ngrams.h"
 #include "python/py_reward.h"
+#include "python/py_scorers.h"
 #include "python/py_vocab.h"
 
 #ifndef DEAL_VERSION
@@ -65,13 +67,16 @@ module_exec(PyObject *module)
     if (!state->errors)
         return -1;
     if (PyModule_AddFunctions(module, deal_py_reward_methods) < 0 ||
+        PyModule_AddFunctions(module, deal_py_scorer_methods) < 0 ||
         PyModule_AddFunctions(module, deal_py_lexicon_methods) < 0 ||
         PyModule_AddFunctions(module, deal_py_ngrams_methods) < 0)
         return -1;
     if (deal_py_vocab_register(module) < 0 || deal_py_reward_register(module) < 0 ||
         deal_py_gguf_register(module) < 0 || deal_py_model_register(module) < 0 ||
         deal_py_session_register(module) < 0 || deal_py_search_register(module) < 0 ||
-        deal_py_branches_register(module) < 0 || deal_py_controls_register(module) < 0)
+        deal_py_branches_register(module) < 0 ||
+        deal_py_controls_register(module) < 0 || deal_py_formula_register(module) < 0 ||
+        deal_py_reader_register(module) < 0)
         return -1;
     return 0;
 }
@@ -88,6 +93,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->detokenizer_type);
     Py_VISIT(state->reward_state_type);
     Py_VISIT(state->controls_type);
+    Py_VISIT(state->reader_type);
     Py_VISIT(state->errors);
     return 0;
 }
@@ -104,6 +110,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->detokenizer_type);
     Py_CLEAR(state->reward_state_type);
     Py_CLEAR(state->controls_type);
+    Py_CLEAR(state->reader_type);
     Py_CLEAR(state->errors);
     return 0;
 }

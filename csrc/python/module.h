@@ -18,6 +18,8 @@ typedef struct deal_module_state {
     PyTypeObject *detokenizer_type;
     PyTypeObject *reward_state_type;
     PyTypeObject *controls_type;
+    PyTypeObject *formula_type;
+    PyTypeObject *reader_type;
     PyObject *errors; // the module deal._errors
 } deal_module_state;
 
@@ -36,6 +38,8 @@ int deal_py_session_register(PyObject *module);
 int deal_py_search_register(PyObject *module);
 int deal_py_branches_register(PyObject *module);
 int deal_py_controls_register(PyObject *module);
+int deal_py_formula_register(PyObject *module);
+int deal_py_reader_register(PyObject *module);
 
 // Makes a heap type from `spec`, stores it in `*slot` and adds it to the module.
 int deal_py_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot);

@@ -4,13 +4,8 @@
 #include <string.h>
 
 #include "common/alloc.h"
-#include "common/bytes.h"
 #include "python/module.h"
-#include "python/py_array.h"
 #include "python/py_status.h"
-#include "reward/head.h"
-#include "reward/keywords.h"
-#include "reward/length.h"
 
 // ---- Capsules -----------------------------------------------------------------------
 
@@ -77,188 +72,6 @@ reward_info(PyObject *module, PyObject *capsule)
     return Py_BuildValue("(sddNN)", r->name, r->low, r->high,
                          PyBool_FromLong(!r->score_texts),
                          PyBool_FromLong(!r->is_impure));
-}
-
-static void
-destroy_keywords(PyObject *capsule)
-{
-    deal_reward_keywords_free(PyCapsule_GetPointer(capsule, DEAL_REWARD_CAPSULE));
-}
-
-static void
-destroy_length(PyObject *capsule)
-{
-    deal_reward_length_free(PyCapsule_GetPointer(capsule, DEAL_REWARD_CAPSULE));
-}
-
-// Forms as C arrays; `row` holds the references that keep the strings alive.
-typedef struct form_list {
-    PyObject **row; // (n_concept,) sequences from PySequence_Fast
-    const char **form;
-    size_t *size;
-    int32_t *i_concept;
-    int32_t n_concept, n_form;
-} form_list;
-
-static void
-free_forms(form_list *list)
-{
-    for (int32_t c = 0; list->row && c < list->n_concept; c++)
-        Py_XDECREF(list->row[c]);
-    deal_free(list->row);
-    deal_free(list->form);
-    deal_free(list->size);
-    deal_free(list->i_concept);
-}
-
-// Takes references to every concept's forms and counts them.
-static int
-read_rows(PyObject *concepts, form_list *list)
-{
-    Py_ssize_t n_form = 0;
-    for (int32_t c = 0; c < list->n_concept; c++) {
-        PyObject *row = PySequence_Tuple(PyList_GET_ITEM(concepts, c));
-        if (!row)
-            return -1;
-        list->row[c] = row;
-        n_form += PyTuple_GET_SIZE(row);
-        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(row); i++)
-            if (!PyUnicode_Check(PyTuple_GET_ITEM(row, i))) {
-                PyErr_Format(PyExc_TypeError, "concepts[%d]: expected str, got %s",
-                             (int)c, Py_TYPE(PyTuple_GET_ITEM(row, i))->tp_name);
-                return -1;
-            }
-    }
-    if (n_form > INT32_MAX) {
-        PyErr_SetString(PyExc_ValueError, "concepts: too many forms");
-        return -1;
-    }
-    list->n_form = (int32_t)n_form;
-    return 0;
-}
-
-static int
-read_forms(PyObject *concepts, form_list *list)
-{
-    if (PyList_GET_SIZE(concepts) > INT32_MAX) {
-        PyErr_SetString(PyExc_ValueError, "concepts: too many");
-        return -1;
-    }
-    list->n_concept = (int32_t)PyList_GET_SIZE(concepts);
-    list->row = deal_alloc_zero((size_t)list->n_concept, sizeof *list->row);
-    if (!list->row) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    if (read_rows(concepts, list) < 0)
-        return -1;
-    list->form = deal_alloc((size_t)list->n_form, sizeof *list->form);
-    list->size = deal_alloc((size_t)list->n_form, sizeof *list->size);
-    list->i_concept = deal_alloc((size_t)list->n_form, sizeof *list->i_concept);
-    if (!list->form || !list->size || !list->i_concept) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    int32_t n = 0;
-    for (int32_t c = 0; c < list->n_concept; c++)
-        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(list->row[c]); i++, n++) {
-            Py_ssize_t size;
-            list->form[n] =
-                PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(list->row[c], i), &size);
-            if (!list->form[n])
-                return -1;
-            list->size[n] = (size_t)size;
-            list->i_concept[n] = c;
-        }
-    return 0;
-}
-
-static PyObject *
-make_keywords(PyObject *module, PyObject *concepts)
-{
-    if (!PyList_Check(concepts))
-        return PyErr_Format(PyExc_TypeError, "concepts: expected a list, got %s",
-                            Py_TYPE(concepts)->tp_name);
-    // A copy, since reading a row may run Python code that changes the list.
-    concepts = PyList_GetSlice(concepts, 0, PyList_GET_SIZE(concepts));
-    if (!concepts)
-        return NULL;
-    form_list list = {0};
-    PyObject *capsule = NULL;
-    if (read_forms(concepts, &list) == 0) {
-        deal_reward *reward;
-        deal_error err;
-        if (deal_reward_keywords_new(list.n_concept, list.n_form, list.form, list.size,
-                                     list.i_concept, &reward, &err) != DEAL_OK) {
-            deal_py_raise(module, &err);
-        } else {
-            capsule = PyCapsule_New(reward, DEAL_REWARD_CAPSULE, destroy_keywords);
-            if (!capsule)
-                deal_reward_keywords_free(reward);
-        }
-    }
-    free_forms(&list);
-    Py_DECREF(concepts);
-    return capsule;
-}
-
-static PyObject *
-make_length(PyObject *module, PyObject *args)
-{
-    int unit;
-    long long min, max;
-    if (!PyArg_ParseTuple(args, "iLL:length", &unit, &min, &max))
-        return NULL;
-    deal_reward *reward;
-    deal_error err;
-    if (deal_reward_length_new((deal_length_unit)unit, min, max, &reward, &err) !=
-        DEAL_OK)
-        return deal_py_raise(module, &err);
-    PyObject *capsule = PyCapsule_New(reward, DEAL_REWARD_CAPSULE, destroy_length);
-    if (!capsule)
-        deal_reward_length_free(reward);
-    return capsule;
-}
-
-static void
-destroy_head(PyObject *capsule)
-{
-    deal_reward_head_free(PyCapsule_GetPointer(capsule, DEAL_REWARD_CAPSULE));
-}
-
-static PyObject *
-make_head(PyObject *module, PyObject *args)
-{
-    Py_buffer weight;
-    double bias;
-    PyObject *layers, *capsule = NULL;
-    int pooling;
-    int32_t *layer = NULL, n_layer;
-    if (!PyArg_ParseTuple(args, "y*dOi:head", &weight, &bias, &layers, &pooling))
-        return NULL;
-    if (deal_py_ids(layers, "layers", &layer, &n_layer) == 0) {
-        Py_ssize_t row = n_layer * (Py_ssize_t)sizeof(double);
-        deal_head_params params = {.weight = weight.buf,
-                                   .bias = bias,
-                                   .layer = layer,
-                                   .n_layer = n_layer,
-                                   .pooling = (deal_pooling)pooling};
-        deal_reward *reward;
-        deal_error err;
-        if (row == 0 || weight.len % row != 0 || weight.len / row > INT32_MAX) {
-            PyErr_SetString(PyExc_ValueError, "weight: expected n_layers * n_embd");
-        } else {
-            params.n_embd = (int32_t)(weight.len / row);
-            if (deal_reward_head_new(&params, &reward, &err) != DEAL_OK)
-                deal_py_raise(module, &err);
-            else if (!(capsule =
-                           PyCapsule_New(reward, DEAL_REWARD_CAPSULE, destroy_head)))
-                deal_reward_head_free(reward);
-        }
-    }
-    deal_free(layer);
-    PyBuffer_Release(&weight);
-    return capsule;
 }
 
 // ---- What a Python reward returned --------------------------------------------------
@@ -574,18 +387,6 @@ make_python(PyObject *module, PyObject *args)
 }
 
 PyMethodDef deal_py_reward_methods[] = {
-    {"keywords", make_keywords, METH_O,
-     "keywords(concepts, /)\n--\n\n"
-     "Capsule of the keyword reward; concepts is a list of lists of str."},
-    {"length", make_length, METH_VARARGS,
-     "length(unit, min, max, /)\n--\n\n"
-     "Capsule of the length reward. unit: 0 tokens, 1 characters, 2 words, 3 "
-     "sentences;\n"
-     "max < 0: no upper limit."},
-    {"head", make_head, METH_VARARGS,
-     "head(weight, bias, layers, pooling, /)\n--\n\n"
-     "Capsule of the head over hidden states: float64 weight (n_layers, n_embd);\n"
-     "pooling: 0 last, 1 mean."},
     {"python_reward", make_python, METH_VARARGS,
      "python_reward(name, fn, low, high, bounds=None, is_pure=True, /)\n--\n\n"
      "Capsule of a reward on texts that calls fn(prompt, texts) for n scores and\n"

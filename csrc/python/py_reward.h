@@ -1,5 +1,5 @@
-/* Rewards for Python: capsules of the native ones, the trampoline to Python callables,
- * and RewardState, which advances any reward by hand.
+/* Rewards for Python: checks of a capsule, the trampoline to Python callables, and
+ * RewardState, which advances any reward by hand.
  */
 #ifndef DEAL_PYTHON_PY_REWARD_H
 #define DEAL_PYTHON_PY_REWARD_H
@@ -11,9 +11,6 @@
 
 // Functions of the module, ended by an empty entry:
 //
-//     keywords(concepts) -> capsule              concepts: list of lists of str
-//     length(unit, min, max) -> capsule          as in reward/length.h
-//     head(weight, bias, layers, pooling) -> capsule     as in reward/head.h
 //     python_reward(name, fn, low, high, bounds=None, is_pure=True) -> capsule
 //     reward_info(capsule) -> (name, low, high, is_incremental, is_pure)
 //     check_scores(name, result, n, low, high) -> list of float

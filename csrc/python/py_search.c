@@ -6,6 +6,7 @@
 #include "common/alloc.h"
 #include "python/py_array.h"
 #include "python/py_controls.h"
+#include "python/py_formula.h"
 #include "python/py_model.h"
 #include "python/py_status.h"
 #include "python/py_vocab.h"
@@ -21,6 +22,7 @@ typedef struct PySearch {
     PyObject *capsules; // tuple of reward capsules
     PyObject *controls; // Controls or None
     PyObject *rollout_controls;
+    PyObject *formula; // Formula or None
     int32_t *prompt, *end_token;
     const char **stop_text; // (n_stop,)
     deal_reward **reward;   // (n_reward,)
@@ -124,22 +126,24 @@ take_rollouts(PySearch *self, PyObject *session, PyObject *controls,
 static PyObject *
 search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keyword[] = {"session",     "vocab",           "prompt",
-                              "prompt_text", "end_tokens",      "stop",
-                              "rewards",     "weights",         "params",
-                              "controls",    "rollout_session", "rollout_controls",
-                              NULL};
+    static char *keyword[] = {
+        "session",    "vocab",    "prompt",          "prompt_text",
+        "end_tokens", "stop",     "rewards",         "weights",
+        "params",     "controls", "rollout_session", "rollout_controls",
+        "formula",    NULL};
     PyObject *module = PyType_GetModule(type);
     deal_module_state *state = deal_module_state_get(module);
     PyObject *session, *vocab, *prompt, *text, *end, *stop, *capsules, *weights, *dict;
-    PyObject *given = Py_None, *second = Py_None, *second_given = Py_None;
+    PyObject *given = Py_None, *second = Py_None, *second_given = Py_None,
+             *formula = Py_None;
     deal_search_request request = {0};
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O!O!OUOO!O!O!O!|OOO:Search", keyword, state->session_type,
+            args, kwargs, "O!O!OUOO!O!O!O!|OOOO:Search", keyword, state->session_type,
             &session, state->vocab_type, &vocab, &prompt, &text, &end, &PyTuple_Type,
             &stop, &PyTuple_Type, &capsules, &PyTuple_Type, &weights, &PyDict_Type,
-            &dict, &given, &second, &second_given) ||
-        deal_py_controls_get(module, given, &request.controls) < 0)
+            &dict, &given, &second, &second_given, &formula) ||
+        deal_py_controls_get(module, given, &request.controls) < 0 ||
+        deal_py_formula_get(module, formula, &request.formula) < 0)
         return NULL;
     PySearch *self = (PySearch *)type->tp_alloc(type, 0);
     if (!self)
@@ -150,6 +154,7 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->stop = Py_NewRef(stop);
     self->capsules = Py_NewRef(capsules);
     self->controls = Py_NewRef(given);
+    self->formula = Py_NewRef(formula);
     request.lm = deal_session_lm(self->session->session);
     request.vocab = ((PyVocab *)vocab)->vocab;
     Py_ssize_t text_size;
@@ -373,6 +378,7 @@ search_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->capsules);
     Py_VISIT(self->controls);
     Py_VISIT(self->rollout_controls);
+    Py_VISIT(self->formula);
     return 0;
 }
 
@@ -391,6 +397,7 @@ search_clear(PyObject *object)
     Py_CLEAR(self->capsules);
     Py_CLEAR(self->controls);
     Py_CLEAR(self->rollout_controls);
+    Py_CLEAR(self->formula);
     return 0;
 }
 
@@ -425,7 +432,8 @@ static PyMethodDef search_methods[] = {
 static PyType_Slot search_slots[] = {
     {Py_tp_doc, (void *)"Search(session, vocab, prompt, prompt_text, end_tokens, stop, "
                         "rewards, weights, params, controls=None, "
-                        "rollout_session=None, rollout_controls=None)\n--\n\nOne "
+                        "rollout_session=None, rollout_controls=None, "
+                        "formula=None)\n--\n\nOne "
                         "generation, step by step."},
     {Py_tp_new, search_new},
     {Py_tp_dealloc, search_dealloc},

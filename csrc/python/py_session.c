@@ -163,23 +163,17 @@ session_traverse(PyObject *object, visitproc visit, void *arg)
     return 0;
 }
 
+// There is no tp_clear: a session refers to nothing that could refer back, and searches
+// and readers of a cycle that is collected give nodes back to it until they are freed.
 // The C session borrows the model, so it goes first.
-static int
-session_clear(PyObject *object)
-{
-    PySession *self = (PySession *)object;
-    deal_session_free(self->session);
-    self->session = NULL;
-    Py_CLEAR(self->model);
-    return 0;
-}
-
 static void
 session_dealloc(PyObject *object)
 {
+    PySession *self = (PySession *)object;
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    session_clear(object);
+    deal_session_free(self->session);
+    Py_CLEAR(self->model);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -246,7 +240,6 @@ static PyType_Slot session_slots[] = {
     {Py_tp_new, session_new},
     {Py_tp_dealloc, session_dealloc},
     {Py_tp_traverse, session_traverse},
-    {Py_tp_clear, session_clear},
     {Py_tp_methods, session_methods},
     {Py_tp_getset, session_getset},
     {0, NULL},

@@ -1,4 +1,4 @@
-/* Length of the completion against a range, as one counter and two flags.
+/* Length of the completion against a range, as one counter and few flags.
  *
  * Words are what Python's str.split() gives: maximal runs of characters that are not
  * white space (Unicode White_Space, and U+001C to U+001F). A token is one call of
@@ -8,6 +8,9 @@
  * of their full-width forms. A run of the ASCII ones alone ends nothing where a word
  * character follows at once, so "3.5" and "example.com" hold no end; at the end of the
  * text it does. Text after the last end is not a sentence yet.
+ *
+ * A line ends with "\n" and counts from its first character that is not white space; a
+ * paragraph likewise, and ends with a blank line.
  */
 #include "reward/length.h"
 
@@ -24,10 +27,11 @@ typedef struct length {
 } length;
 
 typedef struct state {
-    int64_t n;              // complete ones; words: begun ones
+    int64_t n;              // complete ones; words, lines, paragraphs: begun ones
     int32_t token_size_max; // bytes
-    uint8_t is_inside;      // words: in a word. sentences: a word character was seen
+    uint8_t is_inside;      // one is begun. sentences: a word character was seen
     uint8_t is_pending;     // sentences: ended, unless a word character comes next
+    uint8_t n_newline;      // paragraphs: since the last text, at most 2
 } state;
 
 static int
@@ -54,13 +58,96 @@ advance_sentence(state *s, uint32_t code)
 {
     if (code == '.' || code == '!' || code == '?') {
         s->is_pending = s->is_inside;
-    } else if (deal_unicode_is_word(code)) {
+    } else if (code < 0x80 ? deal_unicode_ascii[code] & DEAL_ASCII_WORD
+                           : deal_unicode_is_word(code)) {
         s->is_pending = 0;
         s->is_inside = 1;
     } else if (s->is_pending || (s->is_inside && is_full_width_stop(code))) {
         s->n++;
         s->is_pending = s->is_inside = 0;
     }
+}
+
+// The code point at text[*i], and a step to the next one.
+static uint32_t
+next_code(const uint8_t *text, size_t size, size_t *i)
+{
+    if (text[*i] < 0x80)
+        return text[(*i)++];
+    size_t n_byte;
+    uint32_t code = deal_unicode_next(text + *i, size - *i, &n_byte);
+    *i += n_byte;
+    return code;
+}
+
+static bool
+is_space(uint32_t code)
+{
+    return code < 0x80 ? deal_unicode_ascii[code] & DEAL_ASCII_SPACE
+                       : deal_unicode_is_space(code);
+}
+
+static void
+advance_words(state *s, const uint8_t *text, size_t size)
+{
+    bool is_inside = s->is_inside;
+    int64_t n = s->n;
+    for (size_t i = 0; i < size;) {
+        bool was_inside = is_inside;
+        is_inside = !is_space(next_code(text, size, &i));
+        n += is_inside & !was_inside;
+    }
+    s->n = n;
+    s->is_inside = is_inside;
+}
+
+static void
+advance_lines(state *s, const uint8_t *text, size_t size)
+{
+    bool is_inside = s->is_inside;
+    for (size_t i = 0; i < size;) {
+        uint32_t code = next_code(text, size, &i);
+        if (code == '\n') {
+            is_inside = false;
+        } else if (!is_inside && !is_space(code)) {
+            is_inside = true;
+            s->n++;
+        }
+    }
+    s->is_inside = is_inside;
+}
+
+static void
+advance_paragraphs(state *s, const uint8_t *text, size_t size)
+{
+    int n_newline = s->n_newline;
+    for (size_t i = 0; i < size;) {
+        uint32_t code = next_code(text, size, &i);
+        if (code == '\n') {
+            n_newline += n_newline < 2;
+        } else if (!is_space(code)) {
+            s->n += n_newline == 2 || !s->is_inside;
+            s->is_inside = 1; // and stays so: there is a paragraph to end
+            n_newline = 0;
+        }
+    }
+    s->n_newline = (uint8_t)n_newline;
+}
+
+static void
+advance_sentences(state *s, const uint8_t *text, size_t size)
+{
+    for (size_t i = 0; i < size;)
+        advance_sentence(s, next_code(text, size, &i));
+}
+
+static void
+advance_characters(state *s, const uint8_t *text, size_t size)
+{
+    int64_t n = 0;
+    for (size_t i = 0; i < size; n++)
+        next_code(text, size, &i);
+    s->n += n;
 }
 
 static int
@@ -70,23 +157,26 @@ length_advance(void *self, void *state_bytes, int32_t token, const char *bytes,
     (void)message;
     const length *l = self;
     state *s = state_bytes;
-    if (l->unit == DEAL_LENGTH_TOKENS) {
+    const uint8_t *text = (const uint8_t *)bytes;
+    switch (l->unit) {
+    case DEAL_LENGTH_TOKENS:
         s->n += token >= 0; // text that is pending comes without one
-        return 0;
-    }
-    size_t n_byte;
-    for (size_t i = 0; i < size; i += n_byte) {
-        uint32_t code =
-            deal_unicode_next((const uint8_t *)bytes + i, size - i, &n_byte);
-        if (l->unit == DEAL_LENGTH_CHARACTERS) {
-            s->n++;
-        } else if (l->unit == DEAL_LENGTH_WORDS) {
-            bool is_inside = !deal_unicode_is_space(code);
-            s->n += is_inside && !s->is_inside;
-            s->is_inside = is_inside;
-        } else {
-            advance_sentence(s, code);
-        }
+        break;
+    case DEAL_LENGTH_CHARACTERS:
+        advance_characters(s, text, size);
+        break;
+    case DEAL_LENGTH_WORDS:
+        advance_words(s, text, size);
+        break;
+    case DEAL_LENGTH_SENTENCES:
+        advance_sentences(s, text, size);
+        break;
+    case DEAL_LENGTH_LINES:
+        advance_lines(s, text, size);
+        break;
+    case DEAL_LENGTH_PARAGRAPHS:
+        advance_paragraphs(s, text, size);
+        break;
     }
     return 0;
 }
@@ -122,11 +212,16 @@ n_max_after(const length *l, const state *s, int64_t n_left)
 {
     switch (l->unit) {
     case DEAL_LENGTH_WORDS: // a space and one character each
+    case DEAL_LENGTH_LINES: // a newline and one character each
         return s->n + (n_left + !s->is_inside) / 2;
     case DEAL_LENGTH_SENTENCES: {
         // The first takes what it lacks of "a.", each further one " a."; a full-width
         // stop is 3 bytes and saves the space, "a" and it are 4.
         int64_t n_lacking = s->is_pending ? 0 : s->is_inside ? 1 : 2;
+        return n_left < n_lacking ? s->n : s->n + 1 + (n_left - n_lacking) / 3;
+    }
+    case DEAL_LENGTH_PARAGRAPHS: { // the first what it lacks of "\n\na"
+        int64_t n_lacking = s->is_inside ? 3 - s->n_newline : 1;
         return n_left < n_lacking ? s->n : s->n + 1 + (n_left - n_lacking) / 3;
     }
     case DEAL_LENGTH_TOKENS:
@@ -166,10 +261,10 @@ deal_status
 deal_reward_length_new(deal_length_unit unit, int64_t min, int64_t max,
                        deal_reward **reward, deal_error *err)
 {
-    if ((int)unit < DEAL_LENGTH_TOKENS || (int)unit > DEAL_LENGTH_SENTENCES)
+    if ((int)unit < DEAL_LENGTH_TOKENS || (int)unit > DEAL_LENGTH_PARAGRAPHS)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "length: unit: expected 0 to %d, got %d",
-                         (int)DEAL_LENGTH_SENTENCES, (int)unit);
+                         (int)DEAL_LENGTH_PARAGRAPHS, (int)unit);
     if (min < 0)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "length: min: expected at least 0, got %lld", (long long)min);

@@ -14,6 +14,8 @@ typedef enum deal_length_unit {
     DEAL_LENGTH_CHARACTERS = 1, // code points
     DEAL_LENGTH_WORDS = 2,      // maximal runs of non-space characters
     DEAL_LENGTH_SENTENCES = 3,  // runs ended by . ! ? or their full-width forms
+    DEAL_LENGTH_LINES = 4,      // lines that are not blank
+    DEAL_LENGTH_PARAGRAPHS = 5, // runs of such lines
 } deal_length_unit;
 
 // `max` < 0: no upper limit. Fails with INVALID_ARG where min < 0 or max in [0, min).

@@ -179,6 +179,7 @@ expand(deal_search *search, deal_error *err)
         DEAL_TRY(evaluate_live(search, err));
     if (!search->request.rollout_lm)
         show_tops(search);
+    search->rewards.position = search->live[0].n_token;
     DEAL_TRY(deal_observe_all(search, search->live, search->n_live, err));
     DEAL_TRY(deal_beam_expand(search, &search->rewards, err));
     deal_skip_check(search);

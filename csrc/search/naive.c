@@ -270,6 +270,7 @@ deal_naive_step(deal_search *search, bool *is_done, deal_error *err)
 {
     DEAL_TRY(deal_search_evaluate(search, DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z,
                                   search->n_expand, err));
+    search->rewards.position = search->live[0].n_token;
     DEAL_TRY(deal_observe_all(search, search->live, search->n_live, err));
     DEAL_TRY(deal_beam_expand(search, &search->rewards, err));
     deal_skip_check(search);

@@ -220,8 +220,10 @@ deal_status
 deal_reward_set_sum(const deal_reward_set *set, const double *reward, size_t i_case,
                     double *h, deal_error *err)
 {
-    double sum = 0.0;
-    for (int32_t i = 0; i < set->n_reward; i++)
+    bool has_formula = set->formula.n_term > 0;
+    double sum =
+        has_formula ? deal_formula_value(&set->formula, reward, set->position) : 0.0;
+    for (int32_t i = 0; i < set->n_reward && !has_formula; i++)
         sum += term(set->weight[i], reward[i]);
     if (!isfinite(sum))
         return deal_fail(err, DEAL_ERR_REWARD,
@@ -237,6 +239,10 @@ deal_reward_set_sum_range(const deal_reward_set *set, const double *low,
                           const double *high, double *h_low, double *h_high)
 {
     double least = 0.0, most = 0.0;
+    if (set->formula.n_term > 0) {
+        deal_formula_range(&set->formula, low, high, set->position, h_low, h_high);
+        return;
+    }
     for (int32_t i = 0; i < set->n_reward; i++) {
         double weight = set->weight[i];
         least += term(weight, weight > 0.0 ? low[i] : high[i]);

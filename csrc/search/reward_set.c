@@ -64,9 +64,14 @@ reserve_block(deal_reward_set *set, deal_reward_states *states, deal_error *err)
 deal_status
 deal_reward_set_init(deal_reward_set *set, deal_reward *const *reward,
                      const double *weight, int32_t n_reward,
-                     const deal_reward_prompt *prompt, deal_error *err)
+                     const deal_formula *formula, const deal_reward_prompt *prompt,
+                     deal_error *err)
 {
     *set = (deal_reward_set){.prompt = *prompt};
+    if (formula && formula->n_term > 0) {
+        DEAL_TRY(deal_formula_check(formula, n_reward, err));
+        set->formula = *formula;
+    }
     for (int32_t i = 0; i < n_reward; i++)
         DEAL_TRY(check_reward(reward[i], weight[i], i, err));
     set->i_state = deal_alloc_zero((size_t)n_reward, sizeof *set->i_state);

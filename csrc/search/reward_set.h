@@ -16,6 +16,7 @@
 
 #include "common/reward.h"
 #include "common/status.h"
+#include "search/formula.h"
 #include "search/memo.h"
 
 // One state of every incremental reward; those on texts have none. Zero-initialise;
@@ -38,8 +39,11 @@ typedef struct deal_reward_set {
     deal_reward *const *reward; // (n_reward,) borrowed, as are the weights
     const double *weight;       // (n_reward,)
     int32_t n_reward;
-    size_t *i_state;   // (n_reward,) first byte of a reward's state in a block
-    size_t block_size; // bytes
+    deal_formula formula; // in place of the weighted sum, where it has terms
+    int32_t position;     // of the decision, for the formula: tokens that all live
+                          // hypotheses have
+    size_t *i_state;      // (n_reward,) first byte of a reward's state in a block
+    size_t block_size;    // bytes
     deal_reward_prompt prompt;
     bool has_incremental;
     deal_reward_hidden hidden;
@@ -73,10 +77,12 @@ typedef struct deal_reward_beginning {
     double *low, *high;    // in and out: (n_reward,)
 } deal_reward_beginning;
 
-// Checks the rewards' form; fails with INVALID_ARG naming the reward. `prompt` lives as
-// long as the set. Caller frees with deal_reward_set_free(), also after a failure.
+// Checks the rewards' form; fails with INVALID_ARG naming the reward. `formula`: NULL
+// or without terms for the weighted sum. `prompt` lives as long as the
+// set. Caller frees with deal_reward_set_free(), also after a failure.
 deal_status deal_reward_set_init(deal_reward_set *set, deal_reward *const *reward,
                                  const double *weight, int32_t n_reward,
+                                 const deal_formula *formula,
                                  const deal_reward_prompt *prompt, deal_error *err);
 void deal_reward_set_free(deal_reward_set *set);
 
@@ -131,7 +137,8 @@ deal_status deal_reward_set_score_texts(deal_reward_set *set, int32_t i_reward,
                                         const deal_reward_case *cases, size_t n_cases,
                                         deal_error *err);
 
-// The weighted sum of reward (n_reward,). Fails with REWARD where it is not finite.
+// The weighted sum of reward (n_reward,), or what the formula makes of them. Fails with
+// REWARD where it is not finite.
 deal_status deal_reward_set_sum(const deal_reward_set *set, const double *reward,
                                 size_t i_case, double *h, deal_error *err);
 
@@ -158,9 +165,9 @@ deal_status deal_reward_set_bound_texts(deal_reward_set *set, int32_t i_reward,
                                         const deal_reward_beginning *beginnings,
                                         size_t n, deal_error *err);
 
-// The range of the weighted sum where each score lies in its range. It is the sum of
-// the ends, in the order and with the roundings of deal_reward_set_sum(): rounding is
-// monotone, so no sum of scores falls outside, and where both ends are equal it is it.
+// The range of that where each score lies in its range. It is the sum of the ends, in
+// the order and with the roundings of deal_reward_set_sum(): rounding is monotone, so
+// no sum of scores falls outside, and where both ends are equal it is it.
 void deal_reward_set_sum_range(const deal_reward_set *set, const double *low,
                                const double *high, double *h_low, double *h_high);
 

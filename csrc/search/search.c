@@ -190,7 +190,7 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
         .token_size_max = token_size_max(request->vocab, n_new_max),
     };
     DEAL_TRY(deal_reward_set_init(&search->rewards, request->reward, request->weight,
-                                  request->n_reward, &prompt, err));
+                                  request->n_reward, &request->formula, &prompt, err));
     bool is_sample = params->mode == DEAL_SEARCH_SAMPLE;
     search->n_live_max = is_sample ? params->n_return : params->beam_size;
     if (is_deal(search)) {
@@ -332,6 +332,7 @@ score_results(deal_search *search, deal_error *err)
         DEAL_TRY(
             deal_hypothesis_case(&result[i], &search->rewards, &search->cases[i], err));
     }
+    search->rewards.position = INT32_MAX;
     DEAL_TRY(deal_observe_all(search, result, n, err));
     return deal_reward_set_score(&search->rewards, search->cases, (size_t)n, err);
 }

@@ -16,6 +16,7 @@
 
 #include "common/lm.h"
 #include "common/reward.h"
+#include "search/formula.h"
 #include "search/search_params.h"
 #include "tokenizer/vocab.h"
 
@@ -42,6 +43,7 @@ typedef struct deal_search_request {
     deal_reward *const *reward; // (n_reward,)
     const double *weight;       // (n_reward,) finite; h = sum of weight[i] * reward[i]
     int32_t n_reward;
+    deal_formula formula; // h in place of that sum, where it has terms; borrowed
     deal_search_params params;
 } deal_search_request;
 
@@ -58,8 +60,9 @@ typedef struct deal_search_result {
     int32_t n_token;
     const char *text; // UTF-8, stop string cut
     size_t text_size;
-    double logprob;       // natural log, summed over the generated tokens
-    double h;             // weighted sum of rewards of `text`; 0 without rewards
+    double logprob; // natural log, summed over the generated tokens
+    double h;       // weighted sum of rewards of `text`, or what the formula makes
+                    // of them; 0 without rewards
     const double *reward; // (n_reward,) unweighted; NULL without rewards
     double score;         // what the mode ranks by
     deal_finish_reason finish_reason;

@@ -8,19 +8,42 @@ A reward gives every completion of a prompt a number; higher is better.
 
     rewards = deal.rewards.Keywords(["cat", "couch"]) + 0.5 * polite
 
-Native rewards, :class:`Keywords`, :class:`Length`, :class:`Lexicon`,
-:class:`NgramModel`, :class:`RewardModel` and third parties' scorers in :class:`Native`,
-run in C without the interpreter, token by token.
+Native rewards, :class:`Keywords`, :class:`Length`, :class:`Repetition`,
+:class:`Format`, :class:`Lexicon`, :class:`NgramModel`, :class:`RewardModel` and third
+parties' scorers in :class:`Native`, run in C without the interpreter, token by token.
 """
 
 from deal.rewards.base import Part, Reward, WeightedSum, as_reward
+from deal.rewards.combine import (
+    Combination,
+    at_least,
+    clip,
+    lexicographic,
+    maximum,
+    minimum,
+    penalty,
+    product,
+    scheduled,
+)
+from deal.rewards.constraints import Constraint, Grammar, JsonSchema, Regex
+from deal.rewards.huggingface import from_pipeline, from_transformers
 from deal.rewards.lexicon import NEGATORS, Lexicon
+from deal.rewards.models import Contrast, Fluency, from_model
 from deal.rewards.native import Keywords, Length, Native
 from deal.rewards.ngram import NgramFeatures, NgramFit, NgramModel
 from deal.rewards.python import PythonReward, reward
 from deal.rewards.reward_model import RewardModel
+from deal.rewards.text_checks import Format, Repetition
+from deal.rewards.trl import from_trl
 
 __all__ = [
+    "Combination",
+    "Format",
+    "Constraint",
+    "Contrast",
+    "Fluency",
+    "Grammar",
+    "JsonSchema",
     "Keywords",
     "Length",
     "Lexicon",
@@ -31,9 +54,23 @@ __all__ = [
     "NgramModel",
     "Part",
     "PythonReward",
+    "Regex",
     "Reward",
+    "Repetition",
     "RewardModel",
     "WeightedSum",
     "as_reward",
+    "at_least",
+    "clip",
+    "lexicographic",
+    "maximum",
+    "minimum",
+    "penalty",
+    "product",
+    "from_model",
+    "from_pipeline",
+    "from_transformers",
+    "from_trl",
     "reward",
+    "scheduled",
 ]

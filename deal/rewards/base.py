@@ -12,8 +12,9 @@ from typing import Any
 class Reward:
     """What scores completions. Made by :func:`reward` or by the classes below.
 
-    Rewards form weighted sums: ``a + 0.5 * b - c``, and ``sum([a, b, c])``. A function
-    or a capsule may stand for a reward on one side of a ``+`` or ``-``.
+    Rewards form weighted sums: ``a + 0.5 * b - c``, and ``sum([a, b, c])``, products,
+    ``a * b``, and may be shifted, ``a - 0.5``. A function or a capsule may stand for a
+    reward on one side of a ``+`` or ``-``.
 
     Attributes
     ----------
@@ -24,6 +25,7 @@ class Reward:
         Whether the same text always scores the same; of a sum, whether all parts do.
     """
 
+    _is_leaf = True  # asked itself; else what it is made of
     __array_ufunc__ = None  # so that numpy.float64(0.5) * reward is left to __rmul__
 
     def __init__(
@@ -46,6 +48,24 @@ class Reward:
         tuple of Part
         """
         return (Part(self.name, 1.0, self),)
+
+    def leaves(self) -> tuple[Part, ...]:
+        """The rewards that are asked, each with a name of its own.
+
+        Of a weighted sum its parts; of another combination what it is made of, each
+        reward once, with weight 1.
+
+        Returns
+        -------
+        tuple of Part
+        """
+        from deal.rewards.combine import leaves_of
+
+        return leaves_of(self)
+
+    def _build(self, builder: Any) -> None:
+        """Pushes this reward's terms on a ``combine.Builder``."""
+        builder.leaf(self)
 
     def score(
         self,
@@ -88,6 +108,38 @@ class Reward:
                 )
         return self._score(rows, list(prompts), kwargs) if rows else []
 
+    def standardise(self, lm: Any, prompts: Sequence[Any], **kwargs: Any) -> Reward:
+        """This reward in standard deviations, so that weights mean the same across.
+
+        Parameters
+        ----------
+        lm : deal.Model
+        prompts : sequence
+            As for :meth:`deal.Model.generate`, or conversations as for ``chat``.
+        n : int, default=4
+            Completions that are drawn for each.
+        sampling : deal.Sampling, default=Sampling(temperature=1.0)
+            Its seed is that of the first prompt, the next ones follow.
+        max_new_tokens : int, default=64
+        reward_kwargs : mapping, optional
+            Columns with a value for each prompt.
+        progress : bool, default=False
+            Show a tqdm bar.
+
+        Returns
+        -------
+        Reward
+            ``(score - mean) / deviation``, of the scores of those completions.
+
+        Raises
+        ------
+        ValueError
+            If all completions score the same.
+        """
+        from deal._calibrate import standardise
+
+        return standardise(self, lm, prompts, **kwargs)
+
     def _score(
         self, completions: list[Any], prompts: list[str], columns: Mapping[str, Any]
     ) -> list[float]:
@@ -102,17 +154,23 @@ class Reward:
         return _joined(self, other, 1.0)
 
     def __radd__(self, other: Any) -> Reward:
-        if isinstance(other, int) and other == 0:  # sum() starts with 0
-            return self
+        if isinstance(other, numbers.Real):
+            return self + other
         return as_reward(other) + self if _is_reward_like(other) else NotImplemented
 
     def __sub__(self, other: Any) -> Reward:
         return _joined(self, other, -1.0)
 
     def __rsub__(self, other: Any) -> Reward:
+        if isinstance(other, numbers.Real):
+            return -self + other
         return as_reward(other) - self if _is_reward_like(other) else NotImplemented
 
     def __mul__(self, weight: Any) -> Reward:
+        if isinstance(weight, Reward):
+            from deal.rewards.combine import product
+
+            return product(self, weight)
         if not isinstance(weight, numbers.Real):
             return NotImplemented
         return WeightedSum([(float(weight) * p.weight, p.reward) for p in self.parts()])
@@ -155,6 +213,8 @@ class WeightedSum(Reward):
         If a weight is not finite; it names the reward.
     """
 
+    _is_leaf = False
+
     def __init__(self, terms: Iterable[tuple[float, Reward]]) -> None:
         flat = [
             (weight * part.weight, part.reward)
@@ -169,7 +229,8 @@ class WeightedSum(Reward):
                 raise ValueError(
                     f"reward {item.name!r}: expected a finite weight, got {weight}"
                 )
-            parts.append(Part(_unused(item.name, parts), weight, item))
+            name = unused_name(item.name, [part.name for part in parts])
+            parts.append(Part(name, weight, item))
         self._parts = tuple(parts)
         super().__init__(
             " + ".join(_term(part) for part in parts),
@@ -179,6 +240,9 @@ class WeightedSum(Reward):
 
     def parts(self) -> tuple[Part, ...]:
         return self._parts
+
+    def _build(self, builder: Any) -> None:
+        builder.weighted_sum([(part.weight, part.reward) for part in self._parts])
 
     def _score(
         self, completions: list[Any], prompts: list[str], columns: Mapping[str, Any]
@@ -190,8 +254,8 @@ class WeightedSum(Reward):
         return total
 
 
-def _unused(name: str, parts: Sequence[Part]) -> str:
-    taken = {part.name for part in parts}
+def unused_name(name: str, taken: Sequence[str]) -> str:
+    """`name`, or with ``#2``, ``#3`` ... where it is taken."""
     if name not in taken:
         return name
     n = 2
@@ -223,8 +287,10 @@ def _is_capsule(obj: Any) -> bool:
 
 
 def _joined(left: Reward, right: Any, weight: float) -> Reward:
-    if isinstance(right, int) and right == 0:
-        return left
+    if isinstance(right, numbers.Real):
+        from deal.rewards.combine import affine
+
+        return affine(left, 1.0, weight * float(right), left.name) if right else left
     if not _is_reward_like(right):
         return NotImplemented
     return WeightedSum([(1.0, left), (weight, as_reward(right))])

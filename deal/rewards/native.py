@@ -9,7 +9,15 @@ from typing import Any
 from deal import _core
 from deal.rewards.base import Reward, check_texts
 
-_UNITS = {"tokens": 0, "characters": 1, "words": 2, "sentences": 3}
+_UNITS = {
+    "tokens": 0,
+    "characters": 1,
+    "words": 2,
+    "sentences": 3,
+    "lines": 4,
+    "paragraphs": 5,
+}
+_MODES = {"fraction": 0, "all": 1, "any": 2, "ordered": 3}
 
 
 class Native(Reward):
@@ -51,55 +59,90 @@ class Native(Reward):
 
 
 class Keywords(Native):
-    """Fraction of concepts that the text covers, in [0, 1].
+    """Which of the wanted words the text has, and which of the forbidden; in [0, 1].
 
-    A concept is covered once one of its forms occurs as a whole word or phrase: neither
-    end of it may cut a word of letters, marks, digits and underscores. Case is folded,
+    A concept occurs where one of its forms does as a whole word or phrase: neither end
+    of it may cut a word of letters, marks, digits and underscores. Case is folded,
     nothing else is normalised; spaces within a form match as written.
 
     Parameters
     ----------
-    concepts : list of str, or of lists of str
+    concepts : list of str, or of lists of str, optional
         Each concept is a word, or a list of accepted forms. Of a mapping, its values.
+        May be left out where there are forbidden ones.
     name : str, default="keywords"
+    mode : {"fraction", "all", "any", "ordered"}, default="fraction"
+        The score: the fraction of concepts that occur; 1 if all, or any, of them do,
+        else 0; or the fraction, counted from the first one on, of those that occur one
+        after the other, without overlap.
+    forbidden : list of str, or of lists of str, optional
+        Concepts that must not occur. The score is multiplied with the fraction of them
+        that does not; in modes "all" and "any" a single one makes it 0.
 
     Raises
     ------
     ValueError
-        For no concepts, a concept without forms, or an empty form.
+        For no concepts at all, a concept without forms, an empty form or another mode.
 
     Examples
     --------
     >>> Keywords(["cat", ["sit", "sits", "sat"]]).score(["The cat ran.", "A cat sat."])
     [0.5, 1.0]
+    >>> Keywords(["cat", "sat"], mode="ordered", forbidden=["dog"]).score(
+    ...     ["sat: a cat", "a cat sat", "a cat sat on a dog"])
+    [0.5, 1.0, 0.0]
     """
 
-    def __init__(self, concepts: Iterable[Any], name: str = "keywords") -> None:
-        if isinstance(concepts, (str, bytes)):
-            raise TypeError(f"concepts: expected a list of concepts, got {concepts!r}")
-        if isinstance(concepts, Mapping):
-            concepts = concepts.values()
-        forms = [_forms_of(concept) for concept in concepts]
-        super().__init__(_core.keywords(forms), name)
-        self.concepts = tuple(tuple(row) for row in forms)
+    def __init__(
+        self,
+        concepts: Iterable[Any] = (),
+        name: str = "keywords",
+        *,
+        mode: str = "fraction",
+        forbidden: Iterable[Any] = (),
+    ) -> None:
+        if mode not in _MODES:
+            raise ValueError(f"mode: expected one of {', '.join(_MODES)}, got {mode!r}")
+        wanted = _rows_of("concepts", concepts)
+        unwanted = _rows_of("forbidden", forbidden)
+        super().__init__(_core.keywords(wanted, unwanted, _MODES[mode]), name)
+        self.concepts = tuple(map(tuple, wanted))
+        self.forbidden = tuple(map(tuple, unwanted))
+        self.mode = mode
 
     def __repr__(self) -> str:
-        shown = [row[0] if len(row) == 1 else list(row) for row in self.concepts]
-        return f"deal.rewards.Keywords({shown!r})"
+        shown = repr(_shown(self.concepts))
+        if self.mode != "fraction":
+            shown += f", mode={self.mode!r}"
+        if self.forbidden:
+            shown += f", forbidden={_shown(self.forbidden)!r}"
+        return f"deal.rewards.Keywords({shown})"
 
 
-def _forms_of(concept: Any) -> list[str]:
+def _shown(rows: Iterable[tuple[str, ...]]) -> list[Any]:
+    return [row[0] if len(row) == 1 else list(row) for row in rows]
+
+
+def _rows_of(what: str, concepts: Iterable[Any]) -> list[list[str]]:
+    if isinstance(concepts, (str, bytes)):
+        raise TypeError(f"{what}: expected a list of concepts, got {concepts!r}")
+    if isinstance(concepts, Mapping):
+        concepts = concepts.values()
+    return [_forms_of(what, concept) for concept in concepts]
+
+
+def _forms_of(what: str, concept: Any) -> list[str]:
     forms = [concept] if isinstance(concept, str) else concept
     if isinstance(forms, bytes) or not isinstance(forms, Iterable):
-        raise TypeError(f"concepts: expected str or a list of str, got {concept!r}")
+        raise TypeError(f"{what}: expected str or a list of str, got {concept!r}")
     forms = list(forms)
     for form in forms:
         if not isinstance(form, str):
-            raise TypeError(f"concepts: expected str, got {form!r} in {concept!r}")
+            raise TypeError(f"{what}: expected str, got {form!r} in {concept!r}")
         if not form:
-            raise ValueError(f"concepts: expected non-empty forms, got {concept!r}")
+            raise ValueError(f"{what}: expected non-empty forms, got {concept!r}")
     if not forms:
-        raise ValueError("concepts: expected at least one form for each, got []")
+        raise ValueError(f"{what}: expected at least one form for each, got []")
     return forms
 
 
@@ -111,20 +154,29 @@ class Length(Native):
 
     Parameters
     ----------
-    unit : {"words", "tokens", "characters", "sentences"}, default="words"
-        Words are those of ``str.split()``, characters are code points. A sentence ends
-        with a run of ``.``, ``!``, ``?`` that no word character follows at once, or
-        with one of their full-width forms; text after the last end is not counted.
+    unit : {"words", "tokens", "characters", "sentences", "lines", "paragraphs"}
+        Default: words, which are those of ``str.split()``. Characters are code points.
+        A sentence ends with a run of ``.``, ``!``, ``?`` that no word character follows
+        at once, or with one of their full-width forms; text after the last end is not
+        counted. Lines are those that are not blank, paragraphs runs of such lines.
     min, max : int, optional
         At least one of them.
     target : int, optional
-        Instead of both: ``min = max = target``.
+        Instead of both: ``min = target - tolerance``, at least 0, and ``max = target +
+        tolerance``.
     name : str, default="length"
+    tolerance : int, default=0
+        With `target` alone.
 
     Raises
     ------
     ValueError
         For an unknown unit, a negative bound or ``min > max``.
+
+    Examples
+    --------
+    >>> Length(target=4, tolerance=1).score(["a b", "a b c", "a b c d e"])
+    [0.75, 1.0, 1.0]
     """
 
     def __init__(
@@ -134,17 +186,24 @@ class Length(Native):
         max: int | None = None,
         target: int | None = None,
         name: str = "length",
+        *,
+        tolerance: int = 0,
     ) -> None:
         if unit not in _UNITS:
             raise ValueError(f"unit: expected one of {', '.join(_UNITS)}, got {unit!r}")
         if target is not None:
             if min is not None or max is not None:
                 raise ValueError("target: give either target or min and max")
-            min = max = target
+            centre = checked_bound("target", target)
+            width = checked_bound("tolerance", tolerance)
+            min = centre - width if centre > width else 0
+            max = centre + width
+        elif tolerance:
+            raise ValueError("tolerance: expected a target beside it")
         if min is None and max is None:
             raise ValueError("length: expected min, max or target")
-        low = 0 if min is None else _checked_bound("min", min)
-        high = -1 if max is None else _checked_bound("max", max)
+        low = 0 if min is None else checked_bound("min", min)
+        high = -1 if max is None else checked_bound("max", max)
         super().__init__(_core.length(_UNITS[unit], low, high), name)
         self.unit = unit
         self.min = low
@@ -172,7 +231,7 @@ class Length(Native):
         return scores
 
 
-def _checked_bound(name: str, value: Any) -> int:
+def checked_bound(name: str, value: Any) -> int:
     try:
         bound = operator.index(value)
     except TypeError:

@@ -17,6 +17,8 @@
  *     mode n_new_max n_return beam_size length_penalty top_k lookahead_len
  *     reward_weight commit tricks skip_above
  *     has_rollouts (n_ctx n_back table)   another model, which rolls out
+ *     n_term (kind i n x)*n_term          of a formula over the rewards
+ *     n_number numbers                    of its schedules
  */
 #include <math.h>
 #include <stdbool.h>
@@ -49,6 +51,8 @@ typedef struct test_case {
     deal_reward *reward[N_MAX];
     double weight[N_MAX];
     deal_search_request request;
+    deal_term term[N_MAX];
+    double number[N_MAX];
 } test_case;
 
 static deal_error err;
@@ -156,8 +160,8 @@ read_keywords(test_case *t, int32_t i)
         text[j] = form[j];
     }
     int32_t n_concept = i_concept[n - 1] + 1;
-    need(deal_reward_keywords_new(n_concept, n, text, size, i_concept, &t->native[i],
-                                  &err) == DEAL_OK,
+    need(deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, n_concept, 0, n, text, size,
+                                  i_concept, &t->native[i], &err) == DEAL_OK,
          err.message);
     t->free_native[i] = deal_reward_keywords_free;
     toy_reward_wrap(&t->toy[i], t->native[i]);
@@ -253,6 +257,25 @@ read_params(deal_search_params *params)
 }
 
 static void
+read_formula(test_case *t)
+{
+    deal_formula *formula = &t->request.formula;
+    formula->term = t->term;
+    formula->number = t->number;
+    formula->n_term = read_int(0, N_MAX);
+    for (int32_t i = 0; i < formula->n_term; i++) {
+        deal_term *term = &t->term[i];
+        term->kind = (deal_term_kind)read_int(0, DEAL_N_TERM - 1);
+        term->i = read_int(0, N_MAX);
+        term->n = read_int(0, N_MAX);
+        term->x = read_number();
+    }
+    formula->n_number = read_int(0, N_MAX);
+    for (int32_t i = 0; i < formula->n_number; i++)
+        t->number[i] = read_number();
+}
+
+static void
 read_case(test_case *t, int32_t n_vocab)
 {
     t->lm = read_lm(n_vocab);
@@ -282,6 +305,7 @@ read_case(test_case *t, int32_t n_vocab)
     read_params(&request->params);
     t->rollout_lm = read_int(0, 1) ? read_lm(n_vocab) : NULL;
     request->rollout_lm = t->rollout_lm ? &t->rollout_lm->lm : NULL;
+    read_formula(t);
 }
 
 // --- writing -------------------------------------------------------------------------

@@ -76,7 +76,8 @@ world_init(world *w, answer a)
     deal_error err;
     *w = (world){.answer = a, .reward = sound, .list = {&w->reward}};
     w->reward.self = &w->answer;
-    CHECK(deal_reward_set_init(&w->set, w->list, weight, 1, &prompt, &err) == DEAL_OK);
+    CHECK(deal_reward_set_init(&w->set, w->list, weight, 1, NULL, &prompt, &err) ==
+          DEAL_OK);
     deal_reward_set_range(&w->set, &w->low, &w->high);
 }
 

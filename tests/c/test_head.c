@@ -185,7 +185,8 @@ expect_refused(int32_t n_embd, deal_status expected_status, const char *part)
     const deal_reward_prompt prompt = {.text = ""};
     deal_error err = {.message = ""};
     deal_reward_set set;
-    deal_status status = deal_reward_set_init(&set, reward, &one, 1, &prompt, &err);
+    deal_status status =
+        deal_reward_set_init(&set, reward, &one, 1, NULL, &prompt, &err);
     if (status == DEAL_OK)
         status = deal_reward_hidden_init(&set, n_embd, 3, &err);
     CHECK_EQ_INT(status, expected_status);

@@ -20,8 +20,8 @@ make(int32_t n_concept, int32_t n_form, const char *const *form,
         size[i] = strlen(form[i]);
     deal_reward *reward = NULL;
     deal_error err;
-    CHECK_EQ_INT(deal_reward_keywords_new(n_concept, n_form, form, size, i_concept,
-                                          &reward, &err),
+    CHECK_EQ_INT(deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, n_concept, 0, n_form,
+                                          form, size, i_concept, &reward, &err),
                  DEAL_OK);
     return reward;
 }
@@ -247,6 +247,40 @@ test_random(void)
     CHECK(n_tight > 500);
 }
 
+// Score of `text` where "a", "b c" and "c" are wanted and "no" and "never" forbidden.
+static double
+score_mode(deal_keywords_mode mode, const char *text)
+{
+    const char *form[] = {"a", "b c", "c", "no", "never"};
+    const size_t size[] = {1, 3, 1, 2, 5};
+    const int32_t concept[] = {0, 1, 2, 3, 4};
+    deal_reward *r = NULL;
+    deal_error err;
+    CHECK_EQ_INT(deal_reward_keywords_new(mode, 3, 2, 5, form, size, concept, &r, &err),
+                 DEAL_OK);
+    double score = score_text(r, text);
+    deal_reward_keywords_free(r);
+    return score;
+}
+
+static void
+test_modes(void)
+{
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_FRACTION, "c a"), 2.0 / 3, 1e-15);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_FRACTION, "c a no"), 1.0 / 3, 1e-15);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_FRACTION, "a b c no never"), 0.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ALL, "b c a"), 1.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ALL, "b c"), 0.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ALL, "b c a no"), 0.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ANY, "x c"), 1.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ANY, "x"), 0.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ANY, "c, never"), 0.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ORDERED, "c b c a"), 1.0 / 3, 1e-15);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ORDERED, "a b c"), 2.0 / 3, 1e-15);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ORDERED, "a c b c c"), 1.0, 0.0);
+    CHECK_NEAR(score_mode(DEAL_KEYWORDS_ORDERED, "a c b c c no"), 0.5, 0.0);
+}
+
 static void
 test_faults(void)
 {
@@ -256,26 +290,33 @@ test_faults(void)
     deal_reward *const untouched = (deal_reward *)(void *)&message;
     deal_reward *reward = untouched;
     deal_error err;
-    CHECK_EQ_INT(deal_reward_keywords_new(0, 0, NULL, NULL, NULL, &reward, &err),
+    CHECK_EQ_INT(deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, 0, 0, 0, NULL, NULL,
+                                          NULL, &reward, &err),
                  DEAL_ERR_INVALID_ARG);
-    CHECK_EQ_INT(deal_reward_keywords_new(1, 2, form, size, zero, &reward, &err),
+    CHECK_EQ_INT(deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, 1, 0, 2, form, size,
+                                          zero, &reward, &err),
                  DEAL_ERR_INVALID_ARG);
     CHECK_HAS(err.message, "empty");
-    CHECK_EQ_INT(
-        deal_reward_keywords_new(1, 1, form + 2, size + 2, zero, &reward, &err),
-        DEAL_ERR_INVALID_ARG);
+    CHECK_EQ_INT(deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, 1, 0, 1, form + 2,
+                                          size + 2, zero, &reward, &err),
+                 DEAL_ERR_INVALID_ARG);
     CHECK_HAS(err.message, "UTF-8");
-    CHECK_EQ_INT(deal_reward_keywords_new(2, 1, form, size, zero, &reward, &err),
+    CHECK_EQ_INT(deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, 2, 0, 1, form, size,
+                                          zero, &reward, &err),
                  DEAL_ERR_INVALID_ARG);
     CHECK_HAS(err.message, "concept 1 has no form");
-    CHECK_EQ_INT(deal_reward_keywords_new(1, 2, form, size, high, &reward, &err),
+    CHECK_EQ_INT(deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, 1, 0, 2, form, size,
+                                          high, &reward, &err),
                  DEAL_ERR_INVALID_ARG);
     CHECK(reward == untouched);
+    CHECK_EQ_INT(deal_reward_keywords_new((deal_keywords_mode)4, 1, 0, 1, form, size,
+                                          zero, &reward, &err),
+                 DEAL_ERR_INVALID_ARG);
     int n_failed = 0;
     for (size_t n = 1;; n++) {
         deal_alloc_fail_at(n);
-        deal_status status =
-            deal_reward_keywords_new(1, 1, form, size, zero, &reward, &err);
+        deal_status status = deal_reward_keywords_new(DEAL_KEYWORDS_FRACTION, 1, 0, 1,
+                                                      form, size, zero, &reward, &err);
         deal_alloc_fail_at(0);
         if (status == DEAL_OK)
             break;
@@ -296,6 +337,7 @@ main(void)
     test_pending();
     test_reach();
     test_random();
+    test_modes();
     test_faults();
     return check_report("test_keywords");
 }

@@ -70,6 +70,12 @@ test_counts(void)
     CHECK_EQ_INT(count(DEAL_LENGTH_SENTENCES,
                        "\xE5\xA5\xBD\xE3\x80\x82\xE5\xA5\xBD\xEF\xBC\x81"),
                  2);
+    CHECK_EQ_INT(count(DEAL_LENGTH_LINES, ""), 0);
+    CHECK_EQ_INT(count(DEAL_LENGTH_LINES, "\n \n"), 0);
+    CHECK_EQ_INT(count(DEAL_LENGTH_LINES, "one\r\n\n two\nthree\n"), 3);
+    CHECK_EQ_INT(count(DEAL_LENGTH_PARAGRAPHS, "\n\n"), 0);
+    CHECK_EQ_INT(count(DEAL_LENGTH_PARAGRAPHS, "\n\none\ntwo\n \n\nthree"), 2);
+    CHECK_EQ_INT(count(DEAL_LENGTH_PARAGRAPHS, "one\n\ntwo\n\n"), 2);
 }
 
 static double
@@ -139,7 +145,8 @@ test_bounds(deal_length_unit unit)
             char token[TOKEN_SIZE];
             size_t size = (size_t)(4.0 * deal_rng_uniform(1, unit, n_draw++));
             for (size_t i = 0; i < size; i++)
-                token[i] = "ab .!"[(int)(5.0 * deal_rng_uniform(1, unit, n_draw++))];
+                token[i] =
+                    "ab .!\n\n"[(int)(7.0 * deal_rng_uniform(1, unit, n_draw++))];
             r->advance(r->self, &state, t, token, size, message);
         }
         for (int t = 0; t <= N_TOKEN; t++)
@@ -183,7 +190,7 @@ test_faults(void)
     CHECK_EQ_INT(deal_reward_length_new(DEAL_LENGTH_WORDS, 6, 5, &reward, &err),
                  DEAL_ERR_INVALID_ARG);
     CHECK_HAS(err.message, "6");
-    CHECK_EQ_INT(deal_reward_length_new((deal_length_unit)4, 1, 5, &reward, &err),
+    CHECK_EQ_INT(deal_reward_length_new((deal_length_unit)6, 1, 5, &reward, &err),
                  DEAL_ERR_INVALID_ARG);
     deal_alloc_fail_at(1);
     CHECK_EQ_INT(deal_reward_length_new(DEAL_LENGTH_WORDS, 1, 5, &reward, &err),
@@ -199,12 +206,14 @@ main(void)
     test_counts();
     test_grading();
     test_pending_text();
-    for (int unit = DEAL_LENGTH_TOKENS; unit <= DEAL_LENGTH_SENTENCES; unit++)
+    for (int unit = DEAL_LENGTH_TOKENS; unit <= DEAL_LENGTH_PARAGRAPHS; unit++)
         test_bounds((deal_length_unit)unit);
     test_fastest(DEAL_LENGTH_WORDS, "a b c d e f g");
     test_fastest(DEAL_LENGTH_CHARACTERS, "abcdefg");
     test_fastest(DEAL_LENGTH_SENTENCES, "a. b. c. d. e.");
     test_fastest(DEAL_LENGTH_SENTENCES, "a! b? 3.4.5.6. c");
+    test_fastest(DEAL_LENGTH_LINES, "a\nb\nc\nd");
+    test_fastest(DEAL_LENGTH_PARAGRAPHS, "a\n\nb\n \nc\n\n\nd\n\ne");
     test_faults();
     return check_report("test_length");
 }

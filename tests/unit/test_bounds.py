@@ -9,81 +9,22 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
+from reward_streams import (
+    ALPHABET,
+    Tokens,
+    beginnings,
+    check_holds,
+    cut,
+    random_token,
+)
 from reward_twins import keywords_twin
 
 from deal import _core
 
-UNITS = ("tokens", "characters", "words", "sentences")
-ALPHABET = ["a", "b", "A", "c", " ", " ", ".", "!", "_", "\u00e9", "\u00c9", "\u5b57"]
-ALPHABET += ["\u3002", "\uff01", "\u023a", "\u212a", "\u0301", "\n", "\U0001f408"]
-BROKEN = [b"\xff", b"\xc3", b"\xa9", b"\xe5\xad", b"\xf0\x9f\x90", b"\xed\xa0\x80"]
-Tokens = list[bytes]
-
-
-def random_token(rng: random.Random, size_max: int) -> bytes:
-    token = b""
-    for _ in range(rng.choice([0, 1, 1, 2, 3, 6])):
-        part = rng.choice(ALPHABET).encode()
-        if rng.random() < 0.05:
-            part = rng.choice(BROKEN)
-        if len(token) + len(part) <= size_max:
-            token += part
-    return token
-
-
-def cut(rng: random.Random, data: bytes, size_max: int) -> Tokens:
-    """Tokens of the most bytes that they may have, or anywhere, within a character."""
-    tokens = []
-    while data:
-        size = size_max if rng.random() < 0.7 else rng.randint(1, size_max)
-        if rng.random() < 0.8:  # whole characters, as a tokenizer gives them
-            while 0 < size < len(data) and data[size] & 0xC0 == 0x80:
-                size -= 1
-        size = size or size_max
-        tokens.append(data[:size])
-        data = data[size:]
-    return tokens
-
-
-def check_holds(
-    rng: random.Random, state: Any, n_max: int, continuations: Sequence[Tokens]
-) -> int:
-    """Each beginning of each continuation; how many reached the upper end."""
-    bounds = [state.bounds(n) for n in range(n_max + 1)]
-    for (low, high), (lower, higher) in itertools.pairwise(bounds):
-        assert lower <= low <= high <= higher  # more tokens can do more
-    assert bounds[0] == (state.score(), state.score(True))
-    n_tight = 0
-    for tokens in continuations:
-        now, reached = state, [state.score()]
-        for i, token in enumerate(tokens[:n_max]):
-            now = now.fork()
-            # What is pending at the end comes without a token's id.
-            now.advance(token, -1 if rng.random() < 0.1 else 7)
-            reached.append(now.score())
-            for n_left in range(n_max - i):  # nothing that was ruled out comes back
-                low, high = now.bounds(n_left)
-                before = bounds[n_left + i + 1]
-                assert before[0] <= low and high <= before[1], (tokens[: i + 1], n_left)
-        for n, (low, high) in enumerate(bounds):
-            assert low <= min(reached[: n + 1]), (tokens, n)
-            assert max(reached[: n + 1]) <= high, (tokens, n)
-        n_tight += bounds[n_max][1] == max(reached)
-    return n_tight
-
-
-def beginnings(rng: random.Random, capsule: Any, size_max: int) -> Iterator[Any]:
-    """States after none, one, two, ... random tokens."""
-    state = _core.RewardState(capsule, "p", n_new_max=99, token_size_max=size_max)
-    yield state
-    for _ in range(rng.randrange(8)):
-        state = state.fork()
-        state.advance(random_token(rng, size_max), rng.randrange(9))
-        yield state
+UNITS = ("tokens", "characters", "words", "sentences", "lines", "paragraphs")
 
 
 # --- Keywords ------------------------------------------------------------------------
@@ -160,6 +101,7 @@ def test_keywords_reach_all_that_they_say() -> None:
 def length_continuations(rng: random.Random, size_max: int) -> Iterator[Tokens]:
     """As many units as the bytes have room for, or as few."""
     units = ["a", " a", "a ", " a.", "a. ", ".a", "a\u3002", "\u3002", "!", " ", ""]
+    units += ["\na", "a\n", "\n\na", "a\n\n"]
     for _ in range(12):
         n = rng.randint(1, 20)
         if rng.random() < 0.7:

@@ -9,6 +9,7 @@ import sys
 HEAVY = (
     "torch",
     "transformers",
+    "llguidance",
     "tokenizers",
     "sentencepiece",
     "jinja2",

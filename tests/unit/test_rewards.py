@@ -441,16 +441,16 @@ def test_weights_do_not_overflow() -> None:
         1e200 * (1e200 * Keywords(["a"]))
 
 
-@pytest.mark.parametrize("other", [1, 0.5, "a", None, [1]])
-def test_only_rewards_are_added(other: Any) -> None:
+@pytest.mark.parametrize("other", ["a", None, [1], 1j])
+def test_only_rewards_and_numbers_are_added(other: Any) -> None:
     with pytest.raises(TypeError):
         Keywords(["a"]) + other
     with pytest.raises(TypeError):
         other - Keywords(["a"])
 
 
-@pytest.mark.parametrize("other", ["a", None, [1], 1j, Keywords(["b"])])
-def test_only_numbers_multiply(other: Any) -> None:
+@pytest.mark.parametrize("other", ["a", None, [1], 1j])
+def test_only_numbers_and_rewards_multiply(other: Any) -> None:
     with pytest.raises(TypeError):
         Keywords(["a"]) * other
 

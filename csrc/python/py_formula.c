@@ -1,0 +1,199 @@
+#include "python/py_formula.h"
+
+#include "common/alloc.h"
+#include "python/py_status.h"
+
+typedef struct PyFormula {
+    PyObject_HEAD
+    deal_formula formula; // of the arrays below
+    deal_term *term;
+    double *number;
+    int32_t n_reward;
+} PyFormula;
+
+// A sequence of numbers as a fresh array, freed with deal_free(); -1 with an exception.
+static int
+read_numbers(PyObject *object, const char *what, double **numbers, int32_t *n)
+{
+    PyObject *fast = PySequence_Fast(object, what);
+    if (!fast)
+        return -1;
+    Py_ssize_t size = PySequence_Fast_GET_SIZE(fast);
+    double *found = size <= INT32_MAX ? deal_alloc((size_t)size, sizeof *found) : NULL;
+    if (!found)
+        PyErr_NoMemory();
+    for (Py_ssize_t i = 0; found && i < size && !PyErr_Occurred(); i++)
+        found[i] = PyFloat_AsDouble(PySequence_Fast_GET_ITEM(fast, i));
+    Py_DECREF(fast);
+    if (PyErr_Occurred()) {
+        deal_free(found);
+        return -1;
+    }
+    *numbers = found;
+    *n = (int32_t)size;
+    return 0;
+}
+
+static int
+read_terms(PyFormula *self, PyObject *terms)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(terms);
+    self->term = deal_alloc_zero((size_t)n, sizeof *self->term);
+    if (n > INT32_MAX || !self->term) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t t = 0; t < n; t++) {
+        PyObject *row = PyTuple_GET_ITEM(terms, t);
+        int kind;
+        deal_term *term = &self->term[t];
+        if (!PyTuple_Check(row)) {
+            PyErr_SetString(PyExc_TypeError, "terms: expected (kind, i, n, x)");
+            return -1;
+        }
+        if (!PyArg_ParseTuple(row, "iiid;terms: expected (kind, i, n, x)", &kind,
+                              &term->i, &term->n, &term->x))
+            return -1;
+        term->kind = (deal_term_kind)kind;
+    }
+    self->formula.term = self->term;
+    self->formula.n_term = (int32_t)n;
+    return 0;
+}
+
+static PyObject *
+formula_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *keyword[] = {"terms", "numbers", "n_reward", NULL};
+    PyObject *terms, *numbers;
+    int n_reward;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!Oi:Formula", keyword,
+                                     &PyTuple_Type, &terms, &numbers, &n_reward))
+        return NULL;
+    PyFormula *self = (PyFormula *)type->tp_alloc(type, 0);
+    if (!self)
+        return NULL;
+    self->n_reward = n_reward;
+    deal_error err;
+    if (read_terms(self, terms) < 0 ||
+        read_numbers(numbers, "numbers: expected a sequence", &self->number,
+                     &self->formula.n_number) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->formula.number = self->number;
+    if (deal_formula_check(&self->formula, n_reward, &err) != DEAL_OK) {
+        Py_DECREF(self);
+        return deal_py_raise(PyType_GetModule(type), &err);
+    }
+    return (PyObject *)self;
+}
+
+// One number for each reward.
+static int
+read_scores(const PyFormula *self, PyObject *object, double **scores)
+{
+    int32_t n;
+    if (read_numbers(object, "scores: expected a sequence", scores, &n) < 0)
+        return -1;
+    if (n == self->n_reward)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "scores: expected %d, got %d", (int)self->n_reward,
+                 (int)n);
+    deal_free(*scores);
+    return -1;
+}
+
+static PyObject *
+formula_value(PyObject *object, PyObject *args)
+{
+    const PyFormula *self = (const PyFormula *)object;
+    PyObject *scores;
+    double *score;
+    int position;
+    if (!PyArg_ParseTuple(args, "Oi:value", &scores, &position) ||
+        read_scores(self, scores, &score) < 0)
+        return NULL;
+    double value =
+        deal_formula_value(&self->formula, score, position < 0 ? 0 : position);
+    deal_free(score);
+    return PyFloat_FromDouble(value);
+}
+
+static PyObject *
+formula_range(PyObject *object, PyObject *args)
+{
+    const PyFormula *self = (const PyFormula *)object;
+    PyObject *lows, *highs;
+    double *low, *high, from, to;
+    int position;
+    if (!PyArg_ParseTuple(args, "OOi:range", &lows, &highs, &position) ||
+        read_scores(self, lows, &low) < 0)
+        return NULL;
+    if (read_scores(self, highs, &high) < 0) {
+        deal_free(low);
+        return NULL;
+    }
+    deal_formula_range(&self->formula, low, high, position < 0 ? 0 : position, &from,
+                       &to);
+    deal_free(low);
+    deal_free(high);
+    return Py_BuildValue("dd", from, to);
+}
+
+int
+deal_py_formula_get(PyObject *module, PyObject *object, deal_formula *formula)
+{
+    PyTypeObject *type = deal_module_state_get(module)->formula_type;
+    if (object != Py_None && !PyObject_TypeCheck(object, type)) {
+        PyErr_Format(PyExc_TypeError, "formula: expected Formula or None, got %s",
+                     Py_TYPE(object)->tp_name);
+        return -1;
+    }
+    *formula = object == Py_None ? (deal_formula){0} : ((PyFormula *)object)->formula;
+    return 0;
+}
+
+static void
+formula_dealloc(PyObject *object)
+{
+    PyFormula *self = (PyFormula *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    deal_free(self->term);
+    deal_free(self->number);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyMethodDef formula_methods[] = {
+    {"value", formula_value, METH_VARARGS,
+     "value(scores, position, /)\n--\n\nOf these scores (n_reward,), in a decision "
+     "before which\nthe text had `position` tokens."},
+    {"range", formula_range, METH_VARARGS,
+     "range(low, high, position, /)\n--\n\n(low, high) of that, where scores lie in "
+     "these ranges."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot formula_slots[] = {
+    {Py_tp_doc, (void *)"Formula(terms, numbers, n_reward)\n--\n\nTerms (kind, i, n, "
+                        "x) in postfix order, as in search/formula.h."},
+    {Py_tp_new, formula_new},
+    {Py_tp_dealloc, formula_dealloc},
+    {Py_tp_methods, formula_methods},
+    {0, NULL},
+};
+
+static PyType_Spec formula_spec = {
+    .name = "deal._core.Formula",
+    .basicsize = sizeof(PyFormula),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = formula_slots,
+};
+
+int
+deal_py_formula_register(PyObject *module)
+{
+    return deal_py_add_type(module, &formula_spec,
+                            &deal_module_state_get(module)->formula_type);
+}
