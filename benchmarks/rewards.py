@@ -39,7 +39,7 @@ from benchmarks import common, reward_quality
 from benchmarks.coverage import coverage
 from deal import _core
 from deal.demo import WORD_SETS, prompt_for
-from deal.rewards import Keywords, Length, Lexicon, NgramModel
+from deal.rewards import Format, Keywords, Length, Lexicon, NgramModel, Repetition
 
 PARTS = ("throughput", "search", "quality")
 TOKEN_SIZES = (4, 64)  # bytes: a token of a language model, and a line at a time
@@ -77,6 +77,8 @@ SCORERS: dict[str, Callable[[reward_quality.Data], Any]] = {
     "Keywords, 5 concepts": lambda data: Keywords(list(WORD_SETS[4].values())),
     "Length, words": lambda data: Length("words", min=5, max=10),
     "Length, sentences": lambda data: Length("sentences", max=3),
+    "Repetition": lambda data: Repetition(),
+    "Format": lambda data: Format(bullets=3, letter_case="lower", no_commas=True),
     "Lexicon": lexicon,
     "Lexicon, per word": lambda data: Lexicon(lexicon(data).weights, per="word"),
     "NgramModel, counts of words": lambda data: ngrams(
