@@ -39,11 +39,14 @@ from benchmarks import common, reward_quality
 from benchmarks.coverage import coverage
 from deal import _core
 from deal.demo import WORD_SETS, prompt_for
-from deal.rewards import Keywords, Length, Lexicon, NgramModel
+from deal.rewards import Format, Keywords, Length, Lexicon, NgramModel, Repetition
 
 PARTS = ("throughput", "search", "quality")
 TOKEN_SIZES = (4, 64)  # bytes: a token of a language model, and a line at a time
 GOAL_BYTES_S = 50e6
+# In mode "naive" next to nothing, so that all rewards make the same text and cost what
+# they cost; in mode "exact" what a user would take, where bounds matter too.
+REWARD_WEIGHT = {"naive": 1e-9, "exact": 4.0}
 SECONDS_MIN = 0.05  # of one timing
 WORDS = sorted(
     {form for words in WORD_SETS for forms in words.values() for form in forms}
@@ -74,6 +77,8 @@ SCORERS: dict[str, Callable[[reward_quality.Data], Any]] = {
     "Keywords, 5 concepts": lambda data: Keywords(list(WORD_SETS[4].values())),
     "Length, words": lambda data: Length("words", min=5, max=10),
     "Length, sentences": lambda data: Length("sentences", max=3),
+    "Repetition": lambda data: Repetition(),
+    "Format": lambda data: Format(bullets=3, letter_case="lower", no_commas=True),
     "Lexicon": lexicon,
     "Lexicon, per word": lambda data: Lexicon(lexicon(data).weights, per="word"),
     "NgramModel, counts of words": lambda data: ngrams(
@@ -196,7 +201,8 @@ def search_cost(
     rows = []
     items = WORD_SETS[: settings["n"]]
     for mode in ("naive", "exact"):
-        search = deal.Search(mode=mode, **settings["search"])
+        weight = settings["reward_weight"][mode]
+        search = deal.Search(mode=mode, reward_weight=weight, **settings["search"])
         runs: dict[str, list[list[Any]]] = {}
         for concepts in tqdm(items, desc=f"search, {mode}", leave=False):
             rewards = search_rewards(concepts, data)
@@ -235,7 +241,7 @@ def median_of(runs: Sequence[dict[str, float]], key: str) -> float:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure, and return the result document."""
     data = reward_quality.Data.find(arguments)
-    search = {"top_k": 5, "lookahead": 16, "reward_weight": 4.0}
+    search = {"top_k": 5, "lookahead": 16}
     settings = {
         "rounds": arguments.rounds,
         "token_sizes": list(TOKEN_SIZES),
@@ -243,6 +249,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "n": arguments.n,
         "max_new_tokens": arguments.max_new_tokens,
         "search": search,
+        "reward_weight": REWARD_WEIGHT,
         "data": {k: v is not None for k, v in asdict(data).items()},
     }
     result: dict[str, Any] = {"benchmark": "rewards", "settings": settings}

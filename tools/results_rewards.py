@@ -46,7 +46,11 @@ def search_section(result: dict[str, Any], source: str) -> list[str]:
         f"max_new_tokens={settings['max_new_tokens']}, {settings['threads']} threads: "
         "time per token without the prompt, against that with Keywords, and the share "
         f"of time in the reward; medians of {settings['rounds']} rounds. In mode "
-        '"exact" rewards also differ in what their bounds rule out.',
+        f"naive, reward_weight={settings['reward_weight']['naive']:g}, all rewards "
+        "make the same text by the same work. In mode exact, reward_weight="
+        f"{settings['reward_weight']['exact']:g}, texts differ, and so does what can "
+        "be ruled out: most once a reward is as high as it can get, which Keywords is "
+        "with every word used and a score per text never is.",
         "",
         "| mode | reward | ms per token | of Keywords | share of time |",
         "| --- | --- | ---: | ---: | ---: |",
@@ -73,7 +77,8 @@ def quality_section(result: dict[str, Any], source: str) -> list[str]:
     if not rows:
         return ["Quality was not measured."]
     lines = [
-        "**Quality** on texts that nothing was fitted on; 95 % intervals by bootstrap.",
+        "**Quality** on texts that nothing was fitted on, though the defaults of `fit` "
+        "were chosen with them in view; 95 % intervals by bootstrap.",
         "",
         "| data | model | measure | value | interval | texts |",
         "| --- | --- | --- | ---: | ---: | ---: |",
