@@ -216,7 +216,8 @@ extend(deal_lm *lm, deal_lm_item *items, int32_t n_items, deal_error *err)
     t->n_extend++;
     bool is_nan = t->nan_in && --t->nan_in == 0;
     if (t->fail_in && --t->fail_in == 0)
-        return deal_fail(err, DEAL_ERR_IO, "table lm: told to fail");
+        return deal_fail(err, t->is_full ? DEAL_ERR_KV_BUDGET : DEAL_ERR_IO,
+                         "table lm: told to fail");
     int32_t n_done = 0, n_new = 0;
     deal_status status = DEAL_OK;
     for (; n_done < n_items && status == DEAL_OK; n_done++) {

@@ -5,6 +5,7 @@
 #ifndef DEAL_TESTS_TABLE_LM_H
 #define DEAL_TESTS_TABLE_LM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "common/lm.h"
@@ -27,6 +28,7 @@ typedef struct deal_table_lm {
     int32_t n_node, node_cap, n_live;
     deal_node free_node;
     int32_t fail_in; // the extend call that fails, 1 = the next; 0: none
+    bool is_full;    // it fails for want of KV cells
     int32_t nan_in;  // the extend call that answers with NaN
     int32_t n_extend;
     int32_t kept[DEAL_TABLE_LAYERS + 1]; // (n_kept,) layers of HIDDEN, of the last root
