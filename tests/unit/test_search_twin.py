@@ -391,8 +391,6 @@ def test_random_cases_are_hard(search_table: Program) -> None:
             found.add("half a character")
         if problem.has_states:
             found.add("states")
-        if problem.has_states:
-            found.add("states")
         if problem.commit > 1 and len(results[0].tokens) > outcome.stats.n_steps:
             found.add("commit")
         if problem.n_new_max < problem.max_new_tokens:
@@ -556,7 +554,6 @@ def test_rollouts_of_a_step_are_one_batch_for_each_position(
     cases = [random_case(seed, "naive") for seed in range(300)]
     n_seen = 0
     for (problem, _), answer in zip(cases, search_table.run(cases), strict=True):
-        n_states = 2 * problem.has_states  # of what was committed, and of rollouts
         n_states = 2 * problem.has_states  # of what was committed, and of rollouts
         for step, (n_extend, _) in enumerate(answer["steps"]):
             rows = [row for row in answer["trace"] if row["step"] == step]
