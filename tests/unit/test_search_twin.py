@@ -86,7 +86,9 @@ def check_stats(problem: Problem, answer: dict[str, Any], want: twin.Stats) -> N
         assert n_bounds == 0  # nothing is left out that they could spare
         if getattr(reward, "is_impure", False):
             assert n_texts == want.n_reward_texts / len(problem.rewards)
-        elif isinstance(reward, Marks) or getattr(reward, "form", "") == "texts":
+        elif isinstance(reward, Marks):
+            assert (n_calls, n_texts) == (len(want.n_alone), sum(want.n_alone))
+        elif getattr(reward, "form", "") == "texts":
             assert (n_calls, n_texts) == (want.n_new_calls, want.n_new_texts)
     names = ("prefill", "forward", "reward", "rollout_model")
     parts = [found[f"seconds_{name}"] for name in names]
