@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from deal.generation import Candidate, Decision, Generation
+from deal.generation import Candidate, Generation
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y = 132, 46, 12, 34  # of a box and between boxes, px
 _MARGIN = 16
@@ -107,10 +107,7 @@ class Explanation:
                     lines.append(_edge(parents[candidate.beam], x, y, candidate))
                 places[id(candidate)] = x, y
             n_column = max(n_column, len(decision.candidates))
-            parents = {
-                beam: places[id(candidate)]
-                for beam, candidate in enumerate(_goes_on(decision))
-            }
+            parents = {c.next_beam: places[id(c)] for c in decision.candidates}
         width = 2 * _MARGIN + n_column * (_WIDTH + _GAP_X) - _GAP_X
         n_row = max(1, len(self.generation.trace))
         height = 2 * _MARGIN + n_row * (_HEIGHT + _GAP_Y) - _GAP_Y
@@ -159,16 +156,6 @@ def explain(generation: Generation, tokenizer: Any) -> Explanation:
             "it, got one without decisions"
         )
     return Explanation(generation, tokenizer)
-
-
-def _goes_on(decision: Decision) -> list[Candidate]:
-    """The next decision's hypotheses, which lie in the order of their tokens."""
-    going = [c for c in decision.candidates if c.is_chosen and not _is_over(c)]
-    return sorted(going, key=lambda c: (c.beam, -c.logprob, c.token_id))
-
-
-def _is_over(candidate: Candidate) -> bool:
-    return candidate.is_finished and not candidate.rollout
 
 
 def _edge(parent: tuple[int, int], x: int, y: int, candidate: Candidate) -> str:

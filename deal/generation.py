@@ -100,6 +100,9 @@ class Candidate:
     is_skipped : bool
         Taken without a rollout, by ``Search.skip_above``; it has a score only where it
         ends the text.
+    next_beam : int or None
+        Index of the hypothesis that it is at the next decision; None where it is none,
+        as it was not chosen or is finished.
     """
 
     beam: int
@@ -113,6 +116,7 @@ class Candidate:
     is_finished: bool
     is_chosen: bool
     is_skipped: bool = False
+    next_beam: int | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,7 @@ def decisions(
                 is_finished=row["is_finished"],
                 is_chosen=row["is_chosen"],
                 is_skipped=row["is_skipped"],
+                next_beam=row["next_beam"] if row["next_beam"] >= 0 else None,
             )
             for row in group
         )

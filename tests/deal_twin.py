@@ -66,6 +66,7 @@ class Problem:
     commit: int = 1
     tricks: int = 15  # of the C search in mode exact
     skip_above: float = 0.0  # 0: off
+    cost: tuple[float, float] = (0.0, 0.0)  # of a pass and a row; 0: as measured
     rollouts: Rollouts | None = None  # None: the model itself rolls out
     drawing: Any = None  # of segment_twin.py
     formula: tuple[Term, ...] = ()  # in place of the weighted sum
@@ -141,6 +142,7 @@ class Stats:
     # Texts that a reward with a memory must be asked for, and calls for them.
     n_new_texts: int = 0
     n_new_calls: int = 0
+    n_alone: list[int] = field(default_factory=list)  # in each call, by the text alone
     n_rollout_model_tokens: int = 0
     n_rollout_model_passes: int = 0
 
@@ -273,8 +275,7 @@ class Pool:
         """Whether none of those that would go on can enter any more."""
         if not live:
             return True
-        worst = self.best[-1].score if self.is_full else float("-inf")
-        return self.is_full and all(one.score <= worst for one in live)
+        return self.is_full and all(one.score <= self.best[-1].score for one in live)
 
 
 # --- the searches --------------------------------------------------------------------
@@ -294,7 +295,7 @@ class Search:
         self.trace: list[Row] = []
         self.live = [Hypothesis()]
         self.pool = Pool(problem.num_beams)
-        self.asked: set[tuple[str, int, bool]] = set()
+        self.asked: set[tuple[str, int, bool] | str] = set()
 
     def run(self) -> Outcome:
         is_done = False
@@ -379,7 +380,9 @@ class Search:
         }
         self.stats.n_new_texts += len(told - self.asked)
         self.stats.n_new_calls += bool(told - self.asked)
-        self.asked |= told
+        alone = {one.text for one in hypotheses} - self.asked
+        self.stats.n_alone += [len(alone)] * bool(alone)
+        self.asked |= told | alone
 
 
 def formula_value(problem: Problem, scores: Sequence[float], position: float) -> float:

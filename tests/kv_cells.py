@@ -8,6 +8,7 @@ import deal
 from deal._request import GENERATE_DEFAULTS
 
 PAGE_LEN = 64
+BATCH_LEN = 64  # rows of a batch with some ahead
 
 
 def page_size(lm: deal.Model) -> int:
@@ -20,16 +21,18 @@ def page_size(lm: deal.Model) -> int:
 def most_pages(search: deal.Search, n_prompt: int, n_new: int) -> int:
     """Pages that a search of mode "exact" may hold at any time.
 
-    The contexts themselves, one for each hypothesis, and below each what a decision
-    evaluates: `top_k` candidates with their rollouts. With what is evaluated ahead, so
-    much at every place of the likeliest rollout.
+    The contexts themselves, one for each hypothesis, below each what a decision
+    evaluates, `top_k` candidates with their rollouts, and what is evaluated ahead.
     """
-    tokens = search.lookahead + 1
-    below = search.num_beams * search.top_k * tokens
-    if search.exact.speculation:
-        below *= tokens
-    cells = 1 + n_prompt + search.num_beams * n_new + below  # the root is one
+    contexts = search.num_beams * (n_prompt + n_new)
+    below = search.num_beams * search.top_k * (search.lookahead + 1)
+    cells = 1 + contexts + below + ahead_cells(search)  # the root is one
     return -(-cells // PAGE_LEN)
+
+
+def ahead_cells(search: deal.Search) -> int:
+    """Most tokens ahead: a batch, and what may be held where one is added."""
+    return BATCH_LEN * (search.lookahead + 1) if search.exact.speculation else 0
 
 
 def peak_pages(lm: deal.Model, prompt: str, **options: Any) -> tuple[int, Any, Any]:

@@ -118,6 +118,14 @@ def random_head(rng: random.Random, prompt: Tokens) -> Head:
     return Head(pooling, rng.randrange(-4, 5) / 4, layers, tuple(weight), prompt)
 
 
+def random_toy(rng: random.Random, form: str) -> Toy:
+    """One with any range that holds its scores: most lack one end, or both."""
+    low, high = rng.choice([(-1.0, 1.0), (-1.0, math.inf), (-math.inf, 1.0)])
+    if rng.random() < 0.25:
+        low, high = rng.choice([(-1.0, 1.0), (-math.inf, math.inf)])
+    return Toy(form, rng.randrange(1000), low=low, high=high)
+
+
 def random_rewards(
     rng: random.Random,
     pieces: list[tuple[int, bytes]],
@@ -127,9 +135,9 @@ def random_rewards(
     """Some of all kinds; those that read hidden states only with `has_states`."""
     mark = rng.choice([b"a", b"b", b" ", b"o"])
     makers: list[Callable[[], Any]] = [
-        lambda: Toy("texts", rng.randrange(1000)),
-        lambda: Toy("plain", rng.randrange(1000)),
-        lambda: Toy("owning", rng.randrange(1000)),
+        lambda: random_toy(rng, "texts"),
+        lambda: random_toy(rng, "plain"),
+        lambda: random_toy(rng, "owning"),
         lambda: random_keywords(rng),
         lambda: Length(
             rng.choice(Length.UNITS),

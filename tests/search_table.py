@@ -41,12 +41,15 @@ class Toy:
     """A hash as a multiple of 1/8 in [-1, 1]; the plain twin of tests/c/toy_reward.c.
 
     One on texts is told how many tokens there are, an incremental one which. An impure
-    one also hashes how often it was asked before.
+    one also hashes how often it was asked before. `low` and `high` are the range that
+    it promises.
     """
 
     form: str
     salt: int
     is_impure: bool = False
+    low: float = -1.0
+    high: float = 1.0
     n_asked: list[int] = field(default_factory=lambda: [0], compare=False, repr=False)
 
     def __call__(
@@ -65,7 +68,8 @@ class Toy:
         return (value >> 13) % 17 / 8 - 1
 
     def words(self) -> list[str]:
-        return [self.form, str(self.salt), str(int(self.is_impure))]
+        numbers = (self.salt, int(self.is_impure), self.low, self.high)
+        return [self.form, *map(str, numbers)]
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,7 @@ def case_words(problem: Problem, mode: str) -> list[str]:
         words += [p.rollouts.n_ctx, *table_words(p.rollouts)]
     words += [len(p.formula), *(word for term in p.formula for word in term)]
     words += counted(p.numbers)
+    words += p.cost
     return [str(w) for w in words]
 
 

@@ -123,6 +123,10 @@ typedef struct deal_reward {
     // `bounds` is asked of states that were not told the newest.
     int (*observe)(void *self, void *state, int32_t n_tokens, const float *hidden,
                    char *message);
+
+    // 1, for the form on texts: n_tokens and is_finished of a text are not looked at,
+    // so that the same text is asked about once, however its tokens fall.
+    int32_t is_text_alone;
 } deal_reward;
 
 #ifdef __cplusplus

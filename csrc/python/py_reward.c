@@ -51,6 +51,11 @@ deal_py_reward_get(PyObject *capsule)
             PyExc_ValueError,
             "reward '%s': expected init, advance and score, or score_texts alone",
             r->name);
+    else if (r->is_text_alone && !r->score_texts)
+        PyErr_Format(PyExc_ValueError,
+                     "reward '%s': is_text_alone: expected 0 without score_texts, "
+                     "got %d",
+                     r->name, (int)r->is_text_alone);
     else if (!has_sound_hidden(r))
         PyErr_Format(PyExc_ValueError,
                      "reward '%s': hidden states: expected n_hidden_layers and n_embd "
@@ -371,6 +376,7 @@ make_python(PyObject *module, PyObject *args)
         .score_texts = call_python,
         .bounds_texts = bounds == Py_None ? NULL : call_bounds,
         .is_impure = !is_pure,
+        .is_text_alone = 1,
     };
     PyObject *capsule = PyCapsule_New(p, DEAL_REWARD_CAPSULE, NULL);
     if (!capsule) {

@@ -351,11 +351,11 @@ search_trace(PyObject *object, PyObject *unused)
         const double *reward =
             self->n_reward ? trace.reward + i * (size_t)self->n_reward : NULL;
         PyObject *dict = Py_BuildValue(
-            "{s:i,s:i,s:i,s:i,s:d,s:d,s:N,s:d,s:d,s:d,s:O,s:O,s:O,s:N}", "step",
-            row->i_step, "beam", row->i_beam, "n_committed", row->n_committed,
-            "token_id", row->token, "logprob", row->logprob, "reward", row->h,
-            "rewards", float_list(reward, self->n_reward), "score", row->score, "low",
-            row->low, "high", row->high, "is_finished",
+            "{s:i,s:i,s:i,s:i,s:i,s:d,s:d,s:N,s:d,s:d,s:d,s:O,s:O,s:O,s:N}", "step",
+            row->i_step, "beam", row->i_beam, "next_beam", row->i_next, "n_committed",
+            row->n_committed, "token_id", row->token, "logprob", row->logprob, "reward",
+            row->h, "rewards", float_list(reward, self->n_reward), "score", row->score,
+            "low", row->low, "high", row->high, "is_finished",
             row->is_finished ? Py_True : Py_False, "is_chosen",
             row->is_chosen ? Py_True : Py_False, "is_skipped",
             row->is_skipped ? Py_True : Py_False, "rollout",

@@ -31,6 +31,7 @@ deal_beam_expand(deal_search *search, deal_reward_set *rewards, deal_error *err)
                 .token = token,
                 .logprob = slot->logprob,
                 .is_final = slot->finish != DEAL_FINISH_NONE,
+                .i_next = -1,
             };
         }
     }

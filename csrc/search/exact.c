@@ -37,8 +37,6 @@ deal_exact_new(deal_search *search, deal_error *err)
     x->at = deal_alloc(n_live, sizeof *x->at);
     x->next_at = deal_alloc(n_live, sizeof *x->next_at);
     x->next_candidate = deal_alloc(n_live, sizeof *x->next_candidate);
-    x->next_low = deal_alloc(n_live, sizeof *x->next_low);
-    x->next_high = deal_alloc(n_live, sizeof *x->next_high);
     x->outlook = deal_alloc_zero(n_slot, sizeof *x->outlook);
     x->ends = deal_alloc(n_slot, 2 * n_reward * sizeof *x->ends);
     x->flags = deal_alloc(n_slot, n_reward * sizeof *x->flags);
@@ -51,9 +49,9 @@ deal_exact_new(deal_search *search, deal_error *err)
     x->slack = deal_alloc(n_live, sizeof *x->slack);
     deal_draft_init(&x->draft);
     x->win_rate = 0.95;
-    if (!x->at || !x->next_at || !x->next_candidate || !x->next_low || !x->next_high ||
-        !x->outlook || !x->ends || !x->flags || !x->lows || !x->order || !x->asked ||
-        !x->beginning || !x->seconds || !x->path || !x->slack)
+    if (!x->at || !x->next_at || !x->next_candidate || !x->outlook || !x->ends ||
+        !x->flags || !x->lows || !x->order || !x->asked || !x->beginning ||
+        !x->seconds || !x->path || !x->slack)
         return deal_fail_memory(err, "exact search");
     for (size_t i = 0; i < n_slot; i++) {
         x->outlook[i].reward_low = x->ends + 2 * n_reward * i;
@@ -85,10 +83,9 @@ deal_exact_free(deal_exact *x)
     if (x->known.lm)
         deal_known_free(&x->known);
     void *const block[] = {
-        x->at,        x->next_at,   x->next_candidate, x->next_low, x->next_high,
-        x->outlook,   x->ends,      x->flags,          x->lows,     x->order,
-        x->asked,     x->seconds,   x->path,           x->slack,    x->row,
-        x->row_token, x->row_logit, x->beginning,
+        x->at,   x->next_at,   x->next_candidate, x->outlook,   x->ends, x->flags,
+        x->lows, x->order,     x->asked,          x->seconds,   x->path, x->slack,
+        x->row,  x->row_token, x->row_logit,      x->beginning,
     };
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         deal_free(block[i]);
@@ -185,7 +182,6 @@ expand(deal_search *search, deal_error *err)
     deal_skip_check(search);
     deal_memo_trim(&search->rewards.memo);
     for (int32_t i = 0; i < search->n_candidate; i++) {
-        deal_outlook *outlook = &x->outlook[i];
         deal_outlook_begin(search, i);
         x->order[i] = i;
         int32_t n_before = search->slot[i].n_token;
@@ -242,24 +238,15 @@ refine(deal_search *search, deal_error *err)
     return deal_rows_roll(search, err);
 }
 
-// The one candidate of a decision that is not weighed.
-static deal_status
-take_blindly(deal_search *search, deal_error *err)
-{
-    search->winner[0] = 0;
-    search->n_winner = !search->candidate[0].is_final;
-    if (search->n_winner > 0)
-        return DEAL_OK;
-    DEAL_TRY(deal_outlook_score(search, 0, err));
-    return deal_beam_pool(search, 0, err);
-}
-
 static deal_status
 decide(deal_search *search, deal_error *err)
 {
     deal_exact *x = search->exact;
-    if (deal_skip_is_blind(search))
-        return take_blindly(search, err);
+    if (deal_skip_is_blind(search)) { // it goes on: one that ends is weighed
+        search->winner[0] = 0;
+        search->n_winner = 1;
+        return DEAL_OK;
+    }
     for (;;) {
         bool is_decided = false, is_all_known = true;
         for (int32_t i = 0; i < search->n_candidate; i++)
@@ -326,7 +313,7 @@ commit_one(deal_search *search, int32_t i, deal_error *err)
     x->next_candidate[i_next] = i;
     if (search->request.rollout_lm)
         deal_commit_move(search, next, i);
-    search->candidate[i].is_winner = true;
+    search->candidate[i].i_next = i_next;
     return DEAL_OK;
 }
 
@@ -428,7 +415,8 @@ record(deal_search *search, bool is_last, deal_error *err)
             .high = outlook->high,
             .is_finished =
                 slot->finish == DEAL_FINISH_END || slot->finish == DEAL_FINISH_STOP,
-            .is_chosen = candidate->is_pooled || (candidate->is_winner && !is_last),
+            .is_chosen = candidate->is_pooled || (candidate->i_next >= 0 && !is_last),
+            .i_next = is_last ? -1 : candidate->i_next,
             .n_rollout = slot->n_token - first - 1,
         };
         deal_skip_mark(search, &row, slot->reward);

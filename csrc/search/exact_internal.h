@@ -56,8 +56,7 @@ struct deal_exact {
     int32_t *at;      // (n_live_max,) entry of a live hypothesis: of all its tokens
     int32_t *next_at; // but the last n_behind, of which there is one at most. With
                       // rollout_lm more, or none while its prompt is not evaluated
-    int32_t *next_candidate;      // (n_live_max,) that `next` comes from
-    double *next_low, *next_high; // (n_live_max,) ranges of their scores
+    int32_t *next_candidate; // (n_live_max,) that `next` comes from
     int32_t n_next;
     deal_outlook *outlook;            // (n_candidate,)
     double *ends;                     // (n_slot, 2, n_reward)

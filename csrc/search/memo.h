@@ -1,7 +1,8 @@
 /* What rewards on texts have answered already, so that no text is asked about twice.
  *
  * The key is all that such a reward is told: text, number of tokens, whether it is
- * finished; for bounds also how many tokens may follow. The memo forgets everything
+ * finished; for bounds also how many tokens may follow. Of a reward that looks at the
+ * text alone, the caller leaves n_tokens and is_finished 0. The memo forgets everything
  * once its texts pass DEAL_MEMO_SIZE_MAX, which bounds its memory; only
  * deal_memo_trim() forgets.
  */

@@ -220,8 +220,8 @@ commit(deal_search *search, deal_error *err)
         if (slot->finish != DEAL_FINISH_NONE && is_whole) {
             DEAL_TRY(deal_beam_pool(search, i, err));
         } else {
+            search->candidate[i].i_next = n_next;
             DEAL_TRY(make_next(search, &search->next[n_next++], i, err));
-            search->candidate[i].is_winner = true;
         }
     }
     for (int32_t i = 0; i < search->n_candidate; i++)
@@ -254,7 +254,8 @@ record(deal_search *search, bool is_last, deal_error *err)
             .high = candidate->score,
             .is_finished =
                 slot->finish == DEAL_FINISH_END || slot->finish == DEAL_FINISH_STOP,
-            .is_chosen = candidate->is_pooled || (candidate->is_winner && !is_last),
+            .is_chosen = candidate->is_pooled || (candidate->i_next >= 0 && !is_last),
+            .i_next = is_last ? -1 : candidate->i_next,
             .n_rollout = slot->n_token - first - 1,
         };
         deal_skip_mark(search, &row, slot->reward);
@@ -281,7 +282,7 @@ deal_naive_step(deal_search *search, bool *is_done, deal_error *err)
     DEAL_TRY(commit(search, err));
     int32_t n_next = 0;
     for (int32_t i = 0; i < search->n_candidate; i++)
-        n_next += search->candidate[i].is_winner;
+        n_next += search->candidate[i].i_next >= 0;
     bool is_last = deal_beam_is_done(search, search->next, n_next);
     DEAL_TRY(record(search, is_last, err));
     deal_search_swap(search, n_next);

@@ -100,6 +100,16 @@ score_states(deal_reward_set *set, const deal_reward_case *one, size_t i_case,
     return status;
 }
 
+// What tells a text apart from others that the reward was asked about.
+static deal_reward_text
+key_of(const deal_reward *reward, const deal_reward_text *text)
+{
+    deal_reward_text key = *text;
+    if (reward->is_text_alone)
+        key.n_tokens = key.is_finished = 0;
+    return key;
+}
+
 // Looks the cases up; those that were never seen go into `text`.
 static deal_status
 collect_new(deal_reward_set *set, int32_t i_reward, const deal_reward_case *cases,
@@ -108,7 +118,8 @@ collect_new(deal_reward_set *set, int32_t i_reward, const deal_reward_case *case
     *n_new = 0;
     for (size_t i = 0; i < n_cases; i++) {
         bool is_new;
-        DEAL_TRY(deal_memo_find(&set->memo, i_reward, &cases[i].text, DEAL_MEMO_SCORE,
+        deal_reward_text key = key_of(set->reward[i_reward], &cases[i].text);
+        DEAL_TRY(deal_memo_find(&set->memo, i_reward, &key, DEAL_MEMO_SCORE,
                                 &set->i_entry[i], &is_new, err));
         if (!is_new)
             continue;
@@ -352,9 +363,9 @@ deal_reward_set_bound_texts(deal_reward_set *set, int32_t i_reward,
     size_t n_new = 0;
     for (size_t i = 0; i < n; i++) {
         bool is_new;
-        DEAL_TRY(deal_memo_find(&set->memo, i_reward, &beginnings[i].text,
-                                beginnings[i].n_tokens_left, &set->i_entry[i], &is_new,
-                                err));
+        deal_reward_text key = key_of(set->reward[i_reward], &beginnings[i].text);
+        DEAL_TRY(deal_memo_find(&set->memo, i_reward, &key, beginnings[i].n_tokens_left,
+                                &set->i_entry[i], &is_new, err));
         if (!is_new)
             continue;
         set->text[n_new] = beginnings[i].text;

@@ -25,6 +25,11 @@ check_form(const deal_reward *reward, int32_t i, deal_error *err)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "reward \"%s\" (%d): expected low <= high, got %g and %g",
                          reward->name, (int)i, reward->low, reward->high);
+    if (reward->is_text_alone && !reward->score_texts)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "reward \"%s\" (%d): is_text_alone: expected 0 without "
+                         "score_texts, got %d",
+                         reward->name, (int)i, (int)reward->is_text_alone);
     return deal_reward_hidden_check(reward, i, err);
 }
 

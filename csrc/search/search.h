@@ -105,6 +105,7 @@ typedef struct deal_trace_row {
     bool is_finished;  // candidate or rollout reached its end
     bool is_chosen;    // kept in the beam, or put among the finished
     bool is_skipped;   // by skip_above: no score was needed, unless it ended
+    int32_t i_next;    // hypothesis that it is at the next decision; -1: of none
     int32_t n_rollout; // tokens rolled out after the candidate
     size_t i_rollout;  // their first index in deal_trace.rollout
 } deal_trace_row;

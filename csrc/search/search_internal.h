@@ -20,7 +20,7 @@ typedef struct deal_candidate {
     double score;   // what candidates are ranked by
     bool is_final;  // it ends without a rollout
     bool is_pooled; // it has entered the pool
-    bool is_winner; // it is to go on in the beam
+    int32_t i_next; // hypothesis that it is to become, or -1
 } deal_candidate;
 
 typedef struct deal_exact deal_exact; // exact_internal.h

@@ -303,7 +303,7 @@ rank_slots(deal_search *search)
 
 // `live` is still that before the round.
 static deal_status
-record(deal_search *search, int32_t n_next, deal_error *err)
+record(deal_search *search, int32_t n_next, bool is_last, deal_error *err)
 {
     for (int32_t r = 0; r < search->n_candidate; r++) {
         int32_t i = search->rank[r], first = n_base(search, i);
@@ -319,6 +319,7 @@ record(deal_search *search, int32_t n_next, deal_error *err)
             .is_finished =
                 slot->finish == DEAL_FINISH_END || slot->finish == DEAL_FINISH_STOP,
             .is_chosen = r < n_next,
+            .i_next = r < n_next && !is_last ? r : -1,
             .n_rollout = slot->n_token - first - 1,
         };
         DEAL_TRY(deal_trace_log_append(&search->trace, &row, slot->reward,
@@ -342,14 +343,15 @@ deal_segment_step(deal_search *search, bool *is_done, deal_error *err)
     int32_t n_next = search->n_candidate;
     if (n_next > search->n_live_max)
         n_next = search->n_live_max;
-    DEAL_TRY(record(search, n_next, err));
     bool is_last = true;
+    for (int32_t r = 0; r < n_next; r++)
+        is_last = is_last && search->slot[search->rank[r]].finish != DEAL_FINISH_NONE;
+    DEAL_TRY(record(search, n_next, is_last, err));
     for (int32_t r = 0; r < n_next; r++) {
         deal_hypothesis *slot = &search->slot[search->rank[r]];
         deal_hypothesis kept = *slot;
         *slot = search->next[r]; // its buffers serve again
         search->next[r] = kept;
-        is_last = is_last && kept.finish != DEAL_FINISH_NONE;
     }
     for (int32_t r = 0; r < search->n_candidate; r++)
         deal_search_release(search, &search->slot[search->rank[r]]);

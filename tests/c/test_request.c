@@ -170,6 +170,9 @@ test_bad_rewards(void)
     one->low = NAN;
     expect_bad(&w.request, DEAL_ERR_INVALID_ARG, "expected low <= high");
     *one = sound;
+    one->is_text_alone = 1;
+    expect_bad(&w.request, DEAL_ERR_INVALID_ARG, "is_text_alone: expected 0 without");
+    *one = sound;
     one->state_size = SIZE_MAX - 64;
     expect_bad(&w.request, DEAL_ERR_NO_MEMORY, "states of the rewards");
     *one = sound;

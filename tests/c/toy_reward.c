@@ -309,6 +309,7 @@ toy_reward_init_marks(toy_reward *toy, char mark, int32_t n_max, int32_t n_token
         .high = 1.0,
         .score_texts = marks_score_texts,
         .bounds_texts = marks_bounds_texts,
+        .is_text_alone = 1,
     };
 }
 

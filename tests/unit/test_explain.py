@@ -65,6 +65,46 @@ def test_picture_joins_candidates_to_what_they_extend(
     assert picture.documentElement.namespaceURI == SVG
 
 
+@pytest.mark.parametrize("mode", ["exact", "naive", "segment"])
+def test_candidates_lead_to_the_results(lm: deal.Model, mode: str) -> None:
+    """Chains of parents are the texts, also where rollouts end within a commit."""
+    n_pooled = 0
+    commit, weight = (1, 1.0) if mode == "segment" else (3, 2.0)
+    search = deal.Search(3, 4, weight, 3, mode=mode, commit=commit)
+    for seed in range(12):
+        found = lm.generate(
+            PROMPT,
+            rewards=deal.reward(lambda completions: [-len(c) for c in completions]),
+            search=search,
+            eos_token_id=list(range(seed, lm.hparams.n_vocab, 12)),
+            max_new_tokens=14,
+            num_return_sequences=3,
+        )
+        assert isinstance(found, list)
+        trace = found[0].trace
+        heads: dict[int | None, tuple[int, ...]] = {0: ()}
+        ended = []
+        for i, decision in enumerate(trace):
+            going = {}
+            assert {c.beam for c in decision.candidates} <= set(heads)
+            for c in decision.candidates:
+                whole = (*heads[c.beam], c.token_id, *c.rollout)
+                n = len(heads[c.beam]) + commit
+                if c.next_beam is not None:
+                    assert c.is_chosen and c.next_beam not in going
+                    going[c.next_beam] = whole if mode == "segment" else whole[:n]
+                elif c.is_chosen:
+                    ended.append(whole[:n])
+                    is_late = i + 1 < len(trace) and len(c.rollout) > 0
+                    n_pooled += c.is_finished and is_late
+            heads = going
+            assert sorted(going) == list(range(len(going)))
+        assert bool(heads) is False
+        if mode != "segment":
+            assert {r.token_ids for r in found} <= set(ended)
+    assert mode == "segment" or n_pooled >= 3
+
+
 def test_save(lm: deal.Model, tmp_path: Path) -> None:
     explanation = deal.explain(write(lm, "exact"), lm.tokenizer)
     explanation.save(tmp_path / "tree.svg")

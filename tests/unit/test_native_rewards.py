@@ -122,6 +122,7 @@ def test_scorer_on_texts(scorer: ModuleType) -> None:
         ("init, advance and score", ValueError),
         ("hidden states", ValueError),
         ("n_hidden_layers", ValueError),
+        ("is_text_alone", ValueError),
     ],
 )
 def test_capsules_that_are_refused(

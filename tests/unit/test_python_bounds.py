@@ -364,6 +364,27 @@ def test_impure_reward_is_asked_as_naive_asks(
         assert any(call[0] == "impure" for call in want[1])
 
 
+@pytest.mark.parametrize("mode", ["exact", "naive"])
+@pytest.mark.parametrize("search", SEARCHES)
+def test_no_text_is_asked_twice(lm: deal.Model, search: deal.Search, mode: str) -> None:
+    """Whatever tokens it came of, and whether an end token closed it or none did."""
+    n_asked = n_shared = 0
+    for seed in range(6):
+        asked = Asked()
+        r = lm.generate(
+            PROMPT,
+            rewards=asked.reward(),
+            search=dataclasses.replace(search, mode=mode),
+            eos_token_id=list(range(seed, lm.hparams.n_vocab, 6)),
+            max_new_tokens=16,
+        )
+        assert len(set(asked.scored)) == len(asked.scored)
+        assert len(set(asked.bounded)) == len(asked.bounded)
+        n_asked += len(asked.scored)
+        n_shared += r.stats.n_reward_texts - len(asked.scored)
+    assert n_asked > 0 and (n_shared > 0 or search.skip_above)
+
+
 def test_texts_are_asked_again(lm: deal.Model) -> None:
     """A pure reward is asked about none twice, an impure one about all of naive's."""
     moody, pure = Moody(3), Moody(4)
@@ -378,7 +399,7 @@ def test_texts_are_asked_again(lm: deal.Model) -> None:
     assert len(moody.calls) == r.stats.n_steps and len(asked) == n_candidates
     assert max(Counter(asked).values()) > 1
     asked = [text for call in pure.calls for text in call]
-    assert len(asked) < n_candidates
+    assert len(set(asked)) == len(asked) < n_candidates
 
 
 def test_impure_reward_in_other_modes(lm: deal.Model) -> None:

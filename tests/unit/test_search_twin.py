@@ -86,7 +86,9 @@ def check_stats(problem: Problem, answer: dict[str, Any], want: twin.Stats) -> N
         assert n_bounds == 0  # nothing is left out that they could spare
         if getattr(reward, "is_impure", False):
             assert n_texts == want.n_reward_texts / len(problem.rewards)
-        elif isinstance(reward, Marks) or getattr(reward, "form", "") == "texts":
+        elif isinstance(reward, Marks):
+            assert (n_calls, n_texts) == (len(want.n_alone), sum(want.n_alone))
+        elif getattr(reward, "form", "") == "texts":
             assert (n_calls, n_texts) == (want.n_new_calls, want.n_new_texts)
     names = ("prefill", "forward", "reward", "rollout_model")
     parts = [found[f"seconds_{name}"] for name in names]
@@ -391,8 +393,6 @@ def test_random_cases_are_hard(search_table: Program) -> None:
             found.add("half a character")
         if problem.has_states:
             found.add("states")
-        if problem.has_states:
-            found.add("states")
         if problem.commit > 1 and len(results[0].tokens) > outcome.stats.n_steps:
             found.add("commit")
         if problem.n_new_max < problem.max_new_tokens:
@@ -556,7 +556,6 @@ def test_rollouts_of_a_step_are_one_batch_for_each_position(
     cases = [random_case(seed, "naive") for seed in range(300)]
     n_seen = 0
     for (problem, _), answer in zip(cases, search_table.run(cases), strict=True):
-        n_states = 2 * problem.has_states  # of what was committed, and of rollouts
         n_states = 2 * problem.has_states  # of what was committed, and of rollouts
         for step, (n_extend, _) in enumerate(answer["steps"]):
             rows = [row for row in answer["trace"] if row["step"] == step]

@@ -400,6 +400,8 @@ make_bad(PyObject *module, PyObject *arg)
         reward.observe = positive_observe;
     else if (!strcmp(how, "n_hidden_layers"))
         reward.n_hidden_layers = 1;
+    else if (!strcmp(how, "is_text_alone"))
+        reward.is_text_alone = 1;
     else if (!strcmp(how, "message"))
         reward.advance = failing_advance;
     else if (!strcmp(how, "nan"))
