@@ -235,7 +235,8 @@ test_two_at_once(int i_mode)
         CHECK(memcmp(a.token, b.token, (size_t)a.n_token * sizeof *a.token) == 0);
         deal_search_stats_get(search[0], &before);
         deal_search_stats_get(search[i], &after);
-        CHECK_EQ_INT(before.n_forward_tokens, after.n_forward_tokens);
+        if (i_mode < 9) // else it goes by the clock
+            CHECK_EQ_INT(before.n_forward_tokens, after.n_forward_tokens);
         CHECK_EQ_INT(before.n_rollout_model_tokens, after.n_rollout_model_tokens);
     }
     for (int i = 0; i < 3; i++)
