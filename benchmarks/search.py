@@ -309,6 +309,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "max_new_tokens": arguments.max_new_tokens,
             "prompt": PROMPT,
             "mode": arguments.mode,
+            "llama_model": getattr(arguments.llama_model, "name", lm.path.name),
         },
         "llama.cpp": facts,
         "cost": curve.as_dict(),
