@@ -34,6 +34,7 @@ def record(
         "logprob": -1.0,
         "seconds": [1.0],
         "seconds_prefill": [0.5],
+        "seconds_as_long": [1.0],
         "stats": dict(zip(names, counts, strict=True)),
         "coverage_soft": 0.5,
         "coverage_hard": 0.0,
