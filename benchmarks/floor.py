@@ -66,7 +66,6 @@ class Oracle:
         n_new_max: int,
     ) -> None:
         self._lm, self._search, self._n_new_max = lm, search, n_new_max
-        self._ends = set(map(int, lm.tokenizer.eos_token_ids))
         self._capsule = reward._capsule({})
         self._bounds: dict[tuple[Tokens, int], tuple[float, float]] = {}
         self._token_size_max = max(
@@ -104,13 +103,11 @@ class Oracle:
                 return n
         return len(rollout)
 
-    def _goes_on(self, candidate: Any) -> bool:
-        return candidate.is_chosen and candidate.token_id not in self._ends
-
-    def _next(self, live: list[Tokens], decision: Any) -> list[Tokens]:
+    @staticmethod
+    def _next(live: list[Tokens], decision: Any) -> list[Tokens]:
         """Contexts of the next decision, in the order in which candidates name them."""
-        going = [c for c in decision.candidates if self._goes_on(c)]
-        going.sort(key=lambda c: (c.beam, -c.logprob, c.token_id))
+        going = [c for c in decision.candidates if c.next_beam is not None]
+        going.sort(key=lambda c: c.next_beam)
         return [(*live[c.beam], c.token_id) for c in going]
 
     def contexts(self, trace: Sequence[Any]) -> list[Tokens]:

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deal._request import is_messages
+from deal._request import is_messages, rows_of
 from deal.rewards.base import Reward, as_reward
 from deal.rewards.combine import affine
 from deal.settings import Sampling, Search, check_int
@@ -32,12 +32,7 @@ def _checked(prompts: Any, columns: Mapping[str, Any] | None) -> list[dict[str, 
         raise TypeError(f"prompts: expected a list of prompts, got {prompts!r}")
     if len(prompts) == 0:
         raise ValueError("prompts: expected at least one, got none")
-    for name, values in (columns or {}).items():
-        if isinstance(values, (str, bytes)) or len(values) != len(prompts):
-            raise ValueError(
-                f"reward_kwargs[{name!r}]: expected {len(prompts)} values, one a prompt"
-            )
-    return [{k: v[i] for k, v in (columns or {}).items()} for i in range(len(prompts))]
+    return rows_of(columns, len(prompts))
 
 
 def standardise(

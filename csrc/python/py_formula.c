@@ -2,6 +2,7 @@
 
 #include "common/alloc.h"
 #include "python/py_status.h"
+#include "python/py_texts.h"
 
 typedef struct PyFormula {
     PyObject_HEAD
@@ -10,29 +11,6 @@ typedef struct PyFormula {
     double *number;
     int32_t n_reward;
 } PyFormula;
-
-// A sequence of numbers as a fresh array, freed with deal_free(); -1 with an exception.
-static int
-read_numbers(PyObject *object, const char *what, double **numbers, int32_t *n)
-{
-    PyObject *fast = PySequence_Fast(object, what);
-    if (!fast)
-        return -1;
-    Py_ssize_t size = PySequence_Fast_GET_SIZE(fast);
-    double *found = size <= INT32_MAX ? deal_alloc((size_t)size, sizeof *found) : NULL;
-    if (!found)
-        PyErr_NoMemory();
-    for (Py_ssize_t i = 0; found && i < size && !PyErr_Occurred(); i++)
-        found[i] = PyFloat_AsDouble(PySequence_Fast_GET_ITEM(fast, i));
-    Py_DECREF(fast);
-    if (PyErr_Occurred()) {
-        deal_free(found);
-        return -1;
-    }
-    *numbers = found;
-    *n = (int32_t)size;
-    return 0;
-}
 
 static int
 read_terms(PyFormula *self, PyObject *terms)
@@ -61,6 +39,22 @@ read_terms(PyFormula *self, PyObject *terms)
     return 0;
 }
 
+static int
+read_numbers(PyFormula *self, PyObject *numbers)
+{
+    Py_ssize_t n = PySequence_Size(numbers);
+    if (n < 0)
+        return -1;
+    if (n > INT32_MAX) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->number = deal_py_doubles(numbers, (int32_t)n, "numbers");
+    self->formula.number = self->number;
+    self->formula.n_number = (int32_t)n;
+    return self->number ? 0 : -1;
+}
+
 static PyObject *
 formula_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -73,35 +67,17 @@ formula_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     PyFormula *self = (PyFormula *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
-    self->n_reward = n_reward;
+    self->n_reward = n_reward > 0 ? n_reward : 0;
     deal_error err;
-    if (read_terms(self, terms) < 0 ||
-        read_numbers(numbers, "numbers: expected a sequence", &self->number,
-                     &self->formula.n_number) < 0) {
+    if (read_terms(self, terms) < 0 || read_numbers(self, numbers) < 0) {
         Py_DECREF(self);
         return NULL;
     }
-    self->formula.number = self->number;
     if (deal_formula_check(&self->formula, n_reward, &err) != DEAL_OK) {
         Py_DECREF(self);
         return deal_py_raise(PyType_GetModule(type), &err);
     }
     return (PyObject *)self;
-}
-
-// One number for each reward.
-static int
-read_scores(const PyFormula *self, PyObject *object, double **scores)
-{
-    int32_t n;
-    if (read_numbers(object, "scores: expected a sequence", scores, &n) < 0)
-        return -1;
-    if (n == self->n_reward)
-        return 0;
-    PyErr_Format(PyExc_ValueError, "scores: expected %d, got %d", (int)self->n_reward,
-                 (int)n);
-    deal_free(*scores);
-    return -1;
 }
 
 static PyObject *
@@ -112,7 +88,7 @@ formula_value(PyObject *object, PyObject *args)
     double *score;
     int position;
     if (!PyArg_ParseTuple(args, "Oi:value", &scores, &position) ||
-        read_scores(self, scores, &score) < 0)
+        !(score = deal_py_doubles(scores, self->n_reward, "scores")))
         return NULL;
     double value =
         deal_formula_value(&self->formula, score, position < 0 ? 0 : position);
@@ -128,9 +104,10 @@ formula_range(PyObject *object, PyObject *args)
     double *low, *high, from, to;
     int position;
     if (!PyArg_ParseTuple(args, "OOi:range", &lows, &highs, &position) ||
-        read_scores(self, lows, &low) < 0)
+        !(low = deal_py_doubles(lows, self->n_reward, "low")))
         return NULL;
-    if (read_scores(self, highs, &high) < 0) {
+    high = deal_py_doubles(highs, self->n_reward, "high");
+    if (!high) {
         deal_free(low);
         return NULL;
     }

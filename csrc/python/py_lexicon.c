@@ -45,13 +45,11 @@ make_lexicon(PyObject *module, PyObject *args)
     };
     deal_reward *reward;
     deal_error err;
-    if (deal_reward_lexicon_new(&params, &reward, &err) != DEAL_OK) {
+    if (deal_reward_lexicon_new(&params, &reward, &err) != DEAL_OK)
         deal_py_raise(module, &err);
-        goto done;
-    }
-    capsule = PyCapsule_New(reward, DEAL_REWARD_CAPSULE, destroy_lexicon);
-    if (!capsule)
-        deal_reward_lexicon_free(reward);
+    else
+        capsule =
+            deal_py_reward_wrap(reward, destroy_lexicon, deal_reward_lexicon_free);
 done:
     deal_free(weight);
     deal_py_texts_free(&negator);

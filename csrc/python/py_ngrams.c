@@ -107,13 +107,11 @@ make_model(PyObject *module, PyObject *args)
     };
     deal_reward *reward;
     deal_error err;
-    if (deal_reward_ngram_model_new(&params, &reward, &err) != DEAL_OK) {
+    if (deal_reward_ngram_model_new(&params, &reward, &err) != DEAL_OK)
         deal_py_raise(module, &err);
-        goto done;
-    }
-    capsule = PyCapsule_New(reward, DEAL_REWARD_CAPSULE, destroy_model);
-    if (!capsule)
-        deal_reward_ngram_model_free(reward);
+    else
+        capsule =
+            deal_py_reward_wrap(reward, destroy_model, deal_reward_ngram_model_free);
 done:
     free_what(&w);
     PyBuffer_Release(&weight);

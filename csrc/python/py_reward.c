@@ -18,6 +18,16 @@ has_sound_hidden(const deal_reward *r)
            !r->score_texts;
 }
 
+PyObject *
+deal_py_reward_wrap(deal_reward *reward, PyCapsule_Destructor destroy,
+                    void (*free_reward)(deal_reward *))
+{
+    PyObject *capsule = PyCapsule_New(reward, DEAL_REWARD_CAPSULE, destroy);
+    if (!capsule)
+        free_reward(reward);
+    return capsule;
+}
+
 deal_reward *
 deal_py_reward_get(PyObject *capsule)
 {

@@ -23,4 +23,8 @@ int deal_py_reward_register(PyObject *module);
 // with TypeError (no such capsule) or ValueError set. Borrowed from the capsule.
 deal_reward *deal_py_reward_get(PyObject *capsule);
 
+// A capsule of a native reward, which `destroy` frees; it is freed on failure, too.
+PyObject *deal_py_reward_wrap(deal_reward *reward, PyCapsule_Destructor destroy,
+                              void (*free_reward)(deal_reward *));
+
 #endif

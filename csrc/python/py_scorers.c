@@ -4,6 +4,7 @@
 #include "common/reward.h"
 #include "python/module.h"
 #include "python/py_array.h"
+#include "python/py_reward.h"
 #include "python/py_status.h"
 #include "reward/format.h"
 #include "reward/head.h"
@@ -12,16 +13,6 @@
 #include "reward/repetition.h"
 
 // A capsule that frees `reward` with `destroy`; frees it at once where there is none.
-static PyObject *
-wrap(deal_reward *reward, PyCapsule_Destructor destroy,
-     void (*free_reward)(deal_reward *))
-{
-    PyObject *capsule = PyCapsule_New(reward, DEAL_REWARD_CAPSULE, destroy);
-    if (!capsule)
-        free_reward(reward);
-    return capsule;
-}
-
 static void
 destroy_keywords(PyObject *capsule)
 {
@@ -146,7 +137,7 @@ keywords_of(PyObject *module, int mode, const form_list *list, int32_t n_forbidd
                                  list->n_form, list->form, list->size, list->i_concept,
                                  &reward, &err) != DEAL_OK)
         return deal_py_raise(module, &err);
-    return wrap(reward, destroy_keywords, deal_reward_keywords_free);
+    return deal_py_reward_wrap(reward, destroy_keywords, deal_reward_keywords_free);
 }
 
 static PyObject *
@@ -193,7 +184,7 @@ make_length(PyObject *module, PyObject *args)
     if (deal_reward_length_new((deal_length_unit)unit, min, max, &reward, &err) !=
         DEAL_OK)
         return deal_py_raise(module, &err);
-    return wrap(reward, destroy_length, deal_reward_length_free);
+    return deal_py_reward_wrap(reward, destroy_length, deal_reward_length_free);
 }
 
 // ---- Repetition and format ----------------------------------------------------------
@@ -210,7 +201,7 @@ make_repetition(PyObject *module, PyObject *args)
     if (deal_reward_repetition_new((deal_repetition_measure)measure, n, allowed,
                                    &reward, &err) != DEAL_OK)
         return deal_py_raise(module, &err);
-    return wrap(reward, destroy_repetition, deal_reward_repetition_free);
+    return deal_py_reward_wrap(reward, destroy_repetition, deal_reward_repetition_free);
 }
 
 static PyObject *
@@ -247,7 +238,7 @@ make_format(PyObject *module, PyObject *args, PyObject *kwargs)
     deal_error err;
     if (deal_reward_format_new(&options, &reward, &err) != DEAL_OK)
         return deal_py_raise(module, &err);
-    return wrap(reward, destroy_format, deal_reward_format_free);
+    return deal_py_reward_wrap(reward, destroy_format, deal_reward_format_free);
 }
 
 // ---- Head over hidden states --------------------------------------------------------
@@ -278,7 +269,8 @@ make_head(PyObject *module, PyObject *args)
             if (deal_reward_head_new(&params, &reward, &err) != DEAL_OK)
                 deal_py_raise(module, &err);
             else
-                capsule = wrap(reward, destroy_head, deal_reward_head_free);
+                capsule =
+                    deal_py_reward_wrap(reward, destroy_head, deal_reward_head_free);
         }
     }
     deal_free(layer);

@@ -104,7 +104,8 @@ look(deal_search *search, int32_t i, int32_t depth, double chance, deal_error *e
     x->path[i] = DEAL_KNOWN_NONE;
     if (at == DEAL_KNOWN_NONE || n >= search->ending.n_new_max)
         return DEAL_OK;
-    int32_t best = deal_known_best(&x->known, at), len = deal_exact_rollout_len(search);
+    int32_t best = deal_known_best(&x->known, at),
+            len = deal_search_rollout_len(search);
     if (!deal_exact_is_end(search, best))
         x->path[i] = deal_known_child(&x->known, at, best);
     bool is_tip = x->path[i] == DEAL_KNOWN_NONE && !deal_exact_is_end(search, best);
@@ -126,7 +127,7 @@ deal_ahead_fill(deal_search *search, deal_error *err)
 {
     deal_exact *x = search->exact;
     const uint32_t wanted = DEAL_TRICK_REUSE | DEAL_TRICK_SPECULATION;
-    int64_t n_held_max = (int64_t)N_ROW_MAX * deal_exact_rollout_len(search);
+    int64_t n_held_max = (int64_t)N_ROW_MAX * deal_search_rollout_len(search);
     if ((search->request.params.tricks & wanted) != wanted || x->n_row == 0 ||
         x->is_tight || x->known.n_live > n_held_max)
         return DEAL_OK;

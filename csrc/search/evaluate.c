@@ -38,6 +38,17 @@ deal_search_reserve_cases(deal_search *search, size_t n, deal_error *err)
     return DEAL_OK;
 }
 
+int32_t
+deal_search_rollout_len(const deal_search *search)
+{
+    const deal_search_params *params = &search->request.params;
+    if (search->is_skipped)
+        return 0;
+    int32_t len =
+        search->rewards.n_reward > 0 ? params->lookahead_len : params->commit - 1;
+    return len < search->ending.n_new_max ? len : search->ending.n_new_max;
+}
+
 static deal_status
 check_hidden(const deal_search *search, const deal_lm_item *item, deal_error *err)
 {

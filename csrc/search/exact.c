@@ -65,7 +65,7 @@ deal_exact_new(deal_search *search, deal_error *err)
             x->bounds_texts || deal_reward_set_bounds_texts(&search->rewards, j);
     // Room for what a decision and the rows ahead of it keep, so that steps allocate
     // nothing; what would be too much at once grows as it comes.
-    size_t len = (size_t)deal_exact_rollout_len(search) + 2;
+    size_t len = (size_t)deal_search_rollout_len(search) + 2;
     size_t n_known = len < N_KNOWN_RESERVED / 2 && n_slot < N_KNOWN_RESERVED / len / 2
                          ? 2 * n_slot * len
                          : N_KNOWN_RESERVED;
@@ -176,7 +176,6 @@ expand(deal_search *search, deal_error *err)
         DEAL_TRY(evaluate_live(search, err));
     if (!search->request.rollout_lm)
         show_tops(search);
-    search->rewards.position = search->live[0].n_token;
     DEAL_TRY(deal_observe_all(search, search->live, search->n_live, err));
     DEAL_TRY(deal_beam_expand(search, &search->rewards, err));
     deal_skip_check(search);

@@ -86,11 +86,11 @@ struct deal_exact {
 
 // --- outlook.c -----------------------------------------------------------------------
 
-// Tokens that a rollout can have.
-int32_t deal_exact_rollout_len(const deal_search *search);
-
 // Tokens that candidate i has been rolled out for so far.
 int32_t deal_exact_n_rolled(const deal_search *search, int32_t i);
+
+// Tokens that may still follow in it; 0 where it has ended, and lacks states alone.
+int32_t deal_exact_n_left(const deal_search *search, int32_t i);
 
 // Whether the text of candidate i's rollout is at its end.
 bool deal_exact_is_rolled(const deal_search *search, int32_t i);

@@ -81,48 +81,46 @@ deal_formula_check(const deal_formula *formula, int32_t n_reward, deal_error *er
     return DEAL_OK;
 }
 
+// What a term pushes that takes nothing and is no reward.
 static double
-scheduled(const deal_formula *formula, const deal_term *term, int32_t position)
+constant(const deal_formula *formula, const deal_term *term, int32_t position)
 {
+    if (term->kind == DEAL_TERM_NUMBER)
+        return term->x;
     return formula->number[term->i + (position < term->n ? position : term->n - 1)];
+}
+
+// What a term makes of the numbers that it takes; `b` is none of AT_LEAST's.
+static double
+operate(const deal_term *term, double a, double b)
+{
+    switch (term->kind) {
+    case DEAL_TERM_ADD:
+        return a + b;
+    case DEAL_TERM_MULTIPLY:
+        return a * b;
+    case DEAL_TERM_MIN:
+        return b < a ? b : a;
+    case DEAL_TERM_MAX:
+        return b > a ? b : a;
+    default:
+        return a >= term->x;
+    }
 }
 
 double
 deal_formula_value(const deal_formula *formula, const double *score, int32_t position)
 {
-    double stack[DEAL_FORMULA_DEPTH + 1] = {0}, *top = stack;
+    double stack[DEAL_FORMULA_DEPTH + 2] = {0}, *top = stack; // one spare at either end
     for (int32_t t = 0; t < formula->n_term; t++) {
         const deal_term *term = &formula->term[t];
-        top += 1 - n_taken(term->kind); // where the result goes, after one spare place
-        double a = *top, b = top < stack + DEAL_FORMULA_DEPTH ? top[1] : 0.0;
-        switch (term->kind) {
-        case DEAL_TERM_REWARD:
+        int32_t n = n_taken(term->kind);
+        top += 1 - n; // where the result goes
+        if (term->kind == DEAL_TERM_REWARD)
             *top = score[term->i];
-            break;
-        case DEAL_TERM_NUMBER:
-            *top = term->x;
-            break;
-        case DEAL_TERM_SCHEDULE:
-            *top = scheduled(formula, term, position);
-            break;
-        case DEAL_TERM_ADD:
-            *top = a + b;
-            break;
-        case DEAL_TERM_MULTIPLY:
-            *top = a * b;
-            break;
-        case DEAL_TERM_MIN:
-            *top = b < a ? b : a;
-            break;
-        case DEAL_TERM_MAX:
-            *top = b > a ? b : a;
-            break;
-        case DEAL_TERM_AT_LEAST:
-            *top = a >= term->x;
-            break;
-        case DEAL_N_TERM:
-            break;
-        }
+        else
+            *top = n == 0 ? constant(formula, term, position)
+                          : operate(term, top[0], top[1]);
     }
     return *top;
 }
@@ -151,12 +149,13 @@ product(range a, range b)
     return r;
 }
 
-// Infinities that cancel say nothing.
 static range
-sum(range a, range b)
+operate_on_ranges(const deal_term *term, range a, range b)
 {
-    range r = {a.low + b.low, a.high + b.high};
-    r.low = isnan(r.low) ? -INFINITY : r.low;
+    if (term->kind == DEAL_TERM_MULTIPLY)
+        return product(a, b);
+    range r = {operate(term, a.low, b.low), operate(term, a.high, b.high)};
+    r.low = isnan(r.low) ? -INFINITY : r.low; // infinities that cancel say nothing
     r.high = isnan(r.high) ? INFINITY : r.high;
     return r;
 }
@@ -165,40 +164,18 @@ void
 deal_formula_range(const deal_formula *formula, const double *low, const double *high,
                    int32_t position, double *from, double *to)
 {
-    range stack[DEAL_FORMULA_DEPTH + 1] = {0}, *top = stack;
+    range stack[DEAL_FORMULA_DEPTH + 2] = {0}, *top = stack;
     for (int32_t t = 0; t < formula->n_term; t++) {
         const deal_term *term = &formula->term[t];
-        top += 1 - n_taken(term->kind);
-        range a = *top, b = top < stack + DEAL_FORMULA_DEPTH ? top[1] : a;
-        double x = term->kind == DEAL_TERM_SCHEDULE ? scheduled(formula, term, position)
-                                                    : term->x;
-        switch (term->kind) {
-        case DEAL_TERM_REWARD:
+        int32_t n = n_taken(term->kind);
+        top += 1 - n;
+        if (term->kind == DEAL_TERM_REWARD) {
             *top = (range){low[term->i], high[term->i]};
-            break;
-        case DEAL_TERM_NUMBER:
-        case DEAL_TERM_SCHEDULE:
+        } else if (n == 0) {
+            double x = constant(formula, term, position);
             *top = (range){x, x};
-            break;
-        case DEAL_TERM_ADD:
-            *top = sum(a, b);
-            break;
-        case DEAL_TERM_MULTIPLY:
-            *top = product(a, b);
-            break;
-        case DEAL_TERM_MIN:
-            top->low = b.low < a.low ? b.low : a.low;
-            top->high = b.high < a.high ? b.high : a.high;
-            break;
-        case DEAL_TERM_MAX:
-            top->low = b.low > a.low ? b.low : a.low;
-            top->high = b.high > a.high ? b.high : a.high;
-            break;
-        case DEAL_TERM_AT_LEAST:
-            *top = (range){a.low >= x, a.high >= x};
-            break;
-        case DEAL_N_TERM:
-            break;
+        } else {
+            *top = operate_on_ranges(term, top[0], top[1]);
         }
     }
     *from = top->low;

@@ -17,15 +17,6 @@
 
 #include "search/search_internal.h"
 
-static int32_t
-rollout_len(const deal_search *search)
-{
-    const deal_search_params *params = &search->request.params;
-    if (search->is_skipped)
-        return 0;
-    return search->rewards.n_reward > 0 ? params->lookahead_len : params->commit - 1;
-}
-
 // Where the rollouts of a candidate's hypothesis begin.
 static deal_node
 base_of(const deal_search *search, int32_t i_candidate)
@@ -93,9 +84,9 @@ roll_out(deal_search *search, deal_error *err)
     bool is_any = false;
     for (int32_t i = 0; i < search->n_candidate; i++)
         is_any = is_any || search->slot[i].finish == DEAL_FINISH_NONE;
-    if (search->request.rollout_lm && is_any && rollout_len(search) > 0)
+    if (search->request.rollout_lm && is_any && deal_search_rollout_len(search) > 0)
         DEAL_TRY(deal_search_catch_up(search, err));
-    for (int32_t i = rollout_len(search); i > 0; i--) {
+    for (int32_t i = deal_search_rollout_len(search); i > 0; i--) {
         int32_t n_items;
         DEAL_TRY(make_items(search, &n_items, err));
         if (n_items == 0)
@@ -271,7 +262,6 @@ deal_naive_step(deal_search *search, bool *is_done, deal_error *err)
 {
     DEAL_TRY(deal_search_evaluate(search, DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z,
                                   search->n_expand, err));
-    search->rewards.position = search->live[0].n_token;
     DEAL_TRY(deal_observe_all(search, search->live, search->n_live, err));
     DEAL_TRY(deal_beam_expand(search, &search->rewards, err));
     deal_skip_check(search);

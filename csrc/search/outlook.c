@@ -16,17 +16,6 @@
 #include "search/exact_internal.h"
 
 int32_t
-deal_exact_rollout_len(const deal_search *search)
-{
-    const deal_search_params *params = &search->request.params;
-    if (search->is_skipped)
-        return 0;
-    int32_t len =
-        search->rewards.n_reward > 0 ? params->lookahead_len : params->commit - 1;
-    return len < search->ending.n_new_max ? len : search->ending.n_new_max;
-}
-
-int32_t
 deal_exact_n_rolled(const deal_search *search, int32_t i)
 {
     return search->slot[i].n_token - search->live[search->candidate[i].i_live].n_token -
@@ -37,7 +26,7 @@ bool
 deal_exact_is_rolled(const deal_search *search, int32_t i)
 {
     return search->slot[i].finish != DEAL_FINISH_NONE ||
-           deal_exact_n_rolled(search, i) >= deal_exact_rollout_len(search);
+           deal_exact_n_rolled(search, i) >= deal_search_rollout_len(search);
 }
 
 bool
@@ -129,11 +118,10 @@ score_states(deal_search *search, int32_t i, deal_error *err)
     return DEAL_OK;
 }
 
-// Tokens that may still follow in a rollout that goes on.
-static int32_t
-n_tokens_left(const deal_search *search, int32_t i)
+int32_t
+deal_exact_n_left(const deal_search *search, int32_t i)
 {
-    int32_t n_left = deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
+    int32_t n_left = deal_search_rollout_len(search) - deal_exact_n_rolled(search, i);
     int32_t n_room = search->ending.n_new_max - search->slot[i].n_token;
     if (search->slot[i].finish != DEAL_FINISH_NONE)
         return 0; // it lacks hidden states alone
@@ -152,7 +140,8 @@ bound_states(deal_search *search, int32_t i, deal_error *err)
         0)
         return DEAL_OK;
     outlook->has_grown = search->exact->bounds_texts;
-    int32_t n_left = n_tokens_left(search, i) + (slot->text.size > slot->final_size);
+    int32_t n_left =
+        deal_exact_n_left(search, i) + (slot->text.size > slot->final_size);
     return deal_reward_set_bound_states(&search->rewards, &slot->states, n_left,
                                         outlook->reward_low, outlook->reward_high, err);
 }
@@ -263,7 +252,7 @@ deal_outlook_bound(deal_search *search, deal_error *err)
             .text = {.text = slot->final_size ? (const char *)slot->text.data : "",
                      .size = slot->final_size,
                      .n_tokens = slot->n_token - n_pending},
-            .n_tokens_left = n_tokens_left(search, i) + n_pending,
+            .n_tokens_left = deal_exact_n_left(search, i) + n_pending,
             .low = outlook->reward_low,
             .high = outlook->reward_high,
         };

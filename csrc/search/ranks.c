@@ -219,7 +219,7 @@ deal_ranks_lead(deal_search *search)
 {
     deal_exact *x = search->exact;
     int32_t n_front = search->n_live_max, n_leader = 0;
-    int32_t len = deal_exact_rollout_len(search);
+    int32_t len = deal_search_rollout_len(search);
     for (int32_t r = 0; r < search->n_candidate; r++) {
         int32_t i = x->order[r];
         const deal_outlook *outlook = &x->outlook[i];

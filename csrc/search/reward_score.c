@@ -231,11 +231,12 @@ deal_status
 deal_reward_set_sum(const deal_reward_set *set, const double *reward, size_t i_case,
                     double *h, deal_error *err)
 {
-    bool has_formula = set->formula.n_term > 0;
-    double sum =
-        has_formula ? deal_formula_value(&set->formula, reward, set->position) : 0.0;
-    for (int32_t i = 0; i < set->n_reward && !has_formula; i++)
-        sum += term(set->weight[i], reward[i]);
+    double sum = 0.0;
+    if (set->formula.n_term > 0)
+        sum = deal_formula_value(&set->formula, reward, set->position);
+    else
+        for (int32_t i = 0; i < set->n_reward; i++)
+            sum += term(set->weight[i], reward[i]);
     if (!isfinite(sum))
         return deal_fail(err, DEAL_ERR_REWARD,
                          "rewards: their weighted sum %g for completion %zu is not "

@@ -179,7 +179,7 @@ deal_rows_follow(deal_search *search, int32_t i, deal_error *err)
     deal_exact *x = search->exact;
     deal_outlook *outlook = &x->outlook[i];
     deal_hypothesis *slot = &search->slot[i];
-    int32_t n_left = deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
+    int32_t n_left = deal_search_rollout_len(search) - deal_exact_n_rolled(search, i);
     n_left = outlook->cursor != DEAL_KNOWN_NONE ? n_left : 0;
     for (; n_left > 0 && slot->finish == DEAL_FINISH_NONE; n_left--) {
         int32_t child = deal_known_child(&x->known, outlook->cursor,
@@ -202,10 +202,8 @@ add_draft(deal_search *search, int32_t i, int32_t i_row, int32_t n_lane,
     deal_exact *x = search->exact;
     const deal_search_request *request = &search->request;
     const deal_hypothesis *slot = &search->slot[i];
-    int32_t n_left = deal_exact_rollout_len(search) - deal_exact_n_rolled(search, i);
-    int32_t n_room = search->ending.n_new_max - slot->n_token;
-    n_left = n_left < n_room ? n_left : n_room;
-    n_left += search->observer.is_on; // the last token is evaluated too
+    // With hidden states the last token is evaluated, too.
+    int32_t n_left = deal_exact_n_left(search, i) + search->observer.is_on;
     int32_t context[DEAL_DRAFT_ORDER], token;
     for (int32_t j = 0; j < DEAL_DRAFT_ORDER; j++) {
         int32_t at = slot->n_token - 1 - j, before = request->n_prompt + at;

@@ -355,6 +355,7 @@ static deal_status
 step(deal_search *search, deal_error *err)
 {
     bool is_done = false;
+    search->rewards.position = search->live[0].n_token;
     DEAL_TRY(take_decision(search, &is_done, err));
     search->stats.n_steps++;
     if (is_done)

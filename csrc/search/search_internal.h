@@ -98,6 +98,9 @@ void deal_search_release(deal_search *search, deal_hypothesis *hypothesis);
 deal_status deal_search_reserve_items(deal_search *search, size_t n, deal_error *err);
 deal_status deal_search_reserve_cases(deal_search *search, size_t n, deal_error *err);
 
+// Most tokens of a rollout in this decision.
+int32_t deal_search_rollout_len(const deal_search *search);
+
 // Asks an item for what row `i_row` of the outputs has room for.
 void deal_search_fill_want(deal_search *search, deal_lm_item *item, int32_t i_row,
                            uint32_t want, int32_t top_k);

@@ -335,7 +335,6 @@ deal_segment_step(deal_search *search, bool *is_done, deal_error *err)
     uint32_t want = search->logits ? DEAL_WANT_LOGITS : DEAL_WANT_TOP_K;
     want |= DEAL_WANT_LOG_Z;
     DEAL_TRY(deal_search_evaluate(search, want, search->n_expand, err));
-    search->rewards.position = search->live[0].n_token;
     DEAL_TRY(deal_observe_all(search, search->live, search->n_live, err));
     DEAL_TRY(propose(search, want, err));
     DEAL_TRY(score(search, err));

@@ -88,7 +88,11 @@ def test_a_level_that_no_weight_reaches(lm: deal.Model) -> None:
         ({"max_weight": 0.1}, ValueError, "max_weight: expected 0 < "),
         ({"prompts": []}, ValueError, "prompts: expected at least one"),
         ({"prompts": "a b"}, TypeError, "prompts: expected a list"),
-        ({"reward_kwargs": {"x": [1]}}, ValueError, r"'x'.*expected 3 values"),
+        (
+            {"reward_kwargs": {"x": [1]}},
+            ValueError,
+            r"'x'.*expected a list of 3 values",
+        ),
         ({"n_bisect": -1}, ValueError, "n_bisect"),
     ],
 )
