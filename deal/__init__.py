@@ -17,6 +17,7 @@ from pathlib import Path as _Path
 from deal import _blas as _blas  # before anything that imports the core
 from deal import controls, rewards
 from deal._calibrate import Calibration, calibrate
+from deal._compare import Comparison, compare
 from deal._errors import (
     ContextLengthError,
     ControlError,
@@ -26,6 +27,8 @@ from deal._errors import (
     TokenizerError,
 )
 from deal._explain import Explanation, explain
+from deal._sweep import Outcome, Sweep, sweep
+from deal._tree import Tree
 from deal.controls import AddResidual, EditFinal, MapHead
 from deal.generation import Candidate, Decision, Generation, Stats
 from deal.model import HParams, Model, Stream, load
@@ -36,6 +39,7 @@ __all__ = [
     "AddResidual",
     "Calibration",
     "Candidate",
+    "Comparison",
     "ContextLengthError",
     "ControlError",
     "Decision",
@@ -48,20 +52,25 @@ __all__ = [
     "MapHead",
     "Model",
     "ModelFormatError",
+    "Outcome",
     "Reward",
     "RewardError",
     "Sampling",
     "Search",
     "Stats",
     "Stream",
+    "Sweep",
     "TokenizerError",
+    "Tree",
     "calibrate",
+    "compare",
     "controls",
     "explain",
     "get_include",
     "load",
     "reward",
     "rewards",
+    "sweep",
 ]
 
 

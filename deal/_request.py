@@ -105,6 +105,11 @@ def is_messages(prompt: Any) -> bool:
     )
 
 
+def make_row(prompt: Any, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns that rewards get beside `prompt`: its messages, where it is a chat."""
+    return ({"messages": list(prompt)} if is_messages(prompt) else {}) | dict(row)
+
+
 def aligned(messages: Any, align: str | None) -> Any:
     """The messages of one chat, `align` before all others."""
     if align is None:
@@ -166,13 +171,14 @@ def _stops(stop: Any) -> tuple[bytes, ...]:
     return tuple(text.encode() for text in texts)
 
 
-def generations(search: Any, options: Options) -> list[Generation]:
+def generations(search: Any, options: Options, tokenizer: Any) -> list[Generation]:
+    """What the finished `search` returns; `tokenizer` is the model's."""
     names = (
         () if options.reward is None else tuple(p.name for p in options.reward.leaves())
     )
     stats = Stats(**search.stats())
     trace = decisions(search.trace(), names)
-    return [
+    results = [
         Generation(
             text=row["text"],
             token_ids=tuple(row["token_ids"]),
@@ -186,3 +192,6 @@ def generations(search: Any, options: Options) -> list[Generation]:
         )
         for row in search.results()
     ]
+    for result in results:
+        object.__setattr__(result, "_tokenizer", tokenizer)
+    return results

@@ -14,6 +14,7 @@ from typing import Any
 from deal import _checkpoint, _core, _hub, _rollouts
 from deal import controls as _controls
 from deal._errors import ModelFormatError
+from deal._progress import bar_over
 from deal._request import (
     GENERATE_DEFAULTS,
     Options,
@@ -501,6 +502,7 @@ class Model(Scoring):
         options: Options,
         row: dict,
         controls: Any,
+        recalls: tuple[Any, ...] = (),
     ) -> Any:
         parts = () if options.reward is None else options.reward.leaves()
         return _core.Search(
@@ -517,6 +519,7 @@ class Model(Scoring):
             sessions[1],
             controls[1],
             None if options.reward is None else formula_of(options.reward),
+            *recalls,
         )
 
     def _generate_all(
@@ -528,19 +531,15 @@ class Model(Scoring):
         is_chat: bool = False,
     ) -> list[Any]:
         encoded = [self._encode(prompt, is_chat) for prompt in prompts]
-        pairs: Any = list(zip(encoded, rows, strict=True))
-        if progress:
-            from tqdm.auto import tqdm
-
-            pairs = tqdm(pairs, unit="prompt", desc="generate")
+        pairs = list(zip(encoded, rows, strict=True))
         results = []
         controls = _rollouts.controls(self, options)
-        for prompt, row in pairs:
+        for prompt, row in bar_over(pairs, "generate", progress):
             with _rollouts.sessions(self, options) as sessions:
                 search = self._start(sessions, prompt, options, row, controls)
                 try:
                     search.run()
-                    found = generations(search, options)
+                    found = generations(search, options, self.tokenizer)
                 finally:
                     del search  # gives its nodes back before the sessions are
             results.append(found[0] if options.params["n_return"] == 1 else found)
@@ -582,7 +581,8 @@ class Stream:
                     if len(text) > size:
                         piece, size = text[size:], len(text)
                         yield piece
-                self.generation = generations(search, options)[0]
+                tokenizer = model.tokenizer
+                self.generation = generations(search, options, tokenizer)[0]
             finally:
                 del search
 
