@@ -9,11 +9,14 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 
 
-def progress_bar(total: int, what: str, is_shown: bool, unit: str = "prompt") -> Any:
+def progress_bar(
+    total: int, what: str, is_shown: bool, unit: str = "prompt", **kwargs: Any
+) -> Any:
     """A context manager around a bar with ``update()`` and ``set_postfix()``."""
     from tqdm.auto import tqdm
 
-    return closing(tqdm(total=total, desc=what, unit=unit, disable=not is_shown))
+    disable = not is_shown
+    return closing(tqdm(total=total, desc=what, unit=unit, disable=disable, **kwargs))
 
 
 def bar_over(items: Sequence[Item], what: str, is_shown: bool) -> Iterable[Item]:

@@ -84,6 +84,7 @@ def load(
     max_length: int | None = None,
     kv_type: str = "f32",
     kv_budget: int | None = None,
+    progress: bool = False,
 ) -> Model:
     """Load a model.
 
@@ -109,6 +110,8 @@ def load(
         Most bytes of KV cells that one request may hold; they come in pages of 64
         tokens, and less than a page is an error. A request that needs more fails with
         `KVBudgetError`, and the model stays usable. Default: no limit but the context.
+    progress : bool, default=False
+        Show a tqdm bar while an alias is downloaded.
 
     Returns
     -------
@@ -138,7 +141,7 @@ def load(
     if kv_budget is not None:
         check_int("kv_budget", kv_budget, 1, sys.maxsize)
     check_int("threads", threads, 1, 1024)
-    path = _hub.resolve(os.fspath(model))
+    path = _hub.resolve(os.fspath(model), progress=progress)
     if path.is_dir():
         core, types, tokenizer, architecture = _load_folder(path, compute)
     else:
@@ -581,8 +584,8 @@ class Stream:
                     if len(text) > size:
                         piece, size = text[size:], len(text)
                         yield piece
-                tokenizer = model.tokenizer
-                self.generation = generations(search, options, tokenizer)[0]
+                found = generations(search, options, model.tokenizer)
+                self.generation = found[0]
             finally:
                 del search
 
