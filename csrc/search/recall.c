@@ -42,7 +42,7 @@ recall_of(deal_lm *lm)
     return (deal_recall *)lm;
 }
 
-// Memory for `n` more than `n_old` rows of three arrays, two of which have n_top columns.
+// Grows three arrays of n_old rows to `cap`; two of them have n_top columns.
 static deal_status
 grow(void **row, size_t row_size, int32_t **token, float **logit, size_t n_old,
      size_t cap, size_t n_top, deal_error *err)

@@ -8,8 +8,8 @@
  *
  * All searches share one root, so they have the same controls, and the same layers kept
  * where they ask for any. Where the LM runs out of KV cells, or more than n_node_max
- * nodes are held, everything that no search holds is forgotten. It is used by one thread
- * at a time, as the LM is.
+ * nodes are held, everything that no search holds is forgotten. It is used by one
+ * thread at a time, as the LM is.
  */
 #ifndef DEAL_SEARCH_RECALL_H
 #define DEAL_SEARCH_RECALL_H
@@ -27,8 +27,8 @@ deal_status deal_recall_new(deal_lm *lm, int32_t n_top, int64_t n_node_max,
                             deal_recall **recall, deal_error *err);
 void deal_recall_free(deal_recall *recall);
 
-// The seam; borrowed from `recall`. Its counters are of what the LM evaluates for it, and
-// of nodes that a search has used and an earlier one evaluated: each counts once a
+// The seam; borrowed from `recall`. Its counters are of what the LM evaluates for it,
+// and of nodes that a search has used and an earlier one evaluated: each counts once a
 // search, which begins where it asks for the root.
 deal_lm *deal_recall_lm(deal_recall *recall);
 

@@ -143,6 +143,23 @@ def test_controls_in_force(lm: deal.Model) -> None:
     assert [key(o) for o in edited.outcomes] != [key(o) for o in plain.outcomes]
 
 
+def test_rewards_of_hidden_states(lm: deal.Model) -> None:
+    weight = np.random.default_rng(3).normal(size=2 * lm.hparams.n_embd)
+    head = deal.rewards.RewardModel(
+        weight.astype(np.float32) / 8, 0.1, layers=(1, -1), pooling="mean", name="head"
+    )
+    found = run(
+        lm, {"reward_weight": [1.0, 20.0], "head": [1.0, -1.0]}, rewards=1 * head
+    )
+    assert found.errors == () and found.n_recalled_tokens > 0
+    for outcome in found.outcomes:
+        search = deal.Search(4, reward_weight=outcome.point["reward_weight"])
+        rewards = outcome.point["head"] * head
+        prompt = PROMPTS[outcome.i_prompt]
+        r = lm.generate(prompt, rewards=rewards, search=search, max_new_tokens=8)
+        assert key(outcome) == key(r)
+
+
 def test_little_memory(folder: Path) -> None:
     small = deal.load(folder / "tiny.gguf", compute="f32", threads=1)
     page = small._core.kv_page_size(0)
