@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from deal.rewards._extras import needed
@@ -10,6 +11,10 @@ from deal.rewards._extras import needed
 
 def _per_token(outcome: Any) -> float:
     return outcome.logprob / max(1, outcome.n_tokens)
+
+
+def _reward_of(name: str, outcome: Any) -> float:
+    return outcome.rewards[name]
 
 
 def summary_rows(sweep: Any) -> list[dict[str, Any]]:
@@ -22,7 +27,7 @@ def summary_rows(sweep: Any) -> list[dict[str, Any]]:
         "seconds": lambda each: each.seconds,
     }
     for name in sweep.reward_names:
-        values[f"reward:{name}"] = lambda each, name=name: each.rewards[name]
+        values[f"reward:{name}"] = partial(_reward_of, name)
     n_prompt = len(sweep.outcomes) // len(sweep.points)
     rows = []
     for i, point in enumerate(sweep.points):
@@ -79,8 +84,7 @@ def plot(sweep: Any, x: str | None, y: str | None, ax: Any) -> Any:
     on_front = list(zip(*(places[i] for i in front), strict=True))
     ax.plot(*on_front, "o-", color="#c2410c", label="Pareto front", zorder=3)
     varied = [k for k in sweep.points[0] if len({str(p[k]) for p in sweep.points}) > 1]
-    for row, place in zip(rows, places, strict=True):
-        told = ", ".join(_told(row[key]) for key in varied)
+    for place, told in _labels(rows, places, varied):
         ax.annotate(told, place, (4, 4), textcoords="offset points", fontsize=8)
     ax.set_xlabel(x)
     ax.set_ylabel(y)
@@ -88,6 +92,19 @@ def plot(sweep: Any, x: str | None, y: str | None, ax: Any) -> Any:
         ax.set_title("(" + ", ".join(varied) + ")", fontsize=9)
     ax.legend()
     return ax
+
+
+def _labels(
+    rows: Sequence[dict[str, Any]], places: Sequence[Any], varied: Sequence[str]
+) -> list[tuple[Any, str]]:
+    """One label a place: what the first point there has, and how many more there are."""
+    told: dict[Any, list[str]] = {}
+    for row, place in zip(rows, places, strict=True):
+        told.setdefault(place, []).append(", ".join(_told(row[key]) for key in varied))
+    return [
+        (place, texts[0] + (f" and {len(texts) - 1} more" if len(texts) > 1 else ""))
+        for place, texts in told.items()
+    ]
 
 
 def _told(value: Any) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from deal._tree import Tree
@@ -180,7 +180,7 @@ class Generation:
 
     # Of the model that wrote it, to show tokens; no field, so that comparing, asdict()
     # and pickles leave it out.
-    _tokenizer = None
+    _tokenizer: ClassVar[Any] = None
 
     def __str__(self) -> str:
         return self.text

@@ -443,7 +443,13 @@ def test_plot(lm: deal.Model) -> None:
     assert drawn == [pytest.approx(place) for place in places]
     front = axes.lines[0].get_xydata().tolist()
     assert front == [pytest.approx(places[i]) for i in pareto_front(places)]
-    assert [t.get_text() for t in axes.texts][0] == "0, 2"
+    labels = [text.get_text() for text in axes.texts]
+    assert len(labels) == len(set(places))
+    assert labels[0].startswith("0, 2")
+    n_more = sum(
+        int(word) for text in labels for word in re.findall("and ([0-9]+)", text)
+    )
+    assert len(labels) + n_more == len(rows)
     given = matplotlib.figure.Figure().subplots()
     assert found.plot("logprob_per_token", "reward", ax=given) is given
     with pytest.raises(ValueError, match="y: expected one of .*got 'speed'"):
