@@ -97,7 +97,7 @@ def plot(sweep: Any, x: str | None, y: str | None, ax: Any) -> Any:
 def _labels(
     rows: Sequence[dict[str, Any]], places: Sequence[Any], varied: Sequence[str]
 ) -> list[tuple[Any, str]]:
-    """One label a place: what the first point there has, and how many more there are."""
+    """One label a place: the first point there, and how many more there are."""
     told: dict[Any, list[str]] = {}
     for row, place in zip(rows, places, strict=True):
         told.setdefault(place, []).append(", ".join(_told(row[key]) for key in varied))

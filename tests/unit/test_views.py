@@ -96,6 +96,27 @@ def test_path_of_each_sequence(lm: deal.Model) -> None:
     assert _trace.path(other) == []
 
 
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"search": deal.Search(4, 5, num_beams=2, mode="segment")},
+        {"search": deal.Search.best_of_n(4), "sampling": deal.Sampling(seed=3)},
+        {"search": deal.Search(4, 5, 9.0, skip_above=0.3)},
+        {"search": deal.Search(4, 5, 9.0), "stop": ["dog", " c"]},
+        {"search": deal.Search(4, 5, 9.0), "eos_token_id": list(range(0, 400, 7))},
+    ],
+)
+def test_every_search_has_a_path(lm: deal.Model, kwargs: dict[str, Any]) -> None:
+    r = lm.generate(PROMPT, rewards=REWARDS, max_new_tokens=12, **kwargs)
+    steps = _trace.path(r)
+    assert len(steps) == len(r.trace) > 0
+    assert all(r.token_ids[s.chosen.position] == s.chosen.token_id for s in steps)
+    page = Page(r._repr_html_())
+    assert page.text.startswith(_html.shown(r.text))
+    assert f" of {len(steps)} decisions took another" in page.text
+    r.tree()
+
+
 # --- the tinted text -----------------------------------------------------------------
 
 
