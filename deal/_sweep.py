@@ -12,7 +12,6 @@ from os import PathLike
 from typing import Any
 
 from deal import _core, _rollouts
-from deal._checkpoints import Checkpoint
 from deal._progress import progress_bar
 from deal._request import (
     GENERATE_DEFAULTS,
@@ -23,6 +22,7 @@ from deal._request import (
     make_row,
     rows_of,
 )
+from deal._resume import Checkpoint
 from deal._trade_off import plot, summary_rows
 from deal.model import Model
 from deal.rewards._extras import needed
