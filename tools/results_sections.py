@@ -202,7 +202,7 @@ def sweep_section(result: dict[str, Any], source: str) -> list[str]:
         "| | separate / sweep | least | most |",
         "| --- | ---: | ---: | ---: |",
     ]
-    for what, name in (("tokens", "tokens evaluated"), ("seconds", "wall time")):
+    for what, name in (("tokens", "tokens evaluated"), ("seconds", "processor time")):
         ratios = (summary[f"{what}_ratio_{each}"] for each in ("median", "min", "max"))
         lines.append(f"| {name} | " + " | ".join(f"{r:.1f}" for r in ratios) + " |")
     lines += ["", f"{machine_line(result['environment'])} (`{source}`)."]
