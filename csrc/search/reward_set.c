@@ -106,6 +106,7 @@ deal_reward_set_free(deal_reward_set *set)
     deal_memo_free(&set->memo);
     deal_reward_hidden_free(&set->hidden);
     deal_free(set->i_state);
+    deal_free(set->ends);
     deal_reward_set_free_cases(set);
     *set = (deal_reward_set){0};
 }
