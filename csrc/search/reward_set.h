@@ -114,10 +114,6 @@ deal_status deal_reward_set_score(deal_reward_set *set, const deal_reward_case *
 
 // --- reward_hidden.c -----------------------------------------------------------------
 
-// Checks what reward `i` asks for, as far as it can be told without a model.
-deal_status deal_reward_hidden_check(const deal_reward *reward, int32_t i,
-                                     deal_error *err);
-
 // Collects the layers that rewards ask for, of a model of that shape (0 features: it
 // has no hidden states). Fails with UNSUPPORTED or INVALID_ARG naming the reward.
 deal_status deal_reward_hidden_init(deal_reward_set *set, int32_t n_embd,

@@ -104,7 +104,7 @@ def test_scorer_whose_states_own_memory(scorer: ModuleType) -> None:
 def test_scorer_on_texts(scorer: ModuleType) -> None:
     reward = as_reward(scorer.shortness())
     assert (reward + Keywords(["a"])).score(["", "a b"]) == [1.0, 1.25]
-    assert _core.reward_info(scorer.shortness())[3:] == (False, True)
+    assert _core.reward_info(scorer.shortness())[3:] == (False, True, 0)
     state = _core.RewardState(scorer.shortness(), "")
     state.advance(b"abc")
     assert (state.bounds(2), state.bounds(0)) == ((0.0, 0.25), (0.25, 0.25))
