@@ -1,5 +1,7 @@
 #include "search/check.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/alloc.h"
@@ -69,6 +71,23 @@ quote(const deal_reward_text *of, size_t size)
     return q;
 }
 
+// A number in the fewest digits that tell it from all others.
+typedef struct number {
+    char text[32];
+} number;
+
+static number
+show(double value)
+{
+    number shown;
+    for (int n_digit = 15; n_digit <= 17; n_digit++) {
+        snprintf(shown.text, sizeof shown.text, "%.*g", n_digit, value);
+        if (strtod(shown.text, NULL) == value)
+            break;
+    }
+    return shown;
+}
+
 // --- bounds --------------------------------------------------------------------------
 
 static deal_status
@@ -79,11 +98,12 @@ narrow(const deal_reward_set *set, int32_t i, deal_check_range *range,
     if (is_above || stated->high.value < range->low.value) {
         const deal_check_end *old = is_above ? &range->high : &range->low;
         return deal_fail(err, DEAL_ERR_REWARD,
-                         "reward \"%.40s\" (%d): bounds [%.17g, %.17g] after \"%s\" "
-                         "are %s %.17g, stated after \"%s\"",
-                         set->reward[i]->name, (int)i, stated->low.value,
-                         stated->high.value, quote(text, stated->low.text_size).text,
-                         is_above ? "above" : "below", old->value,
+                         "reward \"%.40s\" (%d): bounds [%s, %s] after \"%s\" "
+                         "are %s %s, stated after \"%s\"",
+                         set->reward[i]->name, (int)i, show(stated->low.value).text,
+                         show(stated->high.value).text,
+                         quote(text, stated->low.text_size).text,
+                         is_above ? "above" : "below", show(old->value).text,
                          quote(text, old->text_size).text);
     }
     if (stated->low.value > range->low.value)
@@ -162,11 +182,11 @@ deal_check_scores(const deal_reward_set *set, const deal_reward_case *one,
             continue;
         const deal_check_end *end = is_above ? &range->high : &range->low;
         return deal_fail(err, DEAL_ERR_REWARD,
-                         "reward \"%.40s\" (%d): score %.17g of \"%s\" is %s its bound "
-                         "%.17g, stated after \"%s\" for %d tokens left",
-                         set->reward[i]->name, (int)i, score,
+                         "reward \"%.40s\" (%d): score %s of \"%s\" is %s its bound "
+                         "%s, stated after \"%s\" for %d tokens left",
+                         set->reward[i]->name, (int)i, show(score).text,
                          quote(text, text->size).text, is_above ? "above" : "below",
-                         end->value, quote(text, end->text_size).text,
+                         show(end->value).text, quote(text, end->text_size).text,
                          (int)end->n_tokens_left);
     }
     return DEAL_OK;

@@ -88,12 +88,11 @@ deal_reward_set_check_code(const deal_reward_set *set, int32_t i, int code,
 {
     if (code == 0)
         return DEAL_OK;
-    if (code == DEAL_REWARD_RAISED) {
-        if (err)
-            err->code = DEAL_ERR_CALLBACK; // the exception is the message
-        return DEAL_ERR_CALLBACK;
-    }
     const char *name = set->reward[i]->name;
+    if (code == DEAL_REWARD_RAISED) // the exception is the message, where one is set
+        return deal_fail(err, DEAL_ERR_CALLBACK,
+                         "reward \"%s\" (%d): DEAL_REWARD_RAISED without an exception",
+                         name, (int)i);
     if (code != 1)
         return deal_fail(
             err, DEAL_ERR_REWARD,
