@@ -9,8 +9,17 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_size_t
-from ctypes import c_uint32, c_void_p
+from ctypes import (
+    POINTER,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int,
+    c_int32,
+    c_size_t,
+    c_uint32,
+    c_void_p,
+)
 from typing import Any
 
 NAME = b"deal.reward.v1"

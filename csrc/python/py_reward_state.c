@@ -130,16 +130,13 @@ state_dealloc(PyObject *object)
 {
     PyRewardState *self = (PyRewardState *)object;
     PyTypeObject *type = Py_TYPE(object);
-    PyObject *error, *value, *traceback; // that others' code below must not see
     PyObject_GC_UnTrack(object);
-    PyErr_Fetch(&error, &value, &traceback);
     if (self->is_live && self->reward->drop)
         self->reward->drop(self->reward->self, self->state);
     deal_free(self->state);
     deal_bytes_free(&self->text);
     Py_XDECREF(self->capsule);
     Py_XDECREF(self->prompt);
-    PyErr_Restore(error, value, traceback);
     type->tp_free(object);
     Py_DECREF(type);
 }

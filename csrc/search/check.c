@@ -172,9 +172,13 @@ deal_check_scores(const deal_reward_set *set, const deal_reward_case *one,
                   deal_error *err)
 {
     const deal_reward_text *text = &one->text;
-    size_t n_range = one->check ? N_HORIZON * (size_t)set->n_reward : 0;
-    for (size_t r = 0; r < n_range; r++) {
-        int32_t i = (int32_t)(r % (size_t)set->n_reward);
+    size_t n_reward = (size_t)set->n_reward, n_range = N_HORIZON * n_reward;
+    if (!one->check)
+        return DEAL_OK;
+    // A candidate that ends at once may hold what was stated for shorter texts.
+    bool has_rollouts = text->n_tokens <= one->check->n_rolled_max;
+    for (size_t r = has_rollouts ? 0 : n_reward; r < n_range; r++) {
+        int32_t i = (int32_t)(r % n_reward);
         const deal_check_range *range = &one->check->range[r];
         double score = one->reward[i];
         bool is_above = score > range->high.value;

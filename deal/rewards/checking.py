@@ -124,12 +124,15 @@ def check(
         check_texts(name, rows)
     check_int("n_streams", n_streams, 1)
     check_int("token_size_max", token_size_max, _CHARACTER_SIZE_MAX, 2**31 - 1)
+    check_int("seed", seed, 0)
     found: list[Violation] = []
     for part in as_reward(reward).leaves():
         checker = _Checker(part, dict(reward_kwargs or {}), token_size_max)
         rng = random.Random(seed)
         for _ in range(n_streams):
-            checker.run(rng, _stream(rng, list(texts), token_size_max), rng.choice(prompts))
+            checker.run(
+                rng, _stream(rng, list(texts), token_size_max), rng.choice(prompts)
+            )
         checker.batch(list(texts), prompts[0])
         found += checker.found.values()
     return tuple(found)
@@ -336,7 +339,8 @@ class _Checker:
                             )
         for i, one in enumerate(said):
             more = [*itertools.pairwise(one.bounds)]
-            then = [*zip(said[i + 1].bounds, one.bounds[1:])] if i < len(tokens) else []
+            later = said[i + 1].bounds if i < len(tokens) else one.bounds[1:]
+            then = [*zip(later, one.bounds[1:], strict=True)]
             for kind, pairs in (("fewer tokens", more), ("a longer text", then)):
                 for n, (inner, outer) in enumerate(pairs):
                     if not self._is_within(inner, outer):
@@ -365,7 +369,9 @@ class _Checker:
         if self._differs("pure", last, said[-1], tokens, n, "asked again"):
             return
         for i, state in enumerate(kept):  # others were advanced since
-            if self._differs("fork", state, said[i], tokens, i, "its copy was advanced"):
+            if self._differs(
+                "fork", state, said[i], tokens, i, "its copy was advanced"
+            ):
                 return
         i = rng.randrange(n)
         copy, again = self._fork(kept[i], tokens[:i]), self._fork(kept[i], tokens[:i])

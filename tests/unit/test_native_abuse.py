@@ -7,7 +7,6 @@ import dataclasses
 import gc
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,7 +43,8 @@ def run(lm: deal.Model, reward: Any, mode: str = "exact", check: bool = False) -
 
 def everything(scorer: Scorer, **members: Any) -> Any:
     """All that a search and a person can ask of it, by hand."""
-    state = _core.RewardState(scorer.capsule(**members), "p", token_size_max=4)
+    capsule = scorer.capsule(**members)  # which outlives an error
+    state = _core.RewardState(capsule, "p", token_size_max=4)
     state.bounds(2)
     copy = state.fork()
     copy.advance(b"banana", 5)
@@ -265,11 +265,12 @@ HOW = {
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize(
-    "name", ["init", "fork", "advance", "score", "bounds", "score_texts", "bounds_texts"]
+    "name",
+    ["init", "fork", "advance", "score", "bounds", "score_texts", "bounds_texts"],
 )
 def test_functions_that_fail(lm: deal.Model, name: str, how: str) -> None:
     scorer = Scorer(is_texts=name.endswith("texts"))
-    n_calls = 0
+    n_calls = n_good = 0
 
     def fail(*given: Any) -> int:
         nonlocal n_calls
@@ -278,7 +279,8 @@ def test_functions_that_fail(lm: deal.Model, name: str, how: str) -> None:
 
     sound = getattr(scorer, name)
     broken = SystemError if how == "raised" else deal.RewardError
-    for n_good in {"init": [0], "score_texts": [0, 1]}.get(name, [0, 1, 9]):
+    for n in {"init": [0], "score_texts": [0, 1]}.get(name, [0, 1, 9]):
+        n_good = n
         for mode, check in [("exact", False), ("naive", True), ("segment", True)]:
             n_calls = 0
             with pytest.raises(broken, match=HOW[how]):
@@ -474,9 +476,7 @@ class Widening(Scorer):
         ("widening", Widening),
     ],
 )
-def test_what_check_finds(
-    lm: deal.Model, kind: str, wrong: type[Scorer]
-) -> None:
+def test_what_check_finds(lm: deal.Model, kind: str, wrong: type[Scorer]) -> None:
     scorer = wrong()
     members: dict[str, Any] = {} if wrong is Widening else {"bounds": None}
     reward = Native(scorer.capsule(**members), name="mine")
