@@ -90,9 +90,9 @@ typedef struct deal_reward {
                  char *message);
 
     // The range of the scores that this completion can still get when at most
-    // `n_tokens_left` tokens follow, ended or not. Bounds only tighten: what those of the
-    // completion's beginning, or for more tokens, have ruled out does not come back.
-    // NULL: [low, high].
+    // `n_tokens_left` tokens follow, ended or not. Bounds only tighten: what those of
+    // the completion's beginning, or for more tokens, have ruled out does not come
+    // back. NULL: [low, high].
     int (*bounds)(void *self, const void *state, int32_t n_tokens_left, double *low,
                   double *high, char *message);
 
