@@ -108,7 +108,17 @@ class Reward:
                 )
         return self._score(rows, list(prompts), kwargs) if rows else []
 
-    def standardise(self, lm: Any, prompts: Sequence[Any], **kwargs: Any) -> Reward:
+    def standardise(
+        self,
+        lm: Any,
+        prompts: Sequence[Any],
+        *,
+        n: int = 4,
+        sampling: Any = None,
+        max_new_tokens: int = 64,
+        reward_kwargs: Mapping[str, Sequence[Any]] | None = None,
+        progress: bool = False,
+    ) -> Reward:
         """This reward in standard deviations, so that weights mean the same across.
 
         Parameters
@@ -138,7 +148,16 @@ class Reward:
         """
         from deal._calibrate import standardise
 
-        return standardise(self, lm, prompts, **kwargs)
+        return standardise(
+            self,
+            lm,
+            prompts,
+            n=n,
+            sampling=sampling,
+            max_new_tokens=max_new_tokens,
+            reward_kwargs=reward_kwargs,
+            progress=progress,
+        )
 
     def _score(
         self, completions: list[Any], prompts: list[str], columns: Mapping[str, Any]
