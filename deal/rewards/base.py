@@ -28,6 +28,11 @@ class Reward:
     _is_leaf = True  # asked itself; else what it is made of
     __array_ufunc__ = None  # so that numpy.float64(0.5) * reward is left to __rmul__
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self._made_with = (args, kwargs)
+        return self
+
     def __init__(
         self, name: str, range: tuple[float, float], pure: bool = True
     ) -> None:
@@ -39,6 +44,10 @@ class Reward:
 
     def __repr__(self) -> str:
         return f"deal.rewards.{type(self).__name__}({self.name!r})"
+
+    def __reduce__(self) -> Any:
+        """Pickled as what it was made from: states in C do not travel."""
+        return _remade, (type(self), *self._made_with)
 
     def parts(self) -> tuple[Part, ...]:
         """The rewards of the sum, each with a name of its own; of a single one, itself.
@@ -257,6 +266,9 @@ class WeightedSum(Reward):
             all(part.reward.pure for part in parts),
         )
 
+    def __reduce__(self) -> Any:
+        return WeightedSum, ([(part.weight, part.reward) for part in self._parts],)
+
     def parts(self) -> tuple[Part, ...]:
         return self._parts
 
@@ -271,6 +283,10 @@ class WeightedSum(Reward):
             scores = part.reward._score(completions, prompts, columns)
             total = [t + part.weight * s for t, s in zip(total, scores, strict=True)]
         return total
+
+
+def _remade(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reward:
+    return cls(*args, **kwargs)
 
 
 def unused_name(name: str, taken: Sequence[str]) -> str:
