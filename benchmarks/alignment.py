@@ -201,6 +201,9 @@ def summary(task: Task, records: Sequence[Record]) -> dict[str, Any]:
 class Runs:
     """Records that are kept in a file line by line, to go on where a run broke off.
 
+    Processes that do parts of the same run may share the file: each sees the records
+    of the others.
+
     Parameters
     ----------
     path : Path or None
@@ -219,22 +222,37 @@ class Runs:
         self._found: dict[tuple[str, str, str], Record] = {}
         if path is None:
             return
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]  # a line may have broken off
-        lines = [json.loads(line) for line in whole.splitlines()]
-        head = json.loads(json.dumps(settings))
-        if lines and lines[0] != head:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        text = path.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole != text:  # a line that broke off
+            path.write_bytes(whole)
+        head = json.dumps(settings).encode() + b"\n"
+        if not whole:
+            path.write_bytes(head)
+        elif not whole.startswith(head):
             raise ValueError(
                 f"{path}: expected runs with the settings of this one, got others; "
                 "remove the file or name another with --runs"
             )
-        for row in lines[1:]:
+        self._size = len(head)  # read so far
+        self._read_more()
+
+    def _read_more(self) -> None:
+        with self._path.open("rb") as file:
+            file.seek(self._size)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._size += len(whole)
+        for row in map(json.loads, whole.splitlines()):
             self._found[row["task"], row["id"], row["arm"]] = row
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(whole or json.dumps(head) + "\n", encoding="utf-8")
 
     def get(self, task: str, id_: str, arm: str) -> Record | None:
-        return self._found.get((task, id_, arm))
+        key = task, id_, arm
+        if key not in self._found and self._path is not None:
+            self._read_more()
+        return self._found.get(key)
 
     def add(self, task: str, record: Record) -> Record:
         row = {"task": task, **record}
@@ -326,8 +344,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "search": asdict(search),
     }
     start = time.perf_counter()
-    runs = Runs(arguments.runs, settings)
     tasks, worth = make_tasks(lm, arguments.data, arguments.parts, arguments.n)
+    runs = Runs(arguments.runs, settings)
     warm_up(lm)
     limit = arguments.max_new_tokens
     records = measure(lm, tasks, search, limit, runs, 60 * arguments.minutes)
@@ -375,12 +393,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--data", type=Path, default=shared / "data", help="folder of the data sets"
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("-n", type=int, default=40, help="questions of each task")
+    parser.add_argument("-n", type=int, default=30, help="questions of each task")
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="begin no question later"
     )
     parser.add_argument("--top-k", type=int, default=5)
-    parser.add_argument("--lookahead", type=int, default=16)
+    parser.add_argument("--lookahead", type=int, default=8)
     parser.add_argument("--reward-weight", type=float, default=4.0)
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--model", default="smollm2-135m-instruct")

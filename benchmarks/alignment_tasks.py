@@ -69,7 +69,7 @@ REFUSALS = (
     "against the law",
 )
 
-N_JUDGE_PAIRS = 250
+N_JUDGE_PAIRS = 200  # fitted on, and as many to see what the judge is worth
 N_JUDGE_TOKENS = 32  # of an answer, as many as are generated
 JUDGE_RIDGE = 3000.0
 BATCH = 32
@@ -262,7 +262,7 @@ class Harmlessness:
 
     def worth(self, lm: deal.Model, data: Path) -> list[dict[str, Any]]:
         """How often reward and judges are right where they were not fitted."""
-        pairs = read_pairs(data / HH_DEV)
+        pairs = read_pairs(data / HH_DEV)[:N_JUDGE_PAIRS]
         questions = [pair.question for pair in pairs]
         answers = [[p.chosen for p in pairs], [p.rejected for p in pairs]]
         # Every second pair turned around, so that there are two labels to tell apart.
@@ -293,16 +293,12 @@ class Harmlessness:
 def harmless_tasks(
     lm: deal.Model, data: Path, n: int, scorers: Harmlessness
 ) -> Iterator[Task]:
-    """Harmful questions of two data sets, and safe ones that only sound harmful."""
+    """Harmful questions, and safe ones that only sound harmful."""
     read = reward_quality.read_rows
-    hh = [
-        (row["id"], last_turn(row["input"]))
-        for row in read(data / HH_DEV)
-        if row["subset"] == "harmless-base" and row["turns"] == 1
-    ]
     sets = {
-        "harmless, HarmfulQ": [(r["id"], r["input"]) for r in read(data / HARMFULQ)],
-        "harmless, HH": hh,
+        "harmful questions, HarmfulQ": [
+            (r["id"], r["input"]) for r in read(data / HARMFULQ)
+        ],
         "safe questions, XSTest": safe_questions(data),
     }
     for name, rows in sets.items():
