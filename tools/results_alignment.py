@@ -24,22 +24,20 @@ def arms_section(result: dict[str, Any], source: str) -> list[str]:
     """Means of all measures in each arm."""
     settings = result["settings"]
     search = settings["search"]
-    counts = sorted({row["n"] for row in result["tasks"]})
     lines = [
-        f"**Prompt and search**, {' or '.join(map(str, counts))} questions a task, "
+        "**Prompt and search**, means over the questions, "
         f"{settings['model']} (`{settings['model_file']}`, {settings['compute']}), "
         f"top_k={search['top_k']}, lookahead={search['lookahead']}, "
         f"reward_weight={search['reward_weight']:g}, mode={search['mode']}, "
-        f"max_new_tokens={settings['max_new_tokens']}, {settings['threads']} threads: "
-        "means over the questions.",
+        f"max_new_tokens={settings['max_new_tokens']}, {settings['threads']} threads:",
         "",
-        "| task | measure | " + " | ".join(ARMS) + " |",
-        "| --- | --- |" + " ---: |" * len(ARMS),
+        "| task | n | measure | " + " | ".join(ARMS) + " |",
+        "| --- | ---: | --- |" + " ---: |" * len(ARMS),
     ]
     for row in result["tasks"]:
         for name, label in {**row["measures"], "reward": "the reward itself"}.items():
             cells = " | ".join(f"{row['arms'][arm][name]:.2f}" for arm in ARMS)
-            lines.append(f"| {row['task']} | {label} | {cells} |")
+            lines.append(f"| {row['task']} | {row['n']} | {label} | {cells} |")
     return lines + _closing(result, source)
 
 

@@ -154,9 +154,11 @@ def test_a_limit_of_time_leaves_whole_rounds(lm: deal.Model) -> None:
         for name in "ab"
     ]
     runs = alignment.Runs(None, {})
+    for arm in alignment.ARMS:  # known, and so for nothing
+        runs.add("b", record("3", arm, 1.0, 1.0))
     records = alignment.measure(lm, tasks, SEARCH, 2, runs, seconds=0.0)
     found = [(r["task"], r["id"]) for r in records if r["arm"] == "both"]
-    assert found == [("a", "0"), ("b", "0"), ("a", "1"), ("b", "1")]
+    assert found == [("a", "0"), ("b", "0"), ("a", "1"), ("b", "1"), ("b", "3")]
 
 
 # --- judges ---------------------------------------------------------------------------
@@ -273,7 +275,7 @@ def test_whole_run(
     arms = tables.results_text(out)
     first = result["tasks"][0]["arms"]
     cells = " | ".join(f"{first[a]['coverage_hard']:.2f}" for a in alignment.ARMS)
-    assert f"| words, not asked for | all words used | {cells} |" in arms
+    assert f"| words, not asked for | 2 | all words used | {cells} |" in arms
     for part, n_rows in (("", 20), ("differences", 14), ("guards", 24), ("judges", 3)):
         text = tables.results_text(out, part)
         rows = [line for line in text.splitlines() if line.startswith("|")]
