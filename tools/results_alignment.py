@@ -29,7 +29,7 @@ def arms_section(result: dict[str, Any], source: str) -> list[str]:
         f"{settings['model']} (`{settings['model_file']}`, {settings['compute']}), "
         f"top_k={search['top_k']}, lookahead={search['lookahead']}, "
         f"reward_weight={search['reward_weight']:g}, mode={search['mode']}, "
-        f"max_new_tokens={settings['max_new_tokens']}, {settings['threads']} threads:",
+        f"max_new_tokens={settings['max_new_tokens']}, threads={settings['threads']}:",
         "",
         "| task | n | measure | " + " | ".join(ARMS) + " |",
         "| --- | ---: | --- |" + " ---: |" * len(ARMS),
