@@ -19,10 +19,10 @@ def progress_bar(
     return closing(tqdm(total=total, desc=what, unit=unit, disable=disable, **kwargs))
 
 
-def bar_over(items: Sequence[Item], what: str, is_shown: bool) -> Iterable[Item]:
-    """The items, with a bar that moves where each is done."""
+def bar_over(items: Sequence[Item], is_shown: bool) -> Iterable[Item]:
+    """Prompts and what belongs to them, with a bar that moves where each is done."""
     if not is_shown:
         return items
     from tqdm.auto import tqdm
 
-    return tqdm(items, desc=what, unit="prompt")
+    return tqdm(items, desc="generate", unit="prompt")

@@ -22,6 +22,7 @@ from deal._request import (
     aligned,
     generations,
     is_batch,
+    is_chats,
     is_messages,
     known,
     make_options,
@@ -435,15 +436,16 @@ class Model(Scoring):
         align : str, optional
             The paper's alignment prompt p_a (start-state adaptation, section 3.1), such
             as "Be harmless and helpful.": a system message, or the beginning of the one
-            that is there.
+            that is there; of the user's first one where the template writes no system
+            messages. Rewards see it in ``prompts`` and ``messages``.
 
         Returns
         -------
         Generation, or list
             As :meth:`generate`.
         """
-        several = bool(messages) and not isinstance(messages[0], Mapping)
-        chats = [aligned(c, align) for c in (messages if several else [messages])]
+        several = is_chats(messages)
+        chats = aligned(messages if several else [messages], align, self.tokenizer)
         prompts = [self.tokenizer.apply_chat_template(chat) for chat in chats]
         columns = kwargs.pop("reward_kwargs", None)
         rows = rows_of(columns, len(chats)) if several else [dict(columns or {})]
@@ -534,10 +536,9 @@ class Model(Scoring):
         is_chat: bool = False,
     ) -> list[Any]:
         encoded = [self._encode(prompt, is_chat) for prompt in prompts]
-        pairs = list(zip(encoded, rows, strict=True))
         results = []
         controls = _rollouts.controls(self, options)
-        for prompt, row in bar_over(pairs, "generate", progress):
+        for prompt, row in bar_over([*zip(encoded, rows, strict=True)], progress):
             with _rollouts.sessions(self, options) as sessions:
                 search = self._start(sessions, prompt, options, row, controls)
                 try:
@@ -584,8 +585,7 @@ class Stream:
                     if len(text) > size:
                         piece, size = text[size:], len(text)
                         yield piece
-                found = generations(search, options, model.tokenizer)
-                self.generation = found[0]
+                self.generation = generations(search, options, model.tokenizer)[0]
             finally:
                 del search
 

@@ -1,6 +1,7 @@
 """Result files as Markdown: one function for each kind of benchmark.
 
-Those with several tables are in results_search.py and results_rewards.py.
+Those with several tables are in results_alignment.py, results_rewards.py and
+results_search.py.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from results_alignment import ALIGNMENT_SECTIONS
 from results_machine import machine_line
 from results_rewards import REWARD_SECTIONS
 from results_search import SEARCH_SECTIONS
@@ -215,6 +217,7 @@ SECTIONS: dict[tuple[str, str], Callable[[dict[str, Any], str], list[str]]] = {
     ("fidelity", ""): fidelity_section,
     ("scaling", ""): scaling_section,
     ("sweep", ""): sweep_section,
+    **ALIGNMENT_SECTIONS,
     **REWARD_SECTIONS,
     **SEARCH_SECTIONS,
 }
