@@ -12,6 +12,7 @@ these. wiki_toxicity has no train part: its heads have the settings chosen on tw
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import random
 import sys
@@ -75,17 +76,15 @@ class Task:
 
 
 def candidates() -> Iterator[Settings]:
-    """The first round: layers and poolings of a linear head."""
-    for layers in CHOICES:
-        for pooling in POOLINGS:
-            yield Settings(layers, pooling)
+    """The first round: layers, poolings and penalties of a linear head."""
+    for layers, pooling, l2 in itertools.product(CHOICES, POOLINGS, (0.1, 1.0, 10.0)):
+        yield Settings(layers, pooling, l2=l2)
 
 
 def variants(best: Settings) -> Iterator[Settings]:
-    """The second round: penalties, and a hidden layer."""
-    for n_hidden in (0, 16):
-        for l2 in (0.03, 0.3, 1.0):
-            yield Settings(best.layers, best.pooling, n_hidden, l2)
+    """The second round: a hidden layer."""
+    for l2 in (0.03, 0.1, 0.3):
+        yield Settings(best.layers, best.pooling, 16, l2)
 
 
 def choose(task: Task) -> tuple[Any, Settings, list[dict[str, Any]]]:

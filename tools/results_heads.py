@@ -45,10 +45,13 @@ def sweep_section(result: dict[str, Any], source: str) -> list[str]:
     """Held-out accuracy of every layer and pooling, and what was chosen."""
     tried = result["tried"]
     tasks = list(dict.fromkeys(row["task"] for row in tried))
-    first = {(r["task"], _layers(r), r["pooling"]): r for r in reversed(tried)}
+    linear = [row for row in tried if row["n_hidden"] == 0]
+    linear.sort(key=lambda row: -row["loss"])  # the last, and best, penalty stays
+    best = {(row["task"], _layers(row), row["pooling"]): row for row in linear}
     lines = [
         "**Layers and poolings** of linear heads: accuracy on the share of the train "
-        "part that is held out, last token / mean.",
+        "part that is held out, last token / mean, each with the penalty of the least "
+        "held-out loss.",
         "",
         "| layers | " + " | ".join(tasks) + " |",
         "| --- |" + " ---: |" * len(tasks),
@@ -56,7 +59,7 @@ def sweep_section(result: dict[str, Any], source: str) -> list[str]:
     for layers in dict.fromkeys(_layers(row) for row in tried):
         cells = [
             " / ".join(
-                f"{first[task, layers, pooling]['accuracy']:.3f}"
+                f"{best[task, layers, pooling]['accuracy']:.3f}"
                 for pooling in ("last", "mean")
             )
             for task in tasks

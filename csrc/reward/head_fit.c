@@ -120,7 +120,7 @@ forward(const net *t, const parts *p, size_t row, size_t n_row, double *f)
     }
 }
 
-// Adds to the gradient what df (n_row,), the slope of the loss in f, makes of the block.
+// Adds what df (n_row,), the slope of the loss in f, makes of the block.
 static void
 backward(const net *t, const parts *p, size_t n_row, const double *df, double *gradient)
 {

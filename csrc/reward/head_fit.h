@@ -12,9 +12,9 @@
  * Deterministic; one thread.
  *
  * The items held out say when to stop, and calibrate f to log odds: of labels by
- * J. Platt, "Probabilistic outputs for support vector machines", 1999, with his smoothed
- * targets, of pairs the same without the offset, f being shifted to a mean of 0 over the
- * rows that were fitted. The slope is at least DEAL_HEAD_SLOPE_MIN: a head is never
+ * J. Platt, "Probabilistic outputs for support vector machines", 1999, with smoothed
+ * targets, of pairs the same without the offset, f being shifted to a mean of 0 over
+ * the rows that were fitted. The slope is at least DEAL_HEAD_SLOPE_MIN: a head is never
  * turned over. With nothing held out, f stays as it is.
  */
 #ifndef DEAL_REWARD_HEAD_FIT_H
@@ -56,8 +56,8 @@ deal_status deal_head_fit(const deal_head_data *data,
                           deal_error *err);
 
 // The loss without calibration at `point`, and its gradient: hidden_weight (n_in,
-// n_hidden), hidden_bias (n_hidden,), weight (n_hidden,), bias. For tests; x is taken as
-// it is, n_hidden is at least 1.
+// n_hidden), hidden_bias (n_hidden,), weight (n_hidden,), bias. For tests; x is taken
+// as it is, n_hidden is at least 1.
 deal_status deal_head_fit_loss(const deal_head_data *data,
                                const deal_head_fit_params *params, const double *point,
                                double *loss, double *gradient, deal_error *err);

@@ -42,7 +42,8 @@ class HeadFit:
     validation_loss : float or None
         Without the penalty, before calibration.
     validation_accuracy : float or None
-        Share of texts on the right side of one half, or of pairs in the right order.
+        Share of texts on the right side of one half, or of pairs in the right order,
+        ties half.
     converged : bool
         The gradient became flat, or no step lowered the loss.
     """

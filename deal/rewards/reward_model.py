@@ -194,7 +194,8 @@ class RewardModel(Head):
             name=name,
         )  # fmt: skip
         held_out = head.decision_function(x[n_train:].reshape(-1, x.shape[-1]))
-        is_right = held_out[0::2] > held_out[1::2]
+        gap = held_out[0::2] - held_out[1::2]
+        is_right = (gap > 0) + 0.5 * (gap == 0)
         head.report = _report(report, n_train, is_right)
         return head
 
