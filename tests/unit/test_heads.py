@@ -152,6 +152,21 @@ def test_scores_of_a_hidden_layer(lm: deal.Model, activation: str) -> None:
         assert head.score([r.token_ids], PROMPT) == [r.reward]
 
 
+def test_a_hidden_layer_on_another_model(lm: deal.Model, other: deal.Model) -> None:
+    rng = np.random.default_rng(2)
+    head = RewardModel(
+        rng.normal(size=3),
+        hidden_weight=rng.normal(size=(3, N_EMBD)) * 0.2,
+        pooling="mean",
+        model=other,
+    )
+    texts = [" a dog", " the sun ran"]
+    judge = deal.rewards.from_model(other, head)
+    assert judge.score(texts, PROMPT) == pytest.approx(head.score(texts, PROMPT))
+    r = lm.generate(PROMPT, rewards=judge, search=SEARCH, max_new_tokens=5)
+    assert 0 < r.reward < 1
+
+
 def test_weights_given_are_not_changed() -> None:
     weight, hidden = np.ones(3), np.ones((3, 8))
     RewardModel(weight, hidden_weight=hidden, mean=np.ones(8), std=np.full(8, 2.0))
