@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deal import _checkpoint, _core, _hub, _rollouts
+from deal import _checkpoint, _core, _fingerprint, _hub, _rollouts
 from deal import controls as _controls
 from deal._errors import ModelFormatError
 from deal._progress import bar_over
@@ -259,6 +259,8 @@ class Model(Scoring):
         self._sessions: list[Any] = []
         self._idle: list[Any] = []  # sessions that no request holds
         self._lock = threading.Lock()
+
+    fingerprint = _fingerprint.fingerprint
 
     def __repr__(self) -> str:
         return (
