@@ -132,11 +132,8 @@ def load(
     if compute not in ("auto", *_COMPUTE):
         raise ValueError(f"compute: expected 'auto', 'int8' or 'f32', got {compute!r}")
     if threads is None:
-        threads = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else (os.cpu_count() or 1)
-        )
+        has_mask = hasattr(os, "sched_getaffinity")
+        threads = len(os.sched_getaffinity(0)) if has_mask else os.cpu_count() or 1
     if not isinstance(kv_type, str) or kv_type not in _KV_TYPE:
         raise ValueError(f"kv_type: expected 'f32' or 'f16', got {kv_type!r}")
     if kv_budget is not None:
