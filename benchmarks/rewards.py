@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import statistics
 import sys
@@ -39,7 +40,15 @@ from benchmarks import common, reward_quality
 from benchmarks.coverage import coverage
 from deal import _core
 from deal.demo import WORD_SETS, prompt_for
-from deal.rewards import Format, Keywords, Length, Lexicon, NgramModel, Repetition
+from deal.rewards import (
+    Format,
+    Keywords,
+    Length,
+    Lexicon,
+    NgramModel,
+    Repetition,
+    clip,
+)
 
 PARTS = ("throughput", "search", "quality")
 TOKEN_SIZES = (4, 64)  # bytes: a token of a language model, and a line at a time
@@ -47,6 +56,7 @@ GOAL_BYTES_S = 50e6
 # In mode "naive" next to nothing, so that all rewards make the same text and cost what
 # they cost; in mode "exact" what a user would take, where bounds matter too.
 REWARD_WEIGHT = {"naive": 1e-9, "exact": 4.0}
+CLIP_AT = 0.5
 SECONDS_MIN = 0.05  # of one timing
 WORDS = sorted(
     {form for words in WORD_SETS for forms in words.values() for form in forms}
@@ -155,14 +165,21 @@ class Timed:
 
 
 def search_rewards(concepts: Any, data: reward_quality.Data) -> dict[str, Any]:
-    """Rewards of one item by name; the first is what others are compared with."""
+    """Rewards of one item by name; the first is what others are compared with.
+
+    A score per text grows with every word that the text gets; clipped it has an end
+    that can be reached, as Keywords has: that of as many words as Keywords wants.
+    """
     forms = [list(row) for row in concepts.values()]
+    same = Lexicon({form: 1.0 for row in forms for form in row}, negators=())
     return {
         "Keywords": Keywords(forms),
-        "Lexicon of the same words": Lexicon(
-            {form: 1.0 for row in forms for form in row}, negators=()
+        "Lexicon of the same words": same,
+        "Lexicon of the same words, clipped": clip(
+            same, high=len(forms) / math.sqrt(len(forms) ** 2 + 15.0)
         ),
         "Lexicon": lexicon(data),
+        f"Lexicon, clipped at {CLIP_AT}": clip(lexicon(data), high=CLIP_AT),
         "NgramModel, words (1, 2), tf-idf": ngrams(),
         "Python": Timed(concepts),
     }
@@ -184,6 +201,8 @@ def run_search(lm: deal.Model, concepts: Any, reward: Any, search: Any, n: int) 
     stats = r.stats
     run = {
         "seconds_token": (seconds - stats.seconds_prefill) / len(r.token_ids),
+        "rows_token": (stats.n_forward_tokens - stats.n_prompt_tokens)
+        / len(r.token_ids),
         "reward_share": stats.seconds_reward / stats.seconds_total,
     }
     if timed:

@@ -44,21 +44,24 @@ def search_section(result: dict[str, Any], source: str) -> list[str]:
         f"{settings['model']} (`{settings['model_file']}`, {settings['compute']}), "
         f"top_k={search['top_k']}, lookahead={search['lookahead']}, "
         f"max_new_tokens={settings['max_new_tokens']}, {settings['threads']} threads: "
-        "time per token without the prompt, against that with Keywords, and the share "
-        f"of time in the reward; medians of {settings['rounds']} rounds. In mode "
+        "time per token without the prompt, against that with Keywords, tokens "
+        "evaluated per token, and the share of time in the reward; medians of "
+        f"{settings['rounds']} rounds. In mode "
         f"naive, reward_weight={settings['reward_weight']['naive']:g}, all rewards "
         "make the same text by the same work. In mode exact, reward_weight="
         f"{settings['reward_weight']['exact']:g}, texts differ, and so does what can "
         "be ruled out: most once a reward is as high as it can get, which Keywords is "
-        "with every word used and a score per text never is.",
+        "with every word used and a score per text never is, unless it is clipped.",
         "",
-        "| mode | reward | ms per token | of Keywords | share of time |",
-        "| --- | --- | ---: | ---: | ---: |",
+        "| mode | reward | ms per token | of Keywords | tokens evaluated "
+        "| share of time |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
         lines.append(
             f"| {row['mode']} | {row['reward']} | {1e3 * row['seconds_token']:.1f} "
-            f"| {row['of_keywords']:.2f} | {row['reward_share']:.2%} |"
+            f"| {row['of_keywords']:.2f} | {row['rows_token']:.1f} "
+            f"| {row['reward_share']:.2%} |"
         )
     for row in rows:
         if "call_overhead" in row:

@@ -94,10 +94,13 @@ def test_search(tmp_path: Path) -> None:
     command = ["--parts", "search", "--model", str(model), *size, "--json", str(out)]
     assert rewards.main(command) == 0
     rows = json.loads(out.read_text())["search"]
-    assert len(rows) == 2 * 5
+    assert len(rows) == 2 * 7
     assert [row["of_keywords"] for row in rows if row["reward"] == "Keywords"] == [1, 1]
     (naive,) = [r for r in rows if r["reward"] == "Python" and r["mode"] == "naive"]
     assert naive["call_overhead"] > 0 and naive["n_texts_call"] >= 1
-    assert "| exact | Lexicon |" in tables.results_text(out, "search")
+    assert all(row["rows_token"] > 0 for row in rows)
+    text = tables.results_text(out, "search")
+    assert "| exact | Lexicon |" in text
+    assert "| exact | Lexicon, clipped at 0.5 |" in text
     assert rewards.main([*command, "--into", "--parts", "throughput"]) == 0
     assert set(json.loads(out.read_text())) >= {"search", "throughput"}
