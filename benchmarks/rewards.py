@@ -5,8 +5,8 @@
 Three parts, all of them or those that ``--parts`` names:
 
 throughput
-    Bytes per second that each scorer of SCORERS reads on one core, in a C loop that
-    advances and scores texts as a search does; median of the rounds.
+    Bytes per second of processor time that each scorer of SCORERS reads on one core,
+    in a C loop that advances and scores texts as a search does; median of the rounds.
 search
     Seconds per token of the same search with different rewards, against Keywords; what
     one call of a Python reward costs beside the function, and its share of the time.

@@ -19,7 +19,7 @@ def throughput_section(result: dict[str, Any], source: str) -> list[str]:
         return ["Throughput was not measured."]
     sizes = [str(size) for size in settings["token_sizes"]]
     lines = [
-        "**Throughput**: million bytes per second on one core, "
+        "**Throughput**: million bytes per second of processor time on one core, "
         f"{rows[0]['n_texts']:,} texts of {rows[0]['n_bytes'] / 1e6:.1f} MB, each "
         "advanced in tokens of so many bytes and scored at its end; median of "
         f"{settings['rounds']} rounds.",
@@ -30,6 +30,14 @@ def throughput_section(result: dict[str, Any], source: str) -> list[str]:
     for row in rows:
         rates = " | ".join(f"{row['bytes_s'][size] / 1e6:.0f}" for size in sizes)
         lines.append(f"| {row['scorer']} | {rates} |")
+    goal = settings["goal_bytes_s"]
+    below = [
+        f"{row['scorer']}, tokens of {size} bytes"
+        for row in rows
+        for size in sizes
+        if row["bytes_s"][size] < goal
+    ]
+    lines += ["", f"Goal: {goal / 1e6:.0f}. Below it: {'; '.join(below) or 'none'}."]
     return lines + _closing(result, source)
 
 
