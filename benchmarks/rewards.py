@@ -285,7 +285,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         result["search"] = search_cost(lm, data, settings, arguments.rounds)
     if "quality" in arguments.parts:
         result["quality"] = reward_quality.quality(data)
-    return result | {"environment": common.environment()}
+    environment = common.environment()
+    result["environments"] = {part: environment for part in arguments.parts}
+    return result | {"environment": environment}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -316,7 +318,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json is not None:
         if arguments.into and arguments.json.is_file():
             before = json.loads(arguments.json.read_text(encoding="utf-8"))
-            result["settings"] = before["settings"] | result["settings"]
+            for key in ("settings", "environments"):
+                result[key] = before.get(key, {}) | result[key]
             result = before | result
         common.write_json(arguments.json, result)
     return 0

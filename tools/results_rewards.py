@@ -8,8 +8,8 @@ from typing import Any
 from results_machine import machine_line
 
 
-def _closing(result: dict[str, Any], source: str) -> list[str]:
-    return ["", f"{machine_line(result['environment'])} (`{source}`)."]
+def _closing(result: dict[str, Any], part: str, source: str) -> list[str]:
+    return ["", f"{machine_line(result['environments'][part])} (`{source}`)."]
 
 
 def throughput_section(result: dict[str, Any], source: str) -> list[str]:
@@ -38,7 +38,7 @@ def throughput_section(result: dict[str, Any], source: str) -> list[str]:
         if row["bytes_s"][size] < goal
     ]
     lines += ["", f"Goal: {goal / 1e6:.0f}. Below it: {'; '.join(below) or 'none'}."]
-    return lines + _closing(result, source)
+    return lines + _closing(result, "throughput", source)
 
 
 def search_section(result: dict[str, Any], source: str) -> list[str]:
@@ -79,7 +79,7 @@ def search_section(result: dict[str, Any], source: str) -> list[str]:
                 f"{1e6 * row['call_overhead']:.0f} microseconds beside the function "
                 f"itself, with {row['n_texts_call']:.1f} texts a call.",
             ]
-    return lines + _closing(result, source)
+    return lines + _closing(result, "search", source)
 
 
 def quality_section(result: dict[str, Any], source: str) -> list[str]:
@@ -99,7 +99,7 @@ def quality_section(result: dict[str, Any], source: str) -> list[str]:
             f"| {row['task']} | {row['model']} | {row['measure']} | {row['value']:.3f} "
             f"| {row['low']:.3f} to {row['high']:.3f} | {row['n']:,} |"
         )
-    return lines + _closing(result, source)
+    return lines + _closing(result, "quality", source)
 
 
 REWARD_SECTIONS: dict[tuple[str, str], Callable[[dict[str, Any], str], list[str]]] = {
