@@ -18,6 +18,7 @@ from deal import _blas as _blas  # before anything that imports the core
 from deal import controls, rewards
 from deal._calibrate import Calibration, calibrate
 from deal._errors import (
+    ConstraintError,
     ContextLengthError,
     ControlError,
     KVBudgetError,
@@ -36,6 +37,7 @@ __all__ = [
     "AddResidual",
     "Calibration",
     "Candidate",
+    "ConstraintError",
     "ContextLengthError",
     "ControlError",
     "Decision",

@@ -27,5 +27,9 @@ class ControlError(ValueError):
     """A control broke its contract: a wrong type or shape, NaN, a C function failed."""
 
 
+class ConstraintError(ValueError):
+    """A constraint broke its contract: a mask of a wrong size, a matcher that failed."""
+
+
 class TokenizerError(ValueError):
     """A tokenizer cannot do what was asked: no chat template, or one that failed."""
