@@ -9,6 +9,7 @@
  *     branches(session, prefix, first, n_step)  greedy branches, in lockstep
  *     Vocab, Detokenizer                        ids -> text
  *     keywords, length, head, python_reward         capsules "deal.reward.v1"
+ *     matcher_constraint                        a capsule "deal.constraint.v1"
  */
 #include "python/module.h"
 
@@ -17,6 +18,7 @@
 
 #include "kernels/gemm_cblas.h"
 #include "kernels/kernels.h"
+#include "python/py_constraint.h"
 #include "python/py_lexicon.h"
 #include "python/py_ngrams.h"
 #include "python/py_reward.h"
@@ -69,7 +71,8 @@ module_exec(PyObject *module)
     if (PyModule_AddFunctions(module, deal_py_reward_methods) < 0 ||
         PyModule_AddFunctions(module, deal_py_scorer_methods) < 0 ||
         PyModule_AddFunctions(module, deal_py_lexicon_methods) < 0 ||
-        PyModule_AddFunctions(module, deal_py_ngrams_methods) < 0)
+        PyModule_AddFunctions(module, deal_py_ngrams_methods) < 0 ||
+        PyModule_AddFunctions(module, deal_py_constraint_methods) < 0)
         return -1;
     if (deal_py_vocab_register(module) < 0 || deal_py_reward_register(module) < 0 ||
         deal_py_gguf_register(module) < 0 || deal_py_model_register(module) < 0 ||

@@ -5,6 +5,7 @@
 
 #include "common/alloc.h"
 #include "python/py_array.h"
+#include "python/py_constraint.h"
 #include "python/py_controls.h"
 #include "python/py_formula.h"
 #include "python/py_model.h"
@@ -22,7 +23,8 @@ typedef struct PySearch {
     PyObject *capsules; // tuple of reward capsules
     PyObject *controls; // Controls or None
     PyObject *rollout_controls;
-    PyObject *formula; // Formula or None
+    PyObject *formula;    // Formula or None
+    PyObject *constraint; // capsule or None
     int32_t *prompt, *end_token;
     const char **stop_text; // (n_stop,)
     deal_reward **reward;   // (n_reward,)
@@ -126,24 +128,25 @@ take_rollouts(PySearch *self, PyObject *session, PyObject *controls,
 static PyObject *
 search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keyword[] = {
-        "session",    "vocab",    "prompt",          "prompt_text",
-        "end_tokens", "stop",     "rewards",         "weights",
-        "params",     "controls", "rollout_session", "rollout_controls",
-        "formula",    NULL};
+    static char *keyword[] = {"session",     "vocab",           "prompt",
+                              "prompt_text", "end_tokens",      "stop",
+                              "rewards",     "weights",         "params",
+                              "controls",    "rollout_session", "rollout_controls",
+                              "formula",     "constraint",      NULL};
     PyObject *module = PyType_GetModule(type);
     deal_module_state *state = deal_module_state_get(module);
     PyObject *session, *vocab, *prompt, *text, *end, *stop, *capsules, *weights, *dict;
     PyObject *given = Py_None, *second = Py_None, *second_given = Py_None,
-             *formula = Py_None;
+             *formula = Py_None, *constraint = Py_None;
     deal_search_request request = {0};
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O!O!OUOO!O!O!O!|OOOO:Search", keyword, state->session_type,
+            args, kwargs, "O!O!OUOO!O!O!O!|OOOOO:Search", keyword, state->session_type,
             &session, state->vocab_type, &vocab, &prompt, &text, &end, &PyTuple_Type,
             &stop, &PyTuple_Type, &capsules, &PyTuple_Type, &weights, &PyDict_Type,
-            &dict, &given, &second, &second_given, &formula) ||
+            &dict, &given, &second, &second_given, &formula, &constraint) ||
         deal_py_controls_get(module, given, &request.controls) < 0 ||
-        deal_py_formula_get(module, formula, &request.formula) < 0)
+        deal_py_formula_get(module, formula, &request.formula) < 0 ||
+        deal_py_constraint_get(constraint, &request.constraint) < 0)
         return NULL;
     PySearch *self = (PySearch *)type->tp_alloc(type, 0);
     if (!self)
@@ -155,6 +158,7 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->capsules = Py_NewRef(capsules);
     self->controls = Py_NewRef(given);
     self->formula = Py_NewRef(formula);
+    self->constraint = Py_NewRef(constraint);
     request.lm = deal_session_lm(self->session->session);
     request.vocab = ((PyVocab *)vocab)->vocab;
     Py_ssize_t text_size;
@@ -283,6 +287,14 @@ float_list(const double *value, int32_t n)
     return list;
 }
 
+static const char *
+finish_name(deal_finish_reason reason)
+{
+    if (reason == DEAL_FINISH_LENGTH)
+        return "length";
+    return reason == DEAL_FINISH_DEAD_END ? "dead_end" : "stop";
+}
+
 static PyObject *
 search_results(PyObject *object, PyObject *unused)
 {
@@ -302,8 +314,7 @@ search_results(PyObject *object, PyObject *unused)
             id_list(r.token, (size_t)r.n_token), "text",
             PyUnicode_DecodeUTF8(r.text, (Py_ssize_t)r.text_size, "strict"), "logprob",
             r.logprob, "reward", r.h, "rewards", float_list(r.reward, self->n_reward),
-            "score", r.score, "finish_reason",
-            r.finish_reason == DEAL_FINISH_LENGTH ? "length" : "stop");
+            "score", r.score, "finish_reason", finish_name(r.finish_reason));
         if (!row || PyList_Append(list, row) < 0)
             Py_CLEAR(list);
         Py_XDECREF(row);
@@ -379,6 +390,7 @@ search_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->controls);
     Py_VISIT(self->rollout_controls);
     Py_VISIT(self->formula);
+    Py_VISIT(self->constraint);
     return 0;
 }
 
@@ -398,6 +410,7 @@ search_clear(PyObject *object)
     Py_CLEAR(self->controls);
     Py_CLEAR(self->rollout_controls);
     Py_CLEAR(self->formula);
+    Py_CLEAR(self->constraint);
     return 0;
 }
 
@@ -433,7 +446,7 @@ static PyType_Slot search_slots[] = {
     {Py_tp_doc, (void *)"Search(session, vocab, prompt, prompt_text, end_tokens, stop, "
                         "rewards, weights, params, controls=None, "
                         "rollout_session=None, rollout_controls=None, "
-                        "formula=None)\n--\n\nOne "
+                        "formula=None, constraint=None)\n--\n\nOne "
                         "generation, step by step."},
     {Py_tp_new, search_new},
     {Py_tp_dealloc, search_dealloc},

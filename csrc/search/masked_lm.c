@@ -149,8 +149,7 @@ controlled_root(deal_lm *lm, const deal_controls *controls, int32_t n_prompt,
     masked_lm *m = self_of(lm);
     deal_node inner;
     DEAL_TRY(reserve_node(m, err));
-    DEAL_TRY(
-        m->inner->ops->controlled_root(m->inner, controls, n_prompt, &inner, err));
+    DEAL_TRY(m->inner->ops->controlled_root(m->inner, controls, n_prompt, &inner, err));
     *out = add_root(m, inner);
     return DEAL_OK;
 }

@@ -23,14 +23,15 @@ struct deal_masks {
     const deal_constraint *constraint;
     const int32_t *end_token; // (n_end,)
     int32_t n_end, n_vocab;
-    size_t n_word;     // of a mask, over n_vocab
-    uint32_t *scratch; // what a constraint writes, for the larger of its n_vocab and ours
-    size_t n_scratch;  // words
-    place *place;      // (place_cap,)
+    size_t n_word; // of a mask, over n_vocab
+    uint32_t
+        *scratch; // what a constraint writes, for the larger of its n_vocab and ours
+    size_t n_scratch; // words
+    place *place;     // (place_cap,)
     size_t place_cap;
     int32_t n_place, free_place;
     int32_t n_idle; // that nobody holds, and that have no place below
-    int32_t *path; // (path_cap,)
+    int32_t *path;  // (path_cap,)
     size_t path_cap;
 };
 
@@ -449,8 +450,8 @@ deal_masks_guess(deal_masks *masks, int32_t at, int32_t *token, int32_t n_max,
         token[0] = mask.token[0];
         n_found = 1;
     } else if (c->guess && !masks->place[at].is_outside && n_max > 0) {
-        int code = c->guess(c->self, masks->place[at].state, token, n_max, &n_found,
-                            message);
+        int code =
+            c->guess(c->self, masks->place[at].state, token, n_max, &n_found, message);
         if (code != 0)
             return fault(masks, code, message, err);
         if (n_found < 0 || n_found > n_max)

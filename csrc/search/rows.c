@@ -217,7 +217,8 @@ guess_next(deal_search *search, const int32_t *context, guess *g, deal_error *er
     DEAL_TRY(deal_masks_get(masks, g->place, &mask, err));
     if (g->i_given == g->n_given) {
         g->i_given = 0;
-        DEAL_TRY(deal_masks_guess(masks, g->place, g->given, N_GIVEN, &g->n_given, err));
+        DEAL_TRY(
+            deal_masks_guess(masks, g->place, g->given, N_GIVEN, &g->n_given, err));
     }
     if (g->i_given < g->n_given) {
         g->token = g->given[g->i_given++];

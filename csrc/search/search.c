@@ -175,8 +175,8 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
         n_new_max = params->n_new_max;
     search->request = *request;
     DEAL_TRY(deal_search_constrain(search, err));
-    search->roll_lm = search->request.rollout_lm ? search->request.rollout_lm
-                                                 : search->request.lm;
+    search->roll_lm =
+        search->request.rollout_lm ? search->request.rollout_lm : search->request.lm;
     search->ending = (deal_ending){
         .vocab = request->vocab,
         .end_token = request->end_token,

@@ -18,8 +18,8 @@ typedef enum toy_mask_fault {
 typedef struct toy_constraint {
     deal_constraint constraint; // first; its `self` is this struct
     int32_t n_state;
-    const int32_t *next;           // (n_state, n_vocab); -1: forbidden
-    int32_t accepts[TOY_N_STATE];  // 0 or 1
+    const int32_t *next;            // (n_state, n_vocab); -1: forbidden
+    int32_t accepts[TOY_N_STATE];   // 0 or 1
     int32_t favourite[TOY_N_STATE]; // token that it guesses, or -1
     toy_mask_fault fault;
     int32_t fault_in; // the call that goes wrong, 1 = the next; 0: none
