@@ -147,13 +147,16 @@ read_mask(const matcher_constraint *c, PyObject *matcher, uint32_t *bits)
     PyObject *mask = PyObject_CallMethod(matcher, "compute_bitmask", NULL);
     if (!mask)
         return -1;
-    size_t size = ((size_t)c->constraint.n_vocab + 31) / 32 * sizeof *bits;
+    size_t n_vocab = (size_t)c->constraint.n_vocab;
+    size_t size = (n_vocab + 31) / 32 * sizeof *bits;
+    size_t more = (n_vocab + 32) / 32 * sizeof *bits; // llguidance has a bit to spare
     int status = -1;
     if (!PyBytes_Check(mask)) {
         PyErr_Format(PyExc_TypeError,
                      "constraint %U: compute_bitmask: expected bytes, got %.200s",
                      c->name, Py_TYPE(mask)->tp_name);
-    } else if ((size_t)PyBytes_GET_SIZE(mask) != size) {
+    } else if ((size_t)PyBytes_GET_SIZE(mask) != size &&
+               (size_t)PyBytes_GET_SIZE(mask) != more) {
         PyErr_Format(PyExc_ValueError,
                      "constraint %U: compute_bitmask: expected %zu bytes for %d tokens "
                      "in words of 32 bits, got %zd",

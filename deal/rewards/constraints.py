@@ -22,6 +22,7 @@ from deal.rewards.python import PythonReward
 
 _N_KEPT = 1024  # matchers
 _END = 256  # the only token that is no byte
+_BEFORE = "\x02"  # so that no space is put before a text that continues another
 
 
 class Constraint(PythonReward):
@@ -263,10 +264,31 @@ class _Tokens:
         if self.eos_token_id is None:
             raise ValueError("constraint: the tokenizer has no end token (eos_token_id)")
         self._tokenizer = tokenizer
+        special = {*self.special_token_ids}
+        words = [i for i in range(n) if self.tokens[i] and i not in special]
+        self._ids = {self.tokens[i]: i for i in reversed(words)}  # the lowest id
+        self._longest = max(map(len, self._ids), default=0)
 
     def __call__(self, text: str | bytes) -> list[int]:
-        text = text if isinstance(text, str) else text.decode()
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        """Ids of a continuation, as the model would have it cut: of forced text."""
+        data = text.encode() if isinstance(text, str) else text
+        try:
+            ids = self._tokenizer.encode(_BEFORE + data.decode(), False)
+        except UnicodeDecodeError:
+            return self._greedy(data)
+        before = self._tokenizer.encode(_BEFORE, False)
+        ids = ids[len(before) :] if ids[: len(before)] == before else []
+        is_same = b"".join(self.tokens[i] for i in ids) == data
+        return ids if is_same else self._greedy(data)
+
+    def _greedy(self, data: bytes) -> list[int]:
+        """The longest token first."""
+        ids: list[int] = []
+        while data:
+            n = next(n for n in range(self._longest, 0, -1) if data[:n] in self._ids)
+            ids.append(self._ids[data[:n]])
+            data = data[n:]
+        return ids
 
 
 _token_tokenizers: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()

@@ -53,6 +53,13 @@ def mask_case(seed: int, mode: str) -> Case:
     return problem, mode
 
 
+def wide_case(seed: int, mode: str) -> Case:
+    """More tokens than a mask keeps as a list."""
+    rng = random.Random(f"wide {seed}")
+    problem = masked(rng, random_case(seed, mode, n_vocab=66, has_states=False)[0])
+    return dataclasses.replace(problem, top_k=rng.choice([1, 5, 66])), mode
+
+
 def check_obeyed(problem: Problem, outcome: Outcome) -> None:
     """All that was taken, also by rollouts, was allowed; an end says what it is."""
     constraint, ends = problem.constraint, problem.end_tokens
@@ -76,6 +83,15 @@ def test_c_is_the_twin(search_table: Program, mode: str, n_case: int) -> None:
         seen.update({one.finish for one in outcome.results})
     for finish in ("end", "dead end", "length", "stop"):
         assert seen[finish] > 20, seen
+
+
+@pytest.mark.parametrize("mode", ["naive", "beam", "greedy"])
+def test_many_tokens(search_table: Program, mode: str) -> None:
+    cases = [wide_case(seed, mode) for seed in range(50)]
+    for problem, _, outcome in checked_cases(search_table, cases):
+        check_obeyed(problem, outcome)
+    if mode == "naive":
+        checked_pairs(search_table, [problem for problem, _ in cases])
 
 
 @pytest.mark.parametrize("seed", range(4))
