@@ -28,7 +28,7 @@ class ControlError(ValueError):
 
 
 class ConstraintError(ValueError):
-    """A constraint broke its contract: a mask of a wrong size, a matcher that failed."""
+    """A constraint failed, or broke its contract."""
 
 
 class TokenizerError(ValueError):

@@ -163,8 +163,10 @@ def _n_return(value: Any, params: Mapping[str, Any]) -> int:
 def checked_constraint(constraint: Any) -> Any:
     """`constraint`, or TypeError where it can be none."""
     is_capsule = type(constraint).__name__ == "PyCapsule"
-    if constraint is None or is_capsule or callable(
-        getattr(constraint, "matcher", None)
+    if (
+        constraint is None
+        or is_capsule
+        or callable(getattr(constraint, "matcher", None))
     ):
         return constraint
     raise TypeError(

@@ -182,7 +182,8 @@ def generate(
         Path | None, typer.Option(help="The text must be JSON of the schema in a file.")
     ] = None,
     grammar: Annotated[
-        Path | None, typer.Option(help="The text must be of the Lark grammar in a file.")
+        Path | None,
+        typer.Option(help="The text must be of the grammar in a file."),
     ] = None,
     stream: Annotated[
         bool, typer.Option("--stream/--no-stream", help="Print while generating.")

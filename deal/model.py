@@ -28,7 +28,6 @@ from deal._request import (
     rows_of,
 )
 from deal._scoring import Scoring
-from deal.generation import Generation
 from deal.rewards.combine import formula_of
 from deal.settings import Sampling, Search, check_int
 from deal.stream import Stream

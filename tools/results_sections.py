@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from results_constraints import CONSTRAINT_SECTIONS
 from results_machine import machine_line
 from results_rewards import REWARD_SECTIONS
 from results_search import SEARCH_SECTIONS
@@ -190,6 +191,7 @@ SECTIONS: dict[tuple[str, str], Callable[[dict[str, Any], str], list[str]]] = {
     ("engine", ""): engine_section,
     ("fidelity", ""): fidelity_section,
     ("scaling", ""): scaling_section,
+    **CONSTRAINT_SECTIONS,
     **REWARD_SECTIONS,
     **SEARCH_SECTIONS,
 }

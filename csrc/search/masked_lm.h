@@ -16,8 +16,8 @@
 #include "common/lm.h"
 #include "search/masks.h"
 
-// `lm` and `masks` are borrowed; completions begin after `n_prompt` tokens. Caller frees
-// with deal_masked_lm_free(), which needs all nodes to be given back.
+// `lm` and `masks` are borrowed; completions begin after `n_prompt` tokens. Caller
+// frees with deal_masked_lm_free(), which needs all nodes to be given back.
 deal_status deal_masked_lm_new(deal_lm *lm, deal_masks *masks, int32_t n_prompt,
                                deal_lm **out, deal_error *err);
 void deal_masked_lm_free(deal_lm *lm); // NULL is a no-op

@@ -28,8 +28,8 @@ _BEFORE = "\x02"  # so that no space is put before a text that continues another
 class Constraint(PythonReward):
     """How far a text has the form of a grammar; or that it must have it.
 
-    As a reward: 1 where the text is complete, 0 where no continuation of it can be, and `partial`
-    where it is the beginning of one. What is 0 stays 0, which a search knows: the
+    As a reward: 1 where the text is complete, 0 where no continuation of it can be, and
+    `partial` where it is the beginning of one. What is 0 stays 0, which a search knows: the
     bounds of such a text say so. As ``lm.generate(..., constraint=)``: no token is
     taken after which no continuation can match, and the text ends only where it is
     complete; see docs/constraints.md.
@@ -262,7 +262,7 @@ class _Tokens:
         self.special_token_ids = [i for i in range(n) if is_special[i] and names[i]]
         self.eos_token_id = tokenizer.eos_token_id
         if self.eos_token_id is None:
-            raise ValueError("constraint: the tokenizer has no end token (eos_token_id)")
+            raise ValueError("constraint: the tokenizer has no end token")
         self._tokenizer = tokenizer
         special = {*self.special_token_ids}
         words = [i for i in range(n) if self.tokens[i] and i not in special]

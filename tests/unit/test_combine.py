@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
 from typing import Any
 
-import deal_twin as twin
 import pytest
 import test_segment
 from deal_twin import Problem

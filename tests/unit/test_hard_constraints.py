@@ -123,9 +123,7 @@ def test_every_text_has_its_form(
 ) -> None:
     constraint, check = FORMS[form]
     lm = models[vocab]
-    found = lm.generate(
-        PROMPT, constraint=constraint, max_new_tokens=48, **MODES[mode]
-    )
+    found = lm.generate(PROMPT, constraint=constraint, max_new_tokens=48, **MODES[mode])
     for r in results(found):
         if r.finish_reason == "length":
             assert constraint.score([r.text.rstrip("\ufffd")]) == [0.5]

@@ -112,7 +112,9 @@ def test_impure_rewards_are_asked_as_naive_asks(search_table: Program) -> None:
         rng = random.Random(f"impure {i}")
         problem, _ = mask_case(70_000 + i, "naive")
         problems.append(dataclasses.replace(impure(rng, problem), tricks=15))
-    for problem, pair in zip(problems, exact_pairs(search_table, problems), strict=True):
+    for problem, pair in zip(
+        problems, exact_pairs(search_table, problems), strict=True
+    ):
         check_impure(problem, *pair)
 
 
