@@ -3,7 +3,7 @@
  * This header is public: `deal.get_include()` names its folder. It compiles alone, in C
  * and in C++. A C extension offers a constraint of its own as a PyCapsule named
  * DEAL_CONSTRAINT_CAPSULE whose pointer is a `deal_constraint`; the capsule's
- * destructor frees it. Functions run without the GIL, on the thread that runs the search.
+ * destructor frees it. Functions run without the GIL, on the thread of the search.
  *
  * A constraint is a pure function of the tokens of the completion. The search keeps a
  * state for the contexts that it may still reach and asks each of them once.

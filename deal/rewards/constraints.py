@@ -29,8 +29,8 @@ class Constraint(PythonReward):
     """How far a text has the form of a grammar; or that it must have it.
 
     As a reward: 1 where the text is complete, 0 where no continuation of it can be, and
-    `partial` where it is the beginning of one. What is 0 stays 0, which a search knows: the
-    bounds of such a text say so. As ``lm.generate(..., constraint=)``: no token is
+    `partial` where it is the beginning of one. What is 0 stays 0, which a search knows:
+    the bounds of such a text say so. As ``lm.generate(..., constraint=)``: no token is
     taken after which no continuation can match, and the text ends only where it is
     complete; see docs/constraints.md.
 
