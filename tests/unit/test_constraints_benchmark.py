@@ -34,7 +34,7 @@ def test_rows_and_table(tmp_path: Path) -> None:
         if row["constraint"] == "none":
             assert row["of_none"] == 1 and row["n_same_text"] == 2
     text = tables.results_text(path)
-    assert text.count("\n| ") == 2 + len(rows) - 1
+    assert text.count("\n| ") == 2 + len(rows)  # a head and its line
     assert "matched" in text and "llguidance" in text
     with pytest.raises(SystemExit):
         constraints.main(["-n", "0"])
