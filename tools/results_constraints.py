@@ -17,9 +17,9 @@ def constraints_section(result: dict[str, Any], source: str) -> list[str]:
         f"max_new_tokens={settings['max_new_tokens']}, {settings['threads']} threads; "
         f"searches with Keywords, top_k={search['top_k']}, "
         f"lookahead={search['lookahead']}, "
-        f"reward_weight={search['reward_weight']:g}: time per token without the "
-        f"prompt, against that without a constraint; medians of {settings['rounds']} "
-        "rounds in turns. *Any text* changes no text, so that its ratio is the cost of "
+        f"reward_weight={search['reward_weight']:g}: processor time per token after "
+        "the first, against that without a constraint; medians of "
+        f"{settings['rounds']} rounds in turns. *Any text* changes no text, so that its ratio is the cost of "
         "masks; the other texts differ from those without.",
         "",
         "| decoding | constraint | ms per token | of none | passes per token "
