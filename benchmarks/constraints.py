@@ -2,11 +2,12 @@
 
     python -m benchmarks.constraints --json OUT
 
-The same prompts are decoded without a constraint and with each of CONSTRAINTS, greedily
-and searched with keywords, in turns; seconds of processor time per token after the first,
-as a multiple of those of the same decoding without. "any text" forbids nothing
-but special tokens, so that the text stays what it was and the ratio is the cost of
-masks alone; the others change the text, and their forced tokens make rollouts shorter.
+The same prompts are decoded without a constraint and with each of constraints(),
+greedily and searched with keywords, in turns; seconds of processor time per token after
+the first, as a multiple of those of the same decoding without. "any text" forbids
+nothing but special tokens, so that the text stays what it was and the ratio is the cost
+of masks alone; the others change the text, and their forced tokens make rollouts
+shorter.
 """
 
 from __future__ import annotations
