@@ -19,8 +19,8 @@ def constraints_section(result: dict[str, Any], source: str) -> list[str]:
         f"lookahead={search['lookahead']}, "
         f"reward_weight={search['reward_weight']:g}: processor time per token after "
         "the first, against that without a constraint; medians of "
-        f"{settings['rounds']} rounds in turns. *Any text* changes no text, so that its ratio is the cost of "
-        "masks; the other texts differ from those without.",
+        f"{settings['rounds']} rounds in turns. *Any text* changes no text, so that "
+        "its ratio is the cost of masks; the other texts differ from those without.",
         "",
         "| decoding | constraint | ms per token | of none | passes per token "
         "| same text | complete | matched |",
