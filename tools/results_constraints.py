@@ -14,13 +14,13 @@ def constraints_section(result: dict[str, Any], source: str) -> list[str]:
     lines = [
         f"**Hard constraints**, {settings['n']} word sets, {settings['model']} "
         f"(`{settings['model_file']}`, {settings['compute']}), "
-        f"max_new_tokens={settings['max_new_tokens']}, {settings['threads']} threads; "
+        f"max_new_tokens={settings['max_new_tokens']}, threads={settings['threads']}; "
         f"searches with Keywords, top_k={search['top_k']}, "
         f"lookahead={search['lookahead']}, "
         f"reward_weight={search['reward_weight']:g}: processor time per token after "
         "the first, against that without a constraint; medians of "
         f"{settings['rounds']} rounds in turns. *Any text* changes no text, so that "
-        "its ratio is the cost of masks; the other texts differ from those without.",
+        "its ratio is the cost of masks; the others may change it.",
         "",
         "| decoding | constraint | ms per token | of none | passes per token "
         "| same text | complete | matched |",
