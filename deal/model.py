@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deal import _checkpoint, _core, _hub, _rollouts
+from deal import _checkpoint, _core, _fingerprint, _hub, _rollouts
 from deal import controls as _controls
 from deal._errors import ModelFormatError
+from deal._progress import bar_over
 from deal._request import (
     GENERATE_DEFAULTS,
     Options,
@@ -22,6 +23,7 @@ from deal._request import (
     constraint_capsule,
     generations,
     is_batch,
+    is_chats,
     is_messages,
     known,
     make_options,
@@ -84,6 +86,7 @@ def load(
     max_length: int | None = None,
     kv_type: str = "f32",
     kv_budget: int | None = None,
+    progress: bool = False,
 ) -> Model:
     """Load a model.
 
@@ -109,6 +112,8 @@ def load(
         Most bytes of KV cells that one request may hold; they come in pages of 64
         tokens, and less than a page is an error. A request that needs more fails with
         `KVBudgetError`, and the model stays usable. Default: no limit but the context.
+    progress : bool, default=False
+        Show a tqdm bar while an alias is downloaded.
 
     Returns
     -------
@@ -138,7 +143,7 @@ def load(
     if kv_budget is not None:
         check_int("kv_budget", kv_budget, 1, sys.maxsize)
     check_int("threads", threads, 1, 1024)
-    path = _hub.resolve(os.fspath(model))
+    path = _hub.resolve(os.fspath(model), progress=progress)
     if path.is_dir():
         core, types, tokenizer, architecture = _load_folder(path, compute)
     else:
@@ -255,6 +260,8 @@ class Model(Scoring):
         self._sessions: list[Any] = []
         self._idle: list[Any] = []  # sessions that no request holds
         self._lock = threading.Lock()
+
+    fingerprint = _fingerprint.fingerprint
 
     def __repr__(self) -> str:
         return (
@@ -440,15 +447,16 @@ class Model(Scoring):
         align : str, optional
             The paper's alignment prompt p_a (start-state adaptation, section 3.1), such
             as "Be harmless and helpful.": a system message, or the beginning of the one
-            that is there.
+            that is there; of the user's first one where the template writes no system
+            messages. Rewards see it in ``prompts`` and ``messages``.
 
         Returns
         -------
         Generation, or list
             As :meth:`generate`.
         """
-        several = bool(messages) and not isinstance(messages[0], Mapping)
-        chats = [aligned(c, align) for c in (messages if several else [messages])]
+        several = is_chats(messages)
+        chats = aligned(messages if several else [messages], align, self.tokenizer)
         prompts = [self.tokenizer.apply_chat_template(chat) for chat in chats]
         columns = kwargs.pop("reward_kwargs", None)
         rows = rows_of(columns, len(chats)) if several else [dict(columns or {})]
@@ -510,6 +518,7 @@ class Model(Scoring):
         options: Options,
         row: dict,
         controls: Any,
+        recalls: tuple[Any, ...] = (),
     ) -> Any:
         parts = () if options.reward is None else options.reward.leaves()
         return _core.Search(
@@ -526,6 +535,7 @@ class Model(Scoring):
             sessions[1],
             controls[1],
             None if options.reward is None else formula_of(options.reward),
+            *recalls,
             constraint_capsule(options.constraint, self.tokenizer),
         )
 
@@ -538,19 +548,14 @@ class Model(Scoring):
         is_chat: bool = False,
     ) -> list[Any]:
         encoded = [self._encode(prompt, is_chat) for prompt in prompts]
-        pairs: Any = list(zip(encoded, rows, strict=True))
-        if progress:
-            from tqdm.auto import tqdm
-
-            pairs = tqdm(pairs, unit="prompt", desc="generate")
         results = []
         controls = _rollouts.controls(self, options)
-        for prompt, row in pairs:
+        for prompt, row in bar_over([*zip(encoded, rows, strict=True)], progress):
             with _rollouts.sessions(self, options) as sessions:
                 search = self._start(sessions, prompt, options, row, controls)
                 try:
                     search.run()
-                    found = generations(search, options)
+                    found = generations(search, options, self.tokenizer)
                 finally:
                     del search  # gives its nodes back before the sessions are
             results.append(found[0] if options.params["n_return"] == 1 else found)

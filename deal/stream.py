@@ -48,7 +48,7 @@ class Stream:
                     if len(text) > size:
                         piece, size = text[size:], len(text)
                         yield piece
-                self.generation = generations(search, options)[0]
+                self.generation = generations(search, options, model.tokenizer)[0]
             finally:
                 del search
 

@@ -59,6 +59,7 @@ deal_exact_new(deal_search *search, deal_error *err)
         x->outlook[i].is_scored = x->flags + n_reward * i;
     }
     x->is_whole = (search->request.params.tricks & DEAL_TRICK_BOUNDS) == 0 ||
+                  search->rewards.is_checked ||
                   !deal_reward_set_is_pure(&search->rewards);
     for (int32_t j = 0; j < search->rewards.n_reward; j++)
         x->bounds_texts =
@@ -179,7 +180,7 @@ expand(deal_search *search, deal_error *err)
     DEAL_TRY(deal_observe_all(search, search->live, search->n_live, err));
     DEAL_TRY(deal_beam_expand(search, &search->rewards, err));
     deal_skip_check(search);
-    deal_memo_trim(&search->rewards.memo);
+    deal_memo_trim(search->rewards.memo);
     for (int32_t i = 0; i < search->n_candidate; i++) {
         deal_outlook_begin(search, i);
         x->order[i] = i;

@@ -3,6 +3,7 @@
 
 #include "common/alloc.h"
 #include "common/clock.h"
+#include "search/check.h"
 #include "search/reward_set.h"
 #include "search/reward_set_internal.h"
 
@@ -119,7 +120,7 @@ collect_new(deal_reward_set *set, int32_t i_reward, const deal_reward_case *case
     for (size_t i = 0; i < n_cases; i++) {
         bool is_new;
         deal_reward_text key = key_of(set->reward[i_reward], &cases[i].text);
-        DEAL_TRY(deal_memo_find(&set->memo, i_reward, &key, DEAL_MEMO_SCORE,
+        DEAL_TRY(deal_memo_find(set->memo, i_reward, &key, DEAL_MEMO_SCORE,
                                 &set->i_entry[i], &is_new, err));
         if (!is_new)
             continue;
@@ -168,11 +169,11 @@ score_on_texts(deal_reward_set *set, int32_t i_reward, const deal_reward_case *c
     if (n_new > 0)
         DEAL_TRY(ask_scores(set, i_reward, n_new, err));
     for (size_t i = 0; i < n_new; i++) {
-        deal_memo_entry *entry = &set->memo.entry[set->i_new[i]];
+        deal_memo_entry *entry = &set->memo->entry[set->i_new[i]];
         entry->low = entry->high = set->score[i];
     }
     for (size_t i = 0; i < n_cases; i++)
-        cases[i].reward[i_reward] = set->memo.entry[set->i_entry[i]].low;
+        cases[i].reward[i_reward] = set->memo->entry[set->i_entry[i]].low;
     return DEAL_OK;
 }
 
@@ -181,13 +182,15 @@ deal_reward_set_score(deal_reward_set *set, const deal_reward_case *cases,
                       size_t n_cases, deal_error *err)
 {
     DEAL_TRY(reserve_cases(set, n_cases, err));
-    deal_memo_trim(&set->memo);
+    deal_memo_trim(set->memo);
     for (size_t i = 0; i < n_cases; i++)
         DEAL_TRY(score_states(set, &cases[i], i, err));
     for (int32_t i = 0; i < set->n_reward; i++)
         if (!deal_reward_is_incremental(set->reward[i]))
             DEAL_TRY(score_on_texts(set, i, cases, n_cases, err));
     set->n_texts += (int64_t)n_cases * set->n_reward;
+    for (size_t i = 0; i < n_cases; i++)
+        DEAL_TRY(deal_check_scores(set, &cases[i], err));
     for (size_t i = 0; i < n_cases; i++)
         DEAL_TRY(deal_reward_set_sum(set, cases[i].reward, i, cases[i].h, err));
     return DEAL_OK;
@@ -314,7 +317,7 @@ deal_reward_set_bound_states(deal_reward_set *set, const deal_reward_states *sta
     double start = deal_clock_seconds();
     for (int32_t i = 0; i < set->n_reward && status == DEAL_OK; i++) {
         const deal_reward *reward = set->reward[i];
-        if (!deal_reward_is_incremental(reward) || !reward->bounds)
+        if (!deal_reward_is_incremental(reward) || !reward->bounds || reward->is_impure)
             continue;
         char message[DEAL_REWARD_MESSAGE_SIZE] = "";
         double from = NAN, to = NAN;
@@ -333,7 +336,9 @@ deal_reward_set_bound_states(deal_reward_set *set, const deal_reward_states *sta
 bool
 deal_reward_set_bounds_texts(const deal_reward_set *set, int32_t i)
 {
-    return !deal_reward_is_incremental(set->reward[i]) && set->reward[i]->bounds_texts;
+    const deal_reward *reward = set->reward[i];
+    return !deal_reward_is_incremental(reward) && reward->bounds_texts &&
+           !reward->is_impure;
 }
 
 // One call about the first `n` in `text`.
@@ -365,7 +370,7 @@ deal_reward_set_bound_texts(deal_reward_set *set, int32_t i_reward,
     for (size_t i = 0; i < n; i++) {
         bool is_new;
         deal_reward_text key = key_of(set->reward[i_reward], &beginnings[i].text);
-        DEAL_TRY(deal_memo_find(&set->memo, i_reward, &key, beginnings[i].n_tokens_left,
+        DEAL_TRY(deal_memo_find(set->memo, i_reward, &key, beginnings[i].n_tokens_left,
                                 &set->i_entry[i], &is_new, err));
         if (!is_new)
             continue;
@@ -376,11 +381,11 @@ deal_reward_set_bound_texts(deal_reward_set *set, int32_t i_reward,
     if (n_new > 0)
         DEAL_TRY(ask_bounds(set, i_reward, n_new, err));
     for (size_t i = 0; i < n_new; i++) {
-        set->memo.entry[set->i_new[i]].low = set->score[i];
-        set->memo.entry[set->i_new[i]].high = set->high[i];
+        set->memo->entry[set->i_new[i]].low = set->score[i];
+        set->memo->entry[set->i_new[i]].high = set->high[i];
     }
     for (size_t i = 0; i < n; i++) {
-        const deal_memo_entry *entry = &set->memo.entry[set->i_entry[i]];
+        const deal_memo_entry *entry = &set->memo->entry[set->i_entry[i]];
         DEAL_TRY(narrow(set, i_reward, entry->low, entry->high,
                         &beginnings[i].low[i_reward], &beginnings[i].high[i_reward],
                         err));

@@ -193,6 +193,9 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
     };
     DEAL_TRY(deal_reward_set_init(&search->rewards, request->reward, request->weight,
                                   request->n_reward, &request->formula, &prompt, err));
+    if (request->memo)
+        search->rewards.memo = request->memo;
+    search->rewards.is_checked = params->is_checked && request->n_reward > 0;
     bool is_sample = params->mode == DEAL_SEARCH_SAMPLE;
     search->n_live_max = is_sample ? params->n_return : params->beam_size;
     if (is_deal(search)) {
@@ -362,13 +365,26 @@ static deal_status
 step(deal_search *search, deal_error *err)
 {
     bool is_done = false;
-    search->rewards.position = search->live[0].n_token;
+    const deal_search_params *params = &search->request.params;
+    int32_t n_token = search->live[0].n_token;
+    int32_t n_left = search->ending.n_new_max - n_token; // at least 1
+    int32_t n_rolled =
+        params->lookahead_len < n_left ? params->lookahead_len + 1 : n_left;
+    search->rewards.position = n_token;
+    search->rewards.n_rolled_max = n_token + n_rolled;
     DEAL_TRY(take_decision(search, &is_done, err));
     search->stats.n_steps++;
     if (is_done)
         DEAL_TRY(finish(search, err));
     search->is_done = is_done;
     return DEAL_OK;
+}
+
+static int64_t
+n_recalled_by(const deal_search *search)
+{
+    const deal_lm *lm = search->request.lm, *other = search->request.rollout_lm;
+    return lm->n_recalled_tokens + (other ? other->n_recalled_tokens : 0);
 }
 
 deal_status
@@ -384,15 +400,19 @@ deal_search_step(deal_search *search, bool *is_done, deal_error *err)
         int64_t n_tokens = lm->n_forward_tokens, n_passes = lm->n_forward_passes;
         int64_t n_roll_tokens = roll_lm ? roll_lm->n_forward_tokens : 0;
         int64_t n_roll_passes = roll_lm ? roll_lm->n_forward_passes : 0;
+        int64_t n_recalled = n_recalled_by(search);
         deal_status status = step(search, err);
         stats->n_forward_tokens += lm->n_forward_tokens - n_tokens;
         stats->n_forward_passes += lm->n_forward_passes - n_passes;
+        stats->n_recalled_tokens += n_recalled_by(search) - n_recalled;
         if (roll_lm) {
             stats->n_rollout_model_tokens += roll_lm->n_forward_tokens - n_roll_tokens;
             stats->n_rollout_model_passes += roll_lm->n_forward_passes - n_roll_passes;
         }
         stats->seconds_total += deal_clock_seconds() - start;
         search->is_failed = status != DEAL_OK;
+        if (search->is_failed) // entries that were to be answered
+            deal_memo_clear(search->rewards.memo);
         DEAL_TRY(status);
     }
     *is_done = search->is_done;
