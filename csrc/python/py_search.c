@@ -23,9 +23,8 @@ typedef struct PySearch {
     PyObject *capsules; // tuple of reward capsules
     PyObject *controls; // Controls or None
     PyObject *rollout_controls;
-    PyObject *formula;    // Formula or None
-    PyObject *constraint; // capsule or None
     PyObject *formula;                 // Formula or None
+    PyObject *constraint;              // capsule or None
     PyRecall *recall, *rollout_recall; // or NULL
     int32_t *prompt, *end_token;
     const char **stop_text; // (n_stop,)
