@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from results_alignment import ALIGNMENT_SECTIONS
+from results_constraints import CONSTRAINT_SECTIONS
 from results_heads import HEAD_SECTIONS
 from results_machine import machine_line
 from results_rewards import REWARD_SECTIONS
@@ -220,6 +221,7 @@ SECTIONS: dict[tuple[str, str], Callable[[dict[str, Any], str], list[str]]] = {
     ("sweep", ""): sweep_section,
     **ALIGNMENT_SECTIONS,
     **HEAD_SECTIONS,
+    **CONSTRAINT_SECTIONS,
     **REWARD_SECTIONS,
     **SEARCH_SECTIONS,
 }
