@@ -366,6 +366,25 @@ def info(
     print(f"\nchat template:\n{template}" if template else "\nno chat template")
 
 
+@app.command(
+    "eval",
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+)
+def evaluate(ctx: typer.Context) -> None:
+    """Run lm-evaluation-harness with this engine; all arguments are lm-eval's."""
+    from deal.rewards._extras import needed
+
+    needed("lm_eval", "lm-eval", "deal eval")
+    from deal.lm_eval import main
+
+    with _interruptible():
+        main(ctx.args)
+
+
 @app.command()
 def models(
     fetch: Annotated[
