@@ -199,9 +199,9 @@ class DealLM(TemplateLM):
         if add_special_tokens is None and string.startswith(self._prefix_text()):
             adds = False
         ids = self.tokenizer.encode(string, adds is not False)
-        bos = self.tokenizer.bos_token_id
-        if adds and self._add_bos and bos is not None and ids[:1] != [bos]:
-            ids = [bos, *ids]
+        if adds and self._add_bos and not self.tokenizer.add_bos:
+            bos = self.tokenizer.bos_token_id
+            ids = ids if bos is None else [bos, *ids]
         return ids[-left_truncate_len:] if left_truncate_len else ids
 
     def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
