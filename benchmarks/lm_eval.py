@@ -7,7 +7,10 @@ The weights are those of one GGUF file: the model type "hf" reads it dequantised
 f32. For the model type "gguf" start ``python -m llama_cpp.server --model FILE
 --logits_all true`` and give its address with ``--gguf-url``; it scores continuations
 and writes texts, but no perplexities. Times are those inside the model types' methods,
-in rounds that take turns; the harness' own work and loading are left out.
+in rounds that take turns; the harness' own work and loading are left out. Beside the
+wall's there is the time that the process got from its processors (``cpu_seconds``; not
+of a server), which other load on the machine moves less; with ``--threads 1`` the two
+are the same on an idle machine.
 """
 
 from __future__ import annotations
@@ -39,14 +42,15 @@ class Recorder:
         self.clear()
 
     def clear(self) -> None:
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         self.answers: list[tuple[tuple[Any, ...], Any]] = []
 
     def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(requests: list[Any], **kwargs: Any) -> Any:
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             found = method(requests, **kwargs)
             self.seconds += time.perf_counter() - start
+            self.cpu_seconds += time.process_time() - cpu_start
             self.answers += [
                 (tuple(r.args), a) for r, a in zip(requests, found, strict=True)
             ]
@@ -57,16 +61,18 @@ class Recorder:
 
 def models(args: argparse.Namespace) -> dict[str, Any]:
     """Model types by the name that a result has; the first is the reference."""
+    import torch
     from lm_eval.models.gguf import GGUFLM
     from lm_eval.models.huggingface import HFLM
 
     from deal import _hub
     from deal.lm_eval import DealLM
 
+    torch.set_num_threads(args.threads)
     file = _hub.resolve(args.model)
     found: dict[str, Any] = {
-        "deal f32": DealLM(str(file), compute="f32"),
-        "deal int8": DealLM(str(file), compute="int8"),
+        "deal f32": DealLM(str(file), compute="f32", threads=args.threads),
+        "deal int8": DealLM(str(file), compute="int8", threads=args.threads),
         "hf f32": HFLM(
             str(file.parent),
             gguf_file=file.name,
@@ -96,8 +102,18 @@ def evaluate(recorder: Recorder, task: str, manager: Any) -> dict[str, Any]:
     return {
         "metrics": metrics,
         "seconds": recorder.seconds,
+        "cpu_seconds": recorder.cpu_seconds,
         "answers": recorder.answers,
     }
+
+
+def times(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Seconds of all rounds, and their medians."""
+    found: dict[str, Any] = {}
+    for name in ("seconds", "cpu_seconds"):
+        found[name] = [one[name] for one in rounds]
+        found[f"{name}_median"] = statistics.median(found[name])
+    return found
 
 
 def n_tokens(lm: Any, args: tuple[Any, ...]) -> int:
@@ -149,8 +165,7 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "models": {
                 name: {
                     "metrics": found[0]["metrics"],
-                    "seconds": [f["seconds"] for f in found],
-                    "seconds_median": statistics.median(f["seconds"] for f in found),
+                    **times(found),
                     **agreement(
                         lm, rounds[reference][0]["answers"], found[0]["answers"]
                     ),
@@ -188,6 +203,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("-n", type=int, default=8, help="items of each task")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--batch-size", type=int, default=8, help="of the type hf")
     parser.add_argument("--gguf-url", help="address of a llama.cpp server")
     parser.add_argument("--json", type=Path, required=True)

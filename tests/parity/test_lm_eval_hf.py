@@ -11,8 +11,9 @@ from lm_eval_requests import instance
 from tiny_model import TinyConfig, make_tiny, write_hf_folder
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed")
-for library in ("torch", "transformers", "accelerate"):
-    pytest.importorskip(library, reason=f"the model type hf needs {library}")
+pytest.importorskip("torch", reason="the model type hf needs torch")
+pytest.importorskip("transformers", reason="the model type hf needs transformers")
+pytest.importorskip("accelerate", reason="the model type hf needs accelerate")
 
 from deal.lm_eval import DealLM
 
@@ -47,9 +48,7 @@ def folder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def both(request: Any, folder: Path) -> tuple[DealLM, Any]:
     from lm_eval.models.huggingface import HFLM
 
-    hf = HFLM(
-        str(folder), device="cpu", dtype="float32", batch_size=3, **request.param
-    )
+    hf = HFLM(str(folder), device="cpu", dtype="float32", batch_size=3, **request.param)
     return DealLM(str(folder), compute="f32", **request.param), hf
 
 
