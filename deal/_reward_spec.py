@@ -133,9 +133,11 @@ class RewardSpec:
                 f"expected one of {', '.join(CALLS)}, got {ast.unparse(node.func):.80}"
             )
         args = [self._argument(a, doc) for a in node.args]
-        named = {k.arg: self._argument(k.value, doc) for k in node.keywords}
-        if None in named:
-            raise self._error("expected name=value in calls, got **")
+        named = {}
+        for keyword in node.keywords:
+            if keyword.arg is None:
+                raise self._error("expected name=value in calls, got **")
+            named[keyword.arg] = self._argument(keyword.value, doc)
         try:
             return getattr(rewards, name)(*args, **named)
         except (TypeError, ValueError) as error:

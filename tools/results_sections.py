@@ -1,6 +1,7 @@
 """Result files as Markdown: one function for each kind of benchmark.
 
-Those with several tables are in results_search.py and results_rewards.py.
+Those with several tables are in results_search.py and results_rewards.py, that of
+lm-evaluation-harness in results_lm_eval.py.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from results_lm_eval import lm_eval_section
 from results_machine import machine_line
 from results_rewards import REWARD_SECTIONS
 from results_search import SEARCH_SECTIONS
@@ -189,6 +191,7 @@ SECTIONS: dict[tuple[str, str], Callable[[dict[str, Any], str], list[str]]] = {
     ("commongen", ""): commongen_section,
     ("engine", ""): engine_section,
     ("fidelity", ""): fidelity_section,
+    ("lm_eval", ""): lm_eval_section,
     ("scaling", ""): scaling_section,
     **REWARD_SECTIONS,
     **SEARCH_SECTIONS,

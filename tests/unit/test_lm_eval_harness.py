@@ -14,9 +14,13 @@ from lm_eval_requests import instance, tiny
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed")
 
+import deal
+from benchmarks import lm_eval as benchmark
 from benchmarks.lm_eval_tasks import NAMES, write_tasks
 from deal.cli import main
 from deal.lm_eval import DealLM
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +29,9 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> DealLM:
 
 
 @pytest.fixture(scope="module")
-def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Task files as the benchmark writes them, from rows made up here."""
-    data, folder = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("tasks")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data sets made up here, in the form that the benchmark reads."""
+    data = tmp_path_factory.mktemp("data")
     words = ["cat", "dog", "sun"]
     rows = {
         "rt_polarity": [
@@ -44,6 +48,12 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = "".join(json.dumps(row) + "\n" for row in found)
         for part in ("dev", "train"):
             (data / name / f"{part}.jsonl").write_text(text)
+    return data
+
+
+@pytest.fixture(scope="module")
+def tasks(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tasks")
     assert write_tasks(data, folder, 3) == list(NAMES)
     return folder
 
@@ -62,6 +72,8 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    # A report on the machine, through pip and other programs.
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
 
 
 def test_registration_keeps_the_built_in_types() -> None:
@@ -166,6 +178,31 @@ def test_tasks(lm: DealLM, tasks: Path) -> None:
     )
     [row, *_] = chat["samples"]["deal_commongen"]
     assert row["arguments"][0][0].endswith("<|im_start|>assistant\n")
+
+
+def test_benchmark_and_its_table(
+    lm: DealLM, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from make_results_table import results_text
+
+    other = DealLM(deal.load(lm.lm.path, compute="int8", max_length=lm.max_length))
+    both = {"deal f32": DealLM(lm.lm), "hf f32": other}
+    monkeypatch.setattr(benchmark, "models", lambda args: both)
+    out = tmp_path / "benchmarks" / "results" / "lm_eval.json"
+    options = ["lm_eval", "--data", str(data), "-n", "2", "--rounds", "2"]
+    monkeypatch.setattr(sys, "argv", [*options, "--json", str(out)])
+    benchmark.main()
+    found = json.loads(out.read_text())["tasks"]
+    assert [found[name]["n_requests"] for name in NAMES] == [4, 4, 2, 2]
+    for task in found.values():
+        ours, theirs = task["models"].values()
+        assert len(theirs["seconds"]) == len(theirs["cpu_seconds"]) == 2
+        assert not ours["nats_per_token_max"] and ours["same"] == ours["n_compared"]
+    assert 0 < found["deal_scitldr"]["models"]["hf f32"]["nats_per_token_max"] < 1
+    text = results_text(out)
+    assert "| choices, 5 examples: 4 requests | deal f32 |" in text
+    assert "2 items a task" in text and "benchmarks/results/lm_eval.json" in text
 
 
 @pytest.mark.usefixtures("few_tasks")
