@@ -11,8 +11,10 @@ The search is DeAL: J. Y. Huang et al., "DeAL: Decoding-time Alignment for Large
 Language Models", arXiv:2402.06147.
 """
 
+import importlib as _importlib
 from importlib import metadata as _metadata
 from pathlib import Path as _Path
+from typing import Any as _Any
 
 from deal import _blas as _blas  # before anything that imports the core
 from deal import controls, rewards
@@ -77,7 +79,12 @@ def get_include() -> str:
     return str(_Path(__file__).resolve().parent / "include")
 
 
-def __getattr__(name: str) -> str:
+_INTEGRATIONS = ("ray",)  # modules of their own: loaded where they are used
+
+
+def __getattr__(name: str) -> _Any:
     if name == "__version__":  # read on demand: importlib.metadata is not free
         return _metadata.version("deal-lm")
+    if name in _INTEGRATIONS:
+        return _importlib.import_module(f"deal.{name}")
     raise AttributeError(f"module 'deal' has no attribute {name!r}")

@@ -41,7 +41,8 @@ void deal_walk_free(deal_walk *walk);
 // Evaluates the next batch. After a failure the walk can only be freed.
 deal_status deal_walk_step(deal_walk *walk, bool *is_done, deal_error *err);
 
-// Texts whose results are complete, which only grows, and the index of the i-th of them.
+// How many texts' results are complete, which only grows, and the index of the i-th of
+// them.
 int32_t deal_walk_n_done(const deal_walk *walk);
 int32_t deal_walk_done_at(const deal_walk *walk, int32_t i);
 
