@@ -182,7 +182,6 @@ class RewardSpec:
             ) from None
 
 
-@lru_cache
 def _imported(name: str) -> Any:
     """The object of "path/to/file.py:name" or "package.module:name"."""
     place, _, attribute = name.rpartition(":")
@@ -192,7 +191,10 @@ def _imported(name: str) -> Any:
             f"{name!r}"
         )
     if place.endswith(".py"):
-        module = _module_of(str(Path(place).expanduser().resolve()))
+        path = Path(place).expanduser().resolve()
+        if not path.is_file():
+            raise FileNotFoundError(2, "rewards: no such file", str(path))
+        module = _module_of(path, path.stat().st_mtime_ns)
     else:
         module = importlib.import_module(place)
     try:
@@ -202,9 +204,8 @@ def _imported(name: str) -> Any:
 
 
 @lru_cache
-def _module_of(path: str) -> Any:
-    if not Path(path).is_file():
-        raise FileNotFoundError(2, "rewards: no such file", path)
+def _module_of(path: Path, mtime_ns: int) -> Any:
+    """A file's module, imported again once the file has changed."""
     name = f"_deal_rewards_{abs(hash(path)):x}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None

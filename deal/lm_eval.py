@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from tqdm import tqdm
@@ -196,7 +197,7 @@ class DealLM(TemplateLM):
         tokenizer says, but not to a text that begins with the prefix token already.
         """
         adds = self._add_bos if add_special_tokens is None else add_special_tokens
-        if add_special_tokens is None and string.startswith(self._prefix_text()):
+        if add_special_tokens is None and string.startswith(self._prefix_text):
             adds = False
         ids = self.tokenizer.encode(string, adds is not False)
         if adds and self._add_bos and not self.tokenizer.add_bos:
@@ -240,6 +241,7 @@ class DealLM(TemplateLM):
         is_whole = text.startswith(last.lstrip(), begin)
         return text[: begin + len(last.lstrip() if is_whole else last.strip())]
 
+    @cached_property
     def _prefix_text(self) -> str:
         return self.tok_decode(self.prefix_token_id, skip_special_tokens=False)
 
@@ -361,6 +363,7 @@ class DealLM(TemplateLM):
         texts: list[str] = []
         known: dict[str, str] = {}
         n_asked: Counter[str] = Counter()
+        rewards: dict[str, Any] = {}  # of the formulas that read no row
         for request, options in zip(
             tqdm(requests, disable=disable_tqdm, desc="Running generate_until"),
             asked,
@@ -370,8 +373,8 @@ class DealLM(TemplateLM):
             key = json.dumps([context, given], default=str)
             is_settled = options.sampling is None and options.spec is None
             if not (is_settled and key in known):
-                doc = getattr(request, "doc", None)
-                known[key] = self._generate(context, options, doc, n_asked[key])
+                search = _search_of(options, getattr(request, "doc", None), rewards)
+                known[key] = self._generate(context, options, search, n_asked[key])
             n_asked[key] += 1
             texts.append(known[key])
             self.cache_hook.add_partial("generate_until", (context, given), known[key])
@@ -394,7 +397,7 @@ class DealLM(TemplateLM):
         return options
 
     def _generate(
-        self, context: str, options: GenerateOptions, doc: Any, i_repeat: int
+        self, context: str, options: GenerateOptions, search: Any, i_repeat: int
     ) -> str:
         ids = self.tok_encode(
             context, left_truncate_len=self.max_length - options.max_gen_toks
@@ -404,13 +407,6 @@ class DealLM(TemplateLM):
         if sampling is not None:  # another draw for every text and every repetition
             seed = _seed(sampling.seed, context, i_repeat)
             sampling = replace(sampling, seed=seed)
-        search: dict[str, Any] = dict(options.beams)
-        if options.spec is not None:
-            search = {
-                "rewards": options.spec.build(doc),
-                "search": options.search,
-                "reward_kwargs": {"doc": doc},
-            }
         result = self.lm.generate(
             ids or [self.prefix_token_id],
             max_new_tokens=options.max_gen_toks,
@@ -429,6 +425,22 @@ class DealLM(TemplateLM):
             if len(ids) == 1 and not self.tok_decode(ids):
                 ends.append(ids[0])
         return list(until), ends
+
+
+def _search_of(
+    options: GenerateOptions, doc: Any, rewards: dict[str, Any]
+) -> dict[str, Any]:
+    """Keywords of ``Model.generate`` for a search or for beams."""
+    spec = options.spec
+    if spec is None:
+        return dict(options.beams)
+    if not spec.uses_doc and spec.text not in rewards:
+        rewards[spec.text] = spec.build()
+    return {
+        "rewards": spec.build(doc) if spec.uses_doc else rewards[spec.text],
+        "search": options.search,
+        "reward_kwargs": {"doc": doc},
+    }
 
 
 def _seed(seed: int, context: str, i_repeat: int) -> int:
@@ -477,7 +489,8 @@ def main(argv: Sequence[str]) -> None:
 
     given = list(argv)
     names_model = any(
-        a in ("--model", "-M", "--config", "-C") or a.startswith("--model=")
+        a in ("--model", "--config")
+        or a.startswith(("--model=", "--config=", "-M", "-C"))
         for a in given
     )
     if len(given) > 1 and given[0] not in ("ls", "validate") and not names_model:

@@ -65,7 +65,7 @@ def test_every_call_is_a_reward() -> None:
         ("(lambda: 1)()", "expected one of Format"),
         ("Keywords(__import__('os'))", "expected one of Format"),
         ("Keywords([x for x in 'ab'])", "expected a literal"),
-        ("Keywords(['a' * 3])", "path/to/file.py:name, got 'a'"),
+        ("Keywords(['a' * 3])", "path/to/file.py:name or .*, got 'a'"),
         ("Keywords(f'{1}')", "expected a literal"),
         ("Keywords(**{'concepts': ['a']})", "got \\*\\*"),
         ("Keywords([*['a']])", "expected a literal"),
@@ -102,6 +102,12 @@ def test_functions_of_files_and_modules(tmp_path: Path, monkeypatch: Any) -> Non
     for place in ("mine.py", str(tmp_path / "mine.py"), "mine"):
         short = RewardSpec(f"{place}:short").build()
         assert short.score(TEXTS, doc=rows) == [2 - len(text) for text in TEXTS]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "mine.py").write_text("def short(completions):\n    return [7.0] * 4\n")
+    monkeypatch.chdir(other)  # a name is that of the file that it stands for now
+    assert RewardSpec("mine.py:short").build().score(TEXTS) == [7] * 4
+    monkeypatch.chdir(tmp_path)
     both = RewardSpec("'mine.py:cats' + 0.5 * Length(max=3)").build()
     expected = RewardSpec("mine.py:cats").build().score(TEXTS)
     assert expected == [1, 1, 0, 0]
