@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deal._chat_template import check_messages
 from deal.generation import Generation, Stats, decisions
 from deal.rewards import Reward, as_reward
 from deal.settings import (
@@ -105,17 +106,43 @@ def is_messages(prompt: Any) -> bool:
     )
 
 
-def aligned(messages: Any, align: str | None) -> Any:
-    """The messages of one chat, `align` before all others."""
+def is_chats(messages: Any) -> bool:
+    """Whether `messages` are several chats: a list of lists, not of messages."""
+    if isinstance(messages, (str, bytes)) or not isinstance(messages, Sequence):
+        return False
+    return len(messages) > 0 and not isinstance(messages[0], (str, bytes, Mapping))
+
+
+def aligned(chats: Sequence[Any], align: Any, tokenizer: Any) -> Sequence[Any]:
+    """The messages of chats, `align` before all that they say."""
     if align is None:
-        return messages
-    chat = list(messages)
-    if not isinstance(align, str) or not align:
+        return chats
+    if not isinstance(align, str):
+        raise TypeError(f"align: expected a str, got {type(align).__name__}")
+    if not align.strip():
         raise ValueError(f"align: expected a non-empty string, got {align!r}")
-    if chat and isinstance(chat[0], Mapping) and chat[0].get("role") == "system":
-        content = f"{align}\n\n{chat[0].get('content', '')}"
-        return [dict(chat[0]) | {"content": content}, *chat[1:]]
-    return [{"role": "system", "content": align}, *chat]
+    return [
+        _aligned(check_messages(c), align, tokenizer.has_system_role) for c in chats
+    ]
+
+
+def _aligned(
+    chat: list[dict[str, Any]], align: str, has_system_role: bool
+) -> list[dict[str, Any]]:
+    """`align` as a system message, or where the template has none as the user's."""
+    if has_system_role:
+        if chat[0]["role"] != "system":
+            return [{"role": "system", "content": align}, *chat]
+        i = 0
+    else:
+        i = next((i for i, m in enumerate(chat) if m["role"] == "user"), -1)
+        if i < 0:
+            raise ValueError(
+                "align: the chat template writes no system message, and there is no "
+                "user's to put it into"
+            )
+    chat[i]["content"] = f"{align}\n\n{chat[i].get('content', '')}"
+    return chat
 
 
 def is_batch(prompt: Any) -> bool:

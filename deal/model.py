@@ -21,6 +21,7 @@ from deal._request import (
     aligned,
     generations,
     is_batch,
+    is_chats,
     is_messages,
     known,
     make_options,
@@ -431,15 +432,16 @@ class Model(Scoring):
         align : str, optional
             The paper's alignment prompt p_a (start-state adaptation, section 3.1), such
             as "Be harmless and helpful.": a system message, or the beginning of the one
-            that is there.
+            that is there; of the user's first one where the template writes no system
+            messages. Rewards see it in ``prompts`` and ``messages``.
 
         Returns
         -------
         Generation, or list
             As :meth:`generate`.
         """
-        several = bool(messages) and not isinstance(messages[0], Mapping)
-        chats = [aligned(c, align) for c in (messages if several else [messages])]
+        several = is_chats(messages)
+        chats = aligned(messages if several else [messages], align, self.tokenizer)
         prompts = [self.tokenizer.apply_chat_template(chat) for chat in chats]
         columns = kwargs.pop("reward_kwargs", None)
         rows = rows_of(columns, len(chats)) if several else [dict(columns or {})]

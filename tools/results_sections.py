@@ -1,7 +1,7 @@
 """Result files as Markdown: one function for each kind of benchmark.
 
-Those with several tables are in results_search.py and results_rewards.py, that of
-lm-evaluation-harness in results_lm_eval.py.
+Those with several tables are in results_alignment.py, results_rewards.py and
+results_search.py, that of lm-evaluation-harness in results_lm_eval.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from results_alignment import ALIGNMENT_SECTIONS
 from results_lm_eval import lm_eval_section
 from results_machine import machine_line
 from results_rewards import REWARD_SECTIONS
@@ -193,6 +194,7 @@ SECTIONS: dict[tuple[str, str], Callable[[dict[str, Any], str], list[str]]] = {
     ("fidelity", ""): fidelity_section,
     ("lm_eval", ""): lm_eval_section,
     ("scaling", ""): scaling_section,
+    **ALIGNMENT_SECTIONS,
     **REWARD_SECTIONS,
     **SEARCH_SECTIONS,
 }
