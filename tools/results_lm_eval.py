@@ -37,7 +37,7 @@ def lm_eval_section(result: dict[str, Any], source: str) -> list[str]:
             nats = row["nats_per_token_max"]
             cells = [what, name]
             for key in ("seconds_median", "cpu_seconds_median"):
-                cells += [f"{row[key]:.2f}", f"{row[key] / base[key]:.1f}"]
+                cells += [f"{row[key]:.2f}", f"{row[key] / base[key]:.2g}"]
             if name == reference:
                 cells += ["", ""]
             else:
