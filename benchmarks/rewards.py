@@ -35,7 +35,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 import deal
-from benchmarks import common, reward_quality
+from benchmarks import common, heads, reward_quality
 from benchmarks.coverage import coverage
 from deal import _core
 from deal.demo import WORD_SETS, prompt_for
@@ -154,7 +154,9 @@ class Timed:
         return deal.reward(covered, range=(0, 1))
 
 
-def search_rewards(concepts: Any, data: reward_quality.Data) -> dict[str, Any]:
+def search_rewards(
+    concepts: Any, data: reward_quality.Data, head: Any
+) -> dict[str, Any]:
     """Rewards of one item by name; the first is what others are compared with."""
     forms = [list(row) for row in concepts.values()]
     return {
@@ -165,6 +167,7 @@ def search_rewards(concepts: Any, data: reward_quality.Data) -> dict[str, Any]:
         "Lexicon": lexicon(data),
         "NgramModel, words (1, 2), tf-idf": ngrams(),
         "Python": Timed(concepts),
+        **({} if head is None else {"Classifier, a head over hidden states": head}),
     }
 
 
@@ -200,12 +203,15 @@ def search_cost(
     """A row for each mode and reward: medians over rounds, then over items."""
     rows = []
     items = WORD_SETS[: settings["n"]]
+    head = None
+    if data.rt_polarity is not None:
+        head = heads.sentiment_head(lm, data.rt_polarity / "train.jsonl")
     for mode in ("naive", "exact"):
         weight = settings["reward_weight"][mode]
         search = deal.Search(mode=mode, reward_weight=weight, **settings["search"])
         runs: dict[str, list[list[Any]]] = {}
         for concepts in tqdm(items, desc=f"search, {mode}", leave=False):
-            rewards = search_rewards(concepts, data)
+            rewards = search_rewards(concepts, data, head)
             found: dict[str, list[Any]] = {name: [] for name in rewards}
             for i_round in range(rounds + 1):  # the first one warms up
                 for name, reward in rewards.items():

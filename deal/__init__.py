@@ -19,6 +19,7 @@ from typing import Any as _Any
 from deal import _blas as _blas  # before anything that imports the core
 from deal import controls, rewards
 from deal._calibrate import Calibration, calibrate
+from deal._compare import Comparison, compare
 from deal._errors import (
     ContextLengthError,
     ControlError,
@@ -28,6 +29,8 @@ from deal._errors import (
     TokenizerError,
 )
 from deal._explain import Explanation, explain
+from deal._sweep import Outcome, Sweep, sweep
+from deal._tree import Tree
 from deal.controls import AddResidual, EditFinal, MapHead
 from deal.generation import Candidate, Decision, Generation, Stats
 from deal.model import HParams, Model, Stream, load
@@ -38,6 +41,7 @@ __all__ = [
     "AddResidual",
     "Calibration",
     "Candidate",
+    "Comparison",
     "ContextLengthError",
     "ControlError",
     "Decision",
@@ -50,20 +54,25 @@ __all__ = [
     "MapHead",
     "Model",
     "ModelFormatError",
+    "Outcome",
     "Reward",
     "RewardError",
     "Sampling",
     "Search",
     "Stats",
     "Stream",
+    "Sweep",
     "TokenizerError",
+    "Tree",
     "calibrate",
+    "compare",
     "controls",
     "explain",
     "get_include",
     "load",
     "reward",
     "rewards",
+    "sweep",
 ]
 
 

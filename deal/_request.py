@@ -106,6 +106,11 @@ def is_messages(prompt: Any) -> bool:
     )
 
 
+def make_row(prompt: Any, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns that rewards get beside `prompt`: its messages, where it is a chat."""
+    return ({"messages": list(prompt)} if is_messages(prompt) else {}) | dict(row)
+
+
 def is_chats(messages: Any) -> bool:
     """Whether `messages` are several chats: a list of lists, not of messages."""
     if isinstance(messages, (str, bytes)) or not isinstance(messages, Sequence):
@@ -193,13 +198,14 @@ def _stops(stop: Any) -> tuple[bytes, ...]:
     return tuple(text.encode() for text in texts)
 
 
-def generations(search: Any, options: Options) -> list[Generation]:
+def generations(search: Any, options: Options, tokenizer: Any) -> list[Generation]:
+    """What the finished `search` returns; `tokenizer` is the model's."""
     names = (
         () if options.reward is None else tuple(p.name for p in options.reward.leaves())
     )
     stats = Stats(**search.stats())
     trace = decisions(search.trace(), names)
-    return [
+    results = [
         Generation(
             text=row["text"],
             token_ids=tuple(row["token_ids"]),
@@ -213,3 +219,6 @@ def generations(search: Any, options: Options) -> list[Generation]:
         )
         for row in search.results()
     ]
+    for result in results:
+        object.__setattr__(result, "_tokenizer", tokenizer)
+    return results

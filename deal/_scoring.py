@@ -203,13 +203,18 @@ class Scoring:
         (n_tokens + 1, n_layers, n_embd). An end token at the end is left out."""
         sequences, starts = [], []
         for prompt, completion in zip(prompts, completions, strict=True):
-            ids, text = self._encode(prompt)
-            added = self._encode_completion(ids, text, completion)
-            if added and added[-1] in self.tokenizer.eos_token_ids:
-                added = added[:-1]
-            sequences.append(ids + added)
-            starts.append(len(ids) - 1)
+            ids, n_prompt = self._encode_pair(prompt, completion)
+            sequences.append(ids)
+            starts.append(n_prompt - 1)
         return read_tails(self, sequences, starts, layers)
+
+    def _encode_pair(self, prompt: Prompt, completion: Prompt) -> tuple[list[int], int]:
+        """Ids of both, but an end token at the end, and how many are the prompt's."""
+        ids, text = self._encode(prompt)
+        added = self._encode_completion(ids, text, completion)
+        if added and added[-1] in self.tokenizer.eos_token_ids:
+            added = added[:-1]
+        return ids + added, len(ids)
 
     def _encode_completion(
         self, ids: list[int], text: str, completion: Prompt

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deal import _checkpoint, _core, _hub, _rollouts
+from deal import _checkpoint, _core, _fingerprint, _hub, _rollouts
 from deal import controls as _controls
 from deal._errors import ModelFormatError
+from deal._progress import bar_over
 from deal._request import (
     GENERATE_DEFAULTS,
     Options,
@@ -84,6 +85,7 @@ def load(
     max_length: int | None = None,
     kv_type: str = "f32",
     kv_budget: int | None = None,
+    progress: bool = False,
 ) -> Model:
     """Load a model.
 
@@ -109,6 +111,8 @@ def load(
         Most bytes of KV cells that one request may hold; they come in pages of 64
         tokens, and less than a page is an error. A request that needs more fails with
         `KVBudgetError`, and the model stays usable. Default: no limit but the context.
+    progress : bool, default=False
+        Show a tqdm bar while an alias is downloaded.
 
     Returns
     -------
@@ -138,7 +142,7 @@ def load(
     if kv_budget is not None:
         check_int("kv_budget", kv_budget, 1, sys.maxsize)
     check_int("threads", threads, 1, 1024)
-    path = _hub.resolve(os.fspath(model))
+    path = _hub.resolve(os.fspath(model), progress=progress)
     if path.is_dir():
         core, types, tokenizer, architecture = _load_folder(path, compute)
     else:
@@ -255,6 +259,8 @@ class Model(Scoring):
         self._sessions: list[Any] = []
         self._idle: list[Any] = []  # sessions that no request holds
         self._lock = threading.Lock()
+
+    fingerprint = _fingerprint.fingerprint
 
     def __repr__(self) -> str:
         return (
@@ -503,6 +509,7 @@ class Model(Scoring):
         options: Options,
         row: dict,
         controls: Any,
+        recalls: tuple[Any, ...] = (),
     ) -> Any:
         parts = () if options.reward is None else options.reward.leaves()
         return _core.Search(
@@ -519,6 +526,7 @@ class Model(Scoring):
             sessions[1],
             controls[1],
             None if options.reward is None else formula_of(options.reward),
+            *recalls,
         )
 
     def _generate_all(
@@ -530,19 +538,14 @@ class Model(Scoring):
         is_chat: bool = False,
     ) -> list[Any]:
         encoded = [self._encode(prompt, is_chat) for prompt in prompts]
-        pairs: Any = list(zip(encoded, rows, strict=True))
-        if progress:
-            from tqdm.auto import tqdm
-
-            pairs = tqdm(pairs, unit="prompt", desc="generate")
         results = []
         controls = _rollouts.controls(self, options)
-        for prompt, row in pairs:
+        for prompt, row in bar_over([*zip(encoded, rows, strict=True)], progress):
             with _rollouts.sessions(self, options) as sessions:
                 search = self._start(sessions, prompt, options, row, controls)
                 try:
                     search.run()
-                    found = generations(search, options)
+                    found = generations(search, options, self.tokenizer)
                 finally:
                     del search  # gives its nodes back before the sessions are
             results.append(found[0] if options.params["n_return"] == 1 else found)
@@ -584,7 +587,7 @@ class Stream:
                     if len(text) > size:
                         piece, size = text[size:], len(text)
                         yield piece
-                self.generation = generations(search, options)[0]
+                self.generation = generations(search, options, model.tokenizer)[0]
             finally:
                 del search
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import deal_twin as twin
 from deal_twin import Problem, Term, Tokens
-from search_table import N_EMBD, Head, Keywords, Length, Marks, States, Toy
+from search_table import ACTIVATIONS, N_EMBD, Head, Keywords, Length, Marks, States, Toy
 
 CAT = "\u732b".encode()
 PIECES = [
@@ -112,10 +112,23 @@ def random_layers(rng: random.Random) -> tuple[int, ...]:
 
 
 def random_head(rng: random.Random, prompt: Tokens) -> Head:
+    """With a hidden layer or without."""
     layers = random_layers(rng)
-    weight = [rng.randrange(-8, 9) / 4 for _ in range(N_EMBD * len(layers))]
-    pooling = rng.choice(["last", "mean"])
-    return Head(pooling, rng.randrange(-4, 5) / 4, layers, tuple(weight), prompt)
+    n_in = N_EMBD * len(layers)
+    n_hidden = rng.choice([0, 0, 1, 3])
+
+    def numbers(n: int) -> tuple[float, ...]:
+        return tuple(rng.randrange(-8, 9) / 4 for _ in range(n))
+
+    return Head(
+        rng.choice(["last", "mean"]),
+        rng.randrange(-4, 5) / 4,
+        layers,
+        numbers(n_hidden or n_in),
+        prompt,
+        rng.choice(ACTIVATIONS),
+        tuple(numbers(n_in + 1) for _ in range(n_hidden)),
+    )
 
 
 def random_toy(rng: random.Random, form: str) -> Toy:

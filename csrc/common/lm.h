@@ -108,6 +108,8 @@ struct deal_lm {
     // counters, only ever growing
     int64_t n_forward_tokens; // nodes evaluated
     int64_t n_forward_passes;
+    int64_t n_recalled_tokens; // used nodes that an earlier search evaluated; 0 but for
+                               // LMs that remember (search/recall.h)
 };
 
 #endif

@@ -7,7 +7,7 @@
 #include "python/py_array.h"
 #include "python/py_controls.h"
 #include "python/py_formula.h"
-#include "python/py_model.h"
+#include "python/py_recall.h"
 #include "python/py_status.h"
 #include "python/py_vocab.h"
 
@@ -22,7 +22,8 @@ typedef struct PySearch {
     PyObject *capsules; // tuple of reward capsules
     PyObject *controls; // Controls or None
     PyObject *rollout_controls;
-    PyObject *formula; // Formula or None
+    PyObject *formula;                 // Formula or None
+    PyRecall *recall, *rollout_recall; // or NULL
     int32_t *prompt, *end_token;
     const char **stop_text; // (n_stop,)
     deal_reward **reward;   // (n_reward,)
@@ -137,6 +138,32 @@ take_rollouts(PySearch *self, PyObject *session, PyObject *controls,
     return 0;
 }
 
+// What earlier searches were told, in place of the sessions' own LMs.
+static int
+take_recalls(PySearch *self, PyObject *recall, PyObject *rollout_recall,
+             deal_search_request *request)
+{
+    PyObject *module = PyType_GetModule(Py_TYPE((PyObject *)self));
+    PyRecall *first, *second;
+    if (deal_py_recall_get(module, recall, self->session, self->controls, &first) < 0 ||
+        deal_py_recall_get(module, rollout_recall, self->rollout_session,
+                           self->rollout_controls, &second) < 0)
+        return -1;
+    if (self->rollout_session && !first != !second) {
+        PyErr_SetString(PyExc_ValueError, "recall: expected one for each session");
+        return -1;
+    }
+    self->recall = (PyRecall *)Py_XNewRef((PyObject *)first);
+    self->rollout_recall = (PyRecall *)Py_XNewRef((PyObject *)second);
+    if (first) {
+        request->lm = deal_recall_lm(first->recall);
+        request->memo = &first->memo;
+    }
+    if (second)
+        request->rollout_lm = deal_recall_lm(second->recall);
+    return 0;
+}
+
 static PyObject *
 search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -144,18 +171,19 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         "session",    "vocab",    "prompt",          "prompt_text",
         "end_tokens", "stop",     "rewards",         "weights",
         "params",     "controls", "rollout_session", "rollout_controls",
-        "formula",    NULL};
+        "formula",    "recall",   "rollout_recall",  NULL};
     PyObject *module = PyType_GetModule(type);
     deal_module_state *state = deal_module_state_get(module);
     PyObject *session, *vocab, *prompt, *text, *end, *stop, *capsules, *weights, *dict;
     PyObject *given = Py_None, *second = Py_None, *second_given = Py_None,
-             *formula = Py_None;
+             *formula = Py_None, *recall = Py_None, *rollout_recall = Py_None;
     deal_search_request request = {0};
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O!O!OUOO!O!O!O!|OOOO:Search", keyword, state->session_type,
+            args, kwargs, "O!O!OUOO!O!O!O!|OOOOOO:Search", keyword, state->session_type,
             &session, state->vocab_type, &vocab, &prompt, &text, &end, &PyTuple_Type,
             &stop, &PyTuple_Type, &capsules, &PyTuple_Type, &weights, &PyDict_Type,
-            &dict, &given, &second, &second_given, &formula) ||
+            &dict, &given, &second, &second_given, &formula, &recall,
+            &rollout_recall) ||
         deal_py_controls_get(module, given, &request.controls) < 0 ||
         deal_py_formula_get(module, formula, &request.formula) < 0)
         return NULL;
@@ -174,6 +202,7 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     Py_ssize_t text_size;
     const char *utf8 = PyUnicode_AsUTF8AndSize(text, &text_size);
     if (!utf8 || take_rollouts(self, second, second_given, &request) < 0 ||
+        take_recalls(self, recall, rollout_recall, &request) < 0 ||
         read_params(dict, &request.params) < 0 || read_stops(self) < 0 ||
         read_rewards(self, weights) < 0 ||
         deal_py_ids(prompt, "prompt", &self->prompt, &request.n_prompt) < 0 ||
@@ -333,7 +362,7 @@ search_stats(PyObject *object, PyObject *unused)
     deal_search_stats_get(((PySearch *)object)->search, &s);
     return Py_BuildValue(
         "{s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:d,s:d,s:d,"
-        "s:d,s:L,s:L,s:d}",
+        "s:d,s:L,s:L,s:d,s:L}",
         "n_skipped", (long long)s.n_skipped, "n_reused_tokens",
         (long long)s.n_reused_tokens, "n_pruned", (long long)s.n_pruned, "n_settled",
         (long long)s.n_settled, "n_draft_tokens", (long long)s.n_draft_tokens,
@@ -349,7 +378,7 @@ search_stats(PyObject *object, PyObject *unused)
         "seconds_total", s.seconds_total, "n_rollout_model_tokens",
         (long long)s.n_rollout_model_tokens, "n_rollout_model_passes",
         (long long)s.n_rollout_model_passes, "seconds_rollout_model",
-        s.seconds_rollout_model);
+        s.seconds_rollout_model, "n_recalled_tokens", (long long)s.n_recalled_tokens);
 }
 
 static PyObject *
@@ -393,6 +422,8 @@ search_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->controls);
     Py_VISIT(self->rollout_controls);
     Py_VISIT(self->formula);
+    Py_VISIT(self->recall);
+    Py_VISIT(self->rollout_recall);
     return 0;
 }
 
@@ -403,6 +434,8 @@ search_clear(PyObject *object)
     PySearch *self = (PySearch *)object;
     deal_search_free(self->search);
     self->search = NULL;
+    Py_CLEAR(self->recall);
+    Py_CLEAR(self->rollout_recall);
     Py_CLEAR(self->session);
     Py_CLEAR(self->rollout_session);
     Py_CLEAR(self->vocab);
@@ -447,8 +480,8 @@ static PyType_Slot search_slots[] = {
     {Py_tp_doc, (void *)"Search(session, vocab, prompt, prompt_text, end_tokens, stop, "
                         "rewards, weights, params, controls=None, "
                         "rollout_session=None, rollout_controls=None, "
-                        "formula=None)\n--\n\nOne "
-                        "generation, step by step."},
+                        "formula=None, recall=None, rollout_recall=None)"
+                        "\n--\n\nOne generation, step by step."},
     {Py_tp_new, search_new},
     {Py_tp_dealloc, search_dealloc},
     {Py_tp_traverse, search_traverse},

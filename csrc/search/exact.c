@@ -180,7 +180,7 @@ expand(deal_search *search, deal_error *err)
     DEAL_TRY(deal_observe_all(search, search->live, search->n_live, err));
     DEAL_TRY(deal_beam_expand(search, &search->rewards, err));
     deal_skip_check(search);
-    deal_memo_trim(&search->rewards.memo);
+    deal_memo_trim(search->rewards.memo);
     for (int32_t i = 0; i < search->n_candidate; i++) {
         deal_outlook_begin(search, i);
         x->order[i] = i;

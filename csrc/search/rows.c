@@ -151,8 +151,11 @@ evaluate(deal_search *search, int32_t n, deal_error *err)
         };
     }
     double start = deal_clock_seconds();
+    int64_t n_before = x->known.lm->n_forward_tokens;
     DEAL_TRY(deal_search_extend_rollouts(search, n, err));
-    deal_cost_add(&x->cost, n, deal_clock_seconds() - start);
+    int64_t n_evaluated = x->known.lm->n_forward_tokens - n_before;
+    if (n_evaluated > 0) // else all were recalled
+        deal_cost_add(&x->cost, (int32_t)n_evaluated, deal_clock_seconds() - start);
     return DEAL_OK;
 }
 
@@ -173,6 +176,24 @@ deal_rows_run(deal_search *search, deal_error *err)
     return DEAL_OK;
 }
 
+// Takes up token `token` after entry `at` where an earlier search has evaluated it.
+static deal_status
+take_recalled(deal_search *search, int32_t at, int32_t token, int32_t *child,
+              deal_error *err)
+{
+    deal_known *known = &search->exact->known;
+    const deal_lm_ops *ops = known->lm->ops;
+    deal_row row = {.at = at, .i_parent = -1, .token = token, .n_top = 1};
+    int32_t i_row;
+    if (!search->request.memo ||
+        ops->child(known->lm, known->entry[at].node, token) == DEAL_NODE_NONE)
+        return DEAL_OK;
+    DEAL_TRY(deal_rows_add(search, &row, &i_row, err));
+    DEAL_TRY(deal_rows_run(search, err));
+    *child = deal_known_child(known, at, token);
+    return DEAL_OK;
+}
+
 deal_status
 deal_rows_follow(deal_search *search, int32_t i, deal_error *err)
 {
@@ -182,8 +203,10 @@ deal_rows_follow(deal_search *search, int32_t i, deal_error *err)
     int32_t n_left = deal_search_rollout_len(search) - deal_exact_n_rolled(search, i);
     n_left = outlook->cursor != DEAL_KNOWN_NONE ? n_left : 0;
     for (; n_left > 0 && slot->finish == DEAL_FINISH_NONE; n_left--) {
-        int32_t child = deal_known_child(&x->known, outlook->cursor,
-                                         slot->token[slot->n_token - 1]);
+        int32_t token = slot->token[slot->n_token - 1];
+        int32_t child = deal_known_child(&x->known, outlook->cursor, token);
+        if (child == DEAL_KNOWN_NONE)
+            DEAL_TRY(take_recalled(search, outlook->cursor, token, &child, err));
         if (child == DEAL_KNOWN_NONE)
             break;
         outlook->cursor = child;

@@ -17,6 +17,7 @@
 #include "common/lm.h"
 #include "common/reward.h"
 #include "search/formula.h"
+#include "search/memo.h"
 #include "search/search_params.h"
 #include "tokenizer/vocab.h"
 
@@ -44,6 +45,10 @@ typedef struct deal_search_request {
     const double *weight;       // (n_reward,) finite; h = sum of weight[i] * reward[i]
     int32_t n_reward;
     deal_formula formula; // h in place of that sum, where it has terms; borrowed
+    // One of several searches over this prompt with these rewards in this order,
+    // whatever their weights: what earlier ones were told. `lm` and rollout_lm are
+    // then those of a recall (search/recall.h). Else NULL.
+    deal_memo *memo;
     deal_search_params params;
 } deal_search_request;
 
@@ -88,6 +93,8 @@ typedef struct deal_search_stats {
     int64_t n_reward_texts;   // completions scored
     // Of rollout_lm, its prompt included; the counts above are of lm
     int64_t n_rollout_model_tokens, n_rollout_model_passes;
+    // Used contexts of both models that an earlier search with `memo` evaluated
+    int64_t n_recalled_tokens;
     double seconds_prefill, seconds_forward, seconds_reward, seconds_total;
     double seconds_rollout_model;
 } deal_search_stats;

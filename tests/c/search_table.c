@@ -39,6 +39,7 @@
 #define N_MAX 80       // of tokens in a vocabulary or prompt, stops, rewards
 #define WORD_SIZE 1024 // bytes of the longest word
 #define N_EMBD 3       // features of a hidden state
+#define N_IN_MAX ((DEAL_TABLE_LAYERS + 1) * N_EMBD) // of a head
 
 typedef struct test_case {
     deal_table_lm *lm, *rollout_lm; // the second one or NULL
@@ -182,14 +183,25 @@ read_layers(test_case *t, int32_t i)
 static void
 read_head(test_case *t, int32_t i)
 {
-    double weight[(DEAL_TABLE_LAYERS + 1) * N_EMBD];
-    deal_head_params params = {
-        .weight = weight, .layer = t->layer[i], .n_embd = N_EMBD};
+    double weight[N_IN_MAX], hidden_bias[N_IN_MAX], hidden[N_IN_MAX * N_IN_MAX];
+    deal_head_params params = {.weight = weight,
+                               .layer = t->layer[i],
+                               .n_embd = N_EMBD,
+                               .hidden_weight = hidden,
+                               .hidden_bias = hidden_bias};
     params.pooling = (deal_pooling)read_int(0, 1);
     params.bias = read_number();
     params.n_layer = read_layers(t, i);
-    for (int32_t j = 0; j < params.n_layer * N_EMBD; j++)
+    params.n_hidden = read_int(0, N_IN_MAX);
+    params.activation = (deal_activation)read_int(0, DEAL_ACTIVATION_GELU);
+    int32_t n_in = params.n_layer * N_EMBD;
+    for (int32_t j = 0; j < (params.n_hidden ? params.n_hidden : n_in); j++)
         weight[j] = read_number();
+    for (int32_t k = 0; k < params.n_hidden; k++) {
+        hidden_bias[k] = read_number();
+        for (int32_t j = 0; j < n_in; j++)
+            hidden[k * n_in + j] = read_number();
+    }
     need(deal_reward_head_new(&params, &t->native[i], &err) == DEAL_OK, err.message);
     t->free_native[i] = deal_reward_head_free;
     toy_reward_wrap(&t->toy[i], t->native[i]);
