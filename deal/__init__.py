@@ -21,6 +21,7 @@ from deal import controls, rewards
 from deal._calibrate import Calibration, calibrate
 from deal._compare import Comparison, compare
 from deal._errors import (
+    ConstraintError,
     ContextLengthError,
     ControlError,
     KVBudgetError,
@@ -42,6 +43,7 @@ __all__ = [
     "Calibration",
     "Candidate",
     "Comparison",
+    "ConstraintError",
     "ContextLengthError",
     "ControlError",
     "Decision",

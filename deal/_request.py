@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deal import _core
 from deal._chat_template import check_messages
 from deal.generation import Generation, Stats, decisions
 from deal.rewards import Reward, as_reward
@@ -33,6 +34,7 @@ class Options:
     ends: list[int]
     stops: tuple[bytes, ...]
     rollout_model: Any = None  # Model, another than the one that searches
+    constraint: Any = None  # capsule, or what has a matcher
 
 
 def make_options(
@@ -61,7 +63,8 @@ def make_options(
         ends = [ends] if hasattr(ends, "__index__") else ends
     ends = [check_int("eos_token_id", token, 0, n_vocab - 1) for token in ends]
     other = None if search is None else search.rollout_model
-    return Options(params, reward, ends, _stops(given["stop"]), other)
+    constraint = checked_constraint(given["constraint"])
+    return Options(params, reward, ends, _stops(given["stop"]), other, constraint)
 
 
 def _check_modes(search: Any, sampling: Any, num_beams: Any) -> None:
@@ -90,6 +93,7 @@ GENERATE_DEFAULTS: dict[str, Any] = {
     "num_return_sequences": 1,
     "stop": None,
     "eos_token_id": None,
+    "constraint": None,
 }
 
 
@@ -186,6 +190,30 @@ def _n_return(value: Any, params: Mapping[str, Any]) -> int:
             "sampling or num_beams"
         )
     return value
+
+
+def checked_constraint(constraint: Any) -> Any:
+    """`constraint`, or TypeError where it can be none."""
+    is_capsule = type(constraint).__name__ == "PyCapsule"
+    if (
+        constraint is None
+        or is_capsule
+        or callable(getattr(constraint, "matcher", None))
+    ):
+        return constraint
+    raise TypeError(
+        "constraint: expected a Regex, JsonSchema or Grammar of deal.rewards, an "
+        f"object with a method matcher, or a capsule, got {constraint!r}"
+    )
+
+
+def constraint_capsule(constraint: Any, tokenizer: Any) -> Any:
+    """What the C search takes of a checked constraint."""
+    if constraint is None or type(constraint).__name__ == "PyCapsule":
+        return constraint
+    name = str(getattr(constraint, "name", type(constraint).__name__))
+    matcher = constraint.matcher(tokenizer)
+    return _core.matcher_constraint(name, matcher, tokenizer.vocab_size)
 
 
 def _stops(stop: Any) -> tuple[bytes, ...]:

@@ -175,6 +175,16 @@ def generate(
         list[str] | None,
         typer.Option(help="String that ends the text; may be repeated."),
     ] = None,
+    regex: Annotated[
+        str | None, typer.Option(help="The text must match this, from start to end.")
+    ] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(help="The text must be JSON of the schema in a file.")
+    ] = None,
+    grammar: Annotated[
+        Path | None,
+        typer.Option(help="The text must be of the grammar in a file."),
+    ] = None,
     stream: Annotated[
         bool, typer.Option("--stream/--no-stream", help="Print while generating.")
     ] = True,
@@ -200,6 +210,7 @@ def generate(
         "max_new_tokens": max_new_tokens,
         "num_return_sequences": num_return_sequences,
         "stop": list(stop) if stop else None,
+        "constraint": _constraint(regex, json_schema, grammar),
     }
     if keywords is not None:
         from deal.rewards import Keywords
@@ -501,6 +512,19 @@ def _interruptible() -> Iterator[None]:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _constraint(regex: str | None, schema: Path | None, grammar: Path | None) -> Any:
+    """The hard constraint of at most one of the three."""
+    from deal.rewards import Grammar, JsonSchema, Regex
+
+    if sum(given is not None for given in (regex, schema, grammar)) > 1:
+        raise typer.BadParameter("give one of --regex, --json-schema and --grammar")
+    if regex is not None:
+        return Regex(regex)
+    if schema is not None:
+        return JsonSchema(schema.read_text(encoding="utf-8"))
+    return None if grammar is None else Grammar(grammar.read_text(encoding="utf-8"))
 
 
 def _parse_keywords(text: str) -> list[list[str]]:

@@ -161,8 +161,9 @@ class Generation:
         What the search ranked by: ``logprob + reward_weight * reward`` for DeAL,
         `reward` for ``mode="segment"``,
         ``logprob / len(token_ids) ** length_penalty`` for beam search, `logprob` else.
-    finish_reason : {"stop", "length"}
-        An end token or stop string, or the limit on tokens.
+    finish_reason : {"stop", "length", "dead_end"}
+        An end token or stop string, or the limit on tokens; or an end token, the only
+        one left to a constraint that the text does not satisfy.
     stats : Stats
     trace : tuple of Decision
         Every decision of a DeAL search; empty for plain decoding.

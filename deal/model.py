@@ -20,6 +20,7 @@ from deal._request import (
     Options,
     Prompt,
     aligned,
+    constraint_capsule,
     generations,
     is_batch,
     is_chats,
@@ -29,9 +30,9 @@ from deal._request import (
     rows_of,
 )
 from deal._scoring import Scoring
-from deal.generation import Generation
 from deal.rewards.combine import formula_of
 from deal.settings import Sampling, Search, check_int
+from deal.stream import Stream
 from deal.tokenizer import Tokenizer
 
 _COMPUTE = {"f32": 0, "int8": 1}  # deal_compute
@@ -357,6 +358,7 @@ class Model(Scoring):
         num_return_sequences: int = 1,
         stop: str | Sequence[str] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
+        constraint: Any = None,
         reward_kwargs: Mapping[str, Any] | None = None,
         progress: bool = False,
     ) -> Any:
@@ -388,6 +390,11 @@ class Model(Scoring):
             Strings that end the text; cut from it.
         eos_token_id : int or list of int, optional
             End tokens instead of the model's own; ``[]`` for none.
+        constraint : Regex, JsonSchema or Grammar of deal.rewards, optional
+            The form that the text must have: no token that it forbids is taken, by
+            candidates, rollouts or draws. Also a capsule of ``<deal/constraint.h>``, or
+            an object whose ``matcher(tokenizer)`` has the methods of llguidance's
+            LLMatcher. See docs/constraints.md.
         reward_kwargs : mapping, optional
             Keyword arguments for Python rewards; for a list of prompts, lists of as
             many values (a data set's columns, as in TRL).
@@ -412,6 +419,8 @@ class Model(Scoring):
         RewardError
             If a reward returns something else than its declaration says. What a Python
             reward raises itself goes through unchanged.
+        ConstraintError
+            If a constraint fails, or says something that it cannot.
         """
         options = self._options(locals())
         if not is_batch(prompt):
@@ -527,6 +536,7 @@ class Model(Scoring):
             controls[1],
             None if options.reward is None else formula_of(options.reward),
             *recalls,
+            constraint_capsule(options.constraint, self.tokenizer),
         )
 
     def _generate_all(
@@ -550,53 +560,3 @@ class Model(Scoring):
                     del search  # gives its nodes back before the sessions are
             results.append(found[0] if options.params["n_return"] == 1 else found)
         return results
-
-
-class Stream:
-    """Iterator over the pieces of a text while it is generated.
-
-    Attributes
-    ----------
-    generation : Generation or None
-        The result, once the last piece is out.
-    """
-
-    def __init__(
-        self, model: Model, prompt: tuple[list[int], str], options: Options, row: dict
-    ) -> None:
-        self.generation: Generation | None = None
-        # Those of now, not of the first piece.
-        controls = _rollouts.controls(model, options)
-        self._pieces = self._run(model, prompt, options, row, controls)
-
-    def _run(
-        self,
-        model: Model,
-        prompt: tuple[list[int], str],
-        options: Options,
-        row: dict,
-        controls: Any,
-    ) -> Iterator[str]:
-        with _rollouts.sessions(model, options) as sessions:
-            search = model._start(sessions, prompt, options, row, controls)
-            try:
-                size, is_done = 0, False
-                while not is_done:
-                    is_done = search.step()
-                    text = search.text()
-                    if len(text) > size:
-                        piece, size = text[size:], len(text)
-                        yield piece
-                self.generation = generations(search, options, model.tokenizer)[0]
-            finally:
-                del search
-
-    def __iter__(self) -> Iterator[str]:
-        return self._pieces
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def close(self) -> None:
-        """Stop generating."""
-        self._pieces.close()  # type: ignore[attr-defined]

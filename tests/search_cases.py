@@ -9,9 +9,10 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import deal_twin as twin
-from deal_twin import Problem, Term, Tokens
+from deal_twin import Problem, Tokens
+from formula_twin import Term
 from search_table import ACTIVATIONS, N_EMBD, Head, Keywords, Length, Marks, States, Toy
+from text_twin import BYTE, CHAR, LITERAL, RUN, SPECIAL, STREAM, TEXT
 
 CAT = "\u732b".encode()
 PIECES = [
@@ -55,16 +56,16 @@ Case = tuple[Problem, str]
 
 
 def random_pieces(rng: random.Random, n: int) -> tuple[int, list[tuple[int, bytes]]]:
-    rule = rng.choice([twin.STREAM, twin.STREAM, twin.RUN, twin.CHAR])
+    rule = rng.choice([STREAM, STREAM, RUN, CHAR])
     pieces = []
     for _ in range(n):
         u = rng.random()
         if u < 0.1:
-            pieces.append((twin.SPECIAL, b"<s>"))
-        elif u < 0.5 and rule != twin.STREAM:
-            pieces.append((twin.BYTE, rng.choice(BYTES)))
+            pieces.append((SPECIAL, b"<s>"))
+        elif u < 0.5 and rule != STREAM:
+            pieces.append((BYTE, rng.choice(BYTES)))
         else:
-            kind = rng.choice([twin.TEXT, twin.TEXT, twin.LITERAL])
+            kind = rng.choice([TEXT, TEXT, LITERAL])
             pieces.append((kind, rng.choice(PIECES)))
     return rule, pieces
 

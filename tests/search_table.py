@@ -262,6 +262,7 @@ def case_words(problem: Problem, mode: str) -> list[str]:
     words += [len(p.formula), *(word for term in p.formula for word in term)]
     words += counted(p.numbers)
     words += p.cost
+    words += p.constraint.words() if p.constraint else [0]
     return [str(w) for w in words]
 
 
@@ -289,7 +290,8 @@ def log_z_of(problem: Problem, answer: dict[str, Any]) -> dict[Tokens, float]:
 
 def sources() -> list[Path]:
     found = [
-        ROOT / f"tests/c/{n}.c" for n in ("search_table", "table_lm", "toy_reward")
+        ROOT / f"tests/c/{n}.c"
+        for n in ("search_table", "table_lm", "toy_reward", "toy_constraint")
     ]
     for folder in ("search", "reward", "tokenizer", "common"):
         found += sorted((ROOT / "csrc" / folder).glob("*.c"))

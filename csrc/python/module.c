@@ -10,6 +10,7 @@
  *     branches(session, prefix, first, n_step)  greedy branches, in lockstep
  *     Vocab, Detokenizer                        ids -> text
  *     keywords, length, head, python_reward         capsules "deal.reward.v1"
+ *     matcher_constraint                        a capsule "deal.constraint.v1"
  */
 #include "python/module.h"
 
@@ -18,6 +19,7 @@
 
 #include "kernels/gemm_cblas.h"
 #include "kernels/kernels.h"
+#include "python/py_constraint.h"
 #include "python/py_head.h"
 #include "python/py_lexicon.h"
 #include "python/py_ngrams.h"
@@ -72,6 +74,7 @@ module_exec(PyObject *module)
         PyModule_AddFunctions(module, deal_py_scorer_methods) < 0 ||
         PyModule_AddFunctions(module, deal_py_lexicon_methods) < 0 ||
         PyModule_AddFunctions(module, deal_py_ngrams_methods) < 0 ||
+        PyModule_AddFunctions(module, deal_py_constraint_methods) < 0 ||
         PyModule_AddFunctions(module, deal_py_head_methods) < 0)
         return -1;
     if (deal_py_vocab_register(module) < 0 || deal_py_reward_register(module) < 0 ||

@@ -5,6 +5,7 @@
 
 #include "common/alloc.h"
 #include "python/py_array.h"
+#include "python/py_constraint.h"
 #include "python/py_controls.h"
 #include "python/py_formula.h"
 #include "python/py_recall.h"
@@ -23,6 +24,7 @@ typedef struct PySearch {
     PyObject *controls; // Controls or None
     PyObject *rollout_controls;
     PyObject *formula;                 // Formula or None
+    PyObject *constraint;              // capsule or None
     PyRecall *recall, *rollout_recall; // or NULL
     int32_t *prompt, *end_token;
     const char **stop_text; // (n_stop,)
@@ -171,21 +173,24 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         "session",    "vocab",    "prompt",          "prompt_text",
         "end_tokens", "stop",     "rewards",         "weights",
         "params",     "controls", "rollout_session", "rollout_controls",
-        "formula",    "recall",   "rollout_recall",  NULL};
+        "formula",    "recall",   "rollout_recall",  "constraint",
+        NULL};
     PyObject *module = PyType_GetModule(type);
     deal_module_state *state = deal_module_state_get(module);
     PyObject *session, *vocab, *prompt, *text, *end, *stop, *capsules, *weights, *dict;
     PyObject *given = Py_None, *second = Py_None, *second_given = Py_None,
-             *formula = Py_None, *recall = Py_None, *rollout_recall = Py_None;
+             *formula = Py_None, *recall = Py_None, *rollout_recall = Py_None,
+             *constraint = Py_None;
     deal_search_request request = {0};
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O!O!OUOO!O!O!O!|OOOOOO:Search", keyword, state->session_type,
+            args, kwargs, "O!O!OUOO!O!O!O!|OOOOOOO:Search", keyword, state->session_type,
             &session, state->vocab_type, &vocab, &prompt, &text, &end, &PyTuple_Type,
             &stop, &PyTuple_Type, &capsules, &PyTuple_Type, &weights, &PyDict_Type,
             &dict, &given, &second, &second_given, &formula, &recall,
-            &rollout_recall) ||
+            &rollout_recall, &constraint) ||
         deal_py_controls_get(module, given, &request.controls) < 0 ||
-        deal_py_formula_get(module, formula, &request.formula) < 0)
+        deal_py_formula_get(module, formula, &request.formula) < 0 ||
+        deal_py_constraint_get(constraint, &request.constraint) < 0)
         return NULL;
     PySearch *self = (PySearch *)type->tp_alloc(type, 0);
     if (!self)
@@ -197,6 +202,7 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->capsules = Py_NewRef(capsules);
     self->controls = Py_NewRef(given);
     self->formula = Py_NewRef(formula);
+    self->constraint = Py_NewRef(constraint);
     request.lm = deal_session_lm(self->session->session);
     request.vocab = ((PyVocab *)vocab)->vocab;
     Py_ssize_t text_size;
@@ -326,6 +332,14 @@ float_list(const double *value, int32_t n)
     return list;
 }
 
+static const char *
+finish_name(deal_finish_reason reason)
+{
+    if (reason == DEAL_FINISH_LENGTH)
+        return "length";
+    return reason == DEAL_FINISH_DEAD_END ? "dead_end" : "stop";
+}
+
 static PyObject *
 search_results(PyObject *object, PyObject *unused)
 {
@@ -345,8 +359,7 @@ search_results(PyObject *object, PyObject *unused)
             id_list(r.token, (size_t)r.n_token), "text",
             PyUnicode_DecodeUTF8(r.text, (Py_ssize_t)r.text_size, "strict"), "logprob",
             r.logprob, "reward", r.h, "rewards", float_list(r.reward, self->n_reward),
-            "score", r.score, "finish_reason",
-            r.finish_reason == DEAL_FINISH_LENGTH ? "length" : "stop");
+            "score", r.score, "finish_reason", finish_name(r.finish_reason));
         if (!row || PyList_Append(list, row) < 0)
             Py_CLEAR(list);
         Py_XDECREF(row);
@@ -422,6 +435,7 @@ search_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->controls);
     Py_VISIT(self->rollout_controls);
     Py_VISIT(self->formula);
+    Py_VISIT(self->constraint);
     Py_VISIT(self->recall);
     Py_VISIT(self->rollout_recall);
     return 0;
@@ -445,6 +459,7 @@ search_clear(PyObject *object)
     Py_CLEAR(self->controls);
     Py_CLEAR(self->rollout_controls);
     Py_CLEAR(self->formula);
+    Py_CLEAR(self->constraint);
     return 0;
 }
 
@@ -480,8 +495,8 @@ static PyType_Slot search_slots[] = {
     {Py_tp_doc, (void *)"Search(session, vocab, prompt, prompt_text, end_tokens, stop, "
                         "rewards, weights, params, controls=None, "
                         "rollout_session=None, rollout_controls=None, "
-                        "formula=None, recall=None, rollout_recall=None)"
-                        "\n--\n\nOne generation, step by step."},
+                        "formula=None, recall=None, rollout_recall=None, "
+                        "constraint=None)\n--\n\nOne generation, step by step."},
     {Py_tp_new, search_new},
     {Py_tp_dealloc, search_dealloc},
     {Py_tp_traverse, search_traverse},

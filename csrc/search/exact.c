@@ -323,8 +323,10 @@ is_best(const deal_search *search, int32_t i)
 {
     const deal_exact *x = search->exact;
     int32_t i_live = search->candidate[i].i_live;
+    int32_t first, n;
+    deal_beam_range(search, i_live, &first, &n);
     if (x->at[i_live] == DEAL_KNOWN_NONE || search->live[i_live].n_behind > 0)
-        return i % search->n_expand == 0; // it was not asked
+        return i == first; // it was not asked
     return deal_known_best(&x->known, x->at[i_live]) == search->candidate[i].token;
 }
 

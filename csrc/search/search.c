@@ -174,7 +174,9 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
     if (n_new_max > params->n_new_max)
         n_new_max = params->n_new_max;
     search->request = *request;
-    search->roll_lm = request->rollout_lm ? request->rollout_lm : request->lm;
+    DEAL_TRY(deal_search_constrain(search, err));
+    search->roll_lm =
+        search->request.rollout_lm ? search->request.rollout_lm : search->request.lm;
     search->ending = (deal_ending){
         .vocab = request->vocab,
         .end_token = request->end_token,
@@ -287,6 +289,7 @@ deal_search_free(deal_search *search)
     deal_reward_set_free(&search->rewards);
     deal_stop_set_free(&search->ending.stop);
     deal_bytes_free(&search->ending.scratch);
+    deal_search_unconstrain(search);
     deal_free(search);
 }
 
@@ -346,6 +349,10 @@ finish(deal_search *search, deal_error *err)
 {
     if (!deal_search_is_steered(search) && search->rewards.n_reward > 0)
         DEAL_TRY(score_results(search, err));
+    int32_t n;
+    deal_hypothesis *result = results(search, &n);
+    for (int32_t i = 0; search->masks && i < n; i++)
+        DEAL_TRY(deal_search_check_end(search, &result[i], err));
     for (int32_t i = 0; i < search->n_live; i++)
         deal_search_release(search, &search->live[i]);
     for (int32_t i = 0; i < search->n_pool; i++)

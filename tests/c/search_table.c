@@ -21,6 +21,7 @@
  *     n_term (kind i n x)*n_term          of a formula over the rewards
  *     n_number numbers                    of its schedules
  *     pass row                            seconds that EXACT takes for measured, or 0 0
+ *     n_state (accepts favourite next*n_vocab)*n_state   of a constraint; 0: none
  */
 #include <math.h>
 #include <stdbool.h>
@@ -34,6 +35,7 @@
 #include "reward/length.h"
 #include "search/exact_internal.h"
 #include "table_lm.h"
+#include "toy_constraint.h"
 #include "toy_reward.h"
 
 #define N_MAX 80       // of tokens in a vocabulary or prompt, stops, rewards
@@ -57,6 +59,8 @@ typedef struct test_case {
     deal_term term[N_MAX];
     double number[N_MAX];
     double pass, row;
+    toy_constraint constraint;
+    int32_t next[TOY_N_STATE * N_MAX];
 } test_case;
 
 static deal_error err;
@@ -293,6 +297,20 @@ read_formula(test_case *t)
 }
 
 static void
+read_constraint(test_case *t, int32_t n_vocab)
+{
+    int32_t n = read_int(0, TOY_N_STATE);
+    toy_constraint_init(&t->constraint, n, n_vocab, t->next);
+    for (int32_t i = 0; i < n; i++) {
+        t->constraint.accepts[i] = read_int(0, 1);
+        t->constraint.favourite[i] = read_int(-1, n_vocab - 1);
+        for (int32_t j = 0; j < n_vocab; j++)
+            t->next[i * n_vocab + j] = read_int(-1, n - 1);
+    }
+    t->request.constraint = n > 0 ? &t->constraint.constraint : NULL;
+}
+
+static void
 read_case(test_case *t, int32_t n_vocab)
 {
     t->lm = read_lm(n_vocab);
@@ -325,6 +343,7 @@ read_case(test_case *t, int32_t n_vocab)
     read_formula(t);
     t->pass = read_number();
     t->row = read_number();
+    read_constraint(t, n_vocab);
 }
 
 // --- writing -------------------------------------------------------------------------
@@ -405,7 +424,7 @@ put_log_z(test_case *t)
 static void
 put_results(const deal_search *search, int32_t n_reward)
 {
-    static const char *const reason[] = {"none", "end", "stop", "length"};
+    static const char *const reason[] = {"none", "end", "stop", "length", "dead end"};
     printf(",\"results\":[");
     for (int32_t i = 0; i < deal_search_n_result(search); i++) {
         deal_search_result r;
@@ -521,7 +540,7 @@ static void
 put_rest(const test_case *t)
 {
     int64_t n_calls = 0;
-    int32_t n_state = 0, n_node = t->lm->n_live;
+    int32_t n_state = t->constraint.n_live, n_node = t->lm->n_live;
     n_node += t->rollout_lm ? t->rollout_lm->n_live : 0;
     printf(",\"reward_counts\":[");
     for (int32_t i = 0; i < t->request.n_reward; i++) {
@@ -531,7 +550,8 @@ put_rest(const test_case *t)
         n_calls += toy->n_calls;
         n_state += toy->n_state;
     }
-    printf("],\"n_calls\":%lld,\"n_state\":%d,\"n_node\":%d}\n", (long long)n_calls,
+    printf("],\"n_masks\":%lld", (long long)t->constraint.n_masks);
+    printf(",\"n_calls\":%lld,\"n_state\":%d,\"n_node\":%d}\n", (long long)n_calls,
            (int)n_state, (int)n_node);
 }
 
