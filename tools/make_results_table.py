@@ -14,8 +14,8 @@ asks for a part: ``search headline``, ``search sweep``, ``search ablation``, ``s
 modes``, ``search cost``, ``rewards throughput``, ``rewards search``, ``rewards
 quality``, ``heads quality``, ``heads sweep``, ``alignment differences``, ``alignment
 guards``, ``alignment judges``. A marker whose file is not there is an error, and its
-text stays as it is; a part that was not measured says so. No figure between markers is typed
-by hand.
+text stays as it is; a part that was not measured says so. No figure between markers is
+typed by hand.
 """
 
 from __future__ import annotations

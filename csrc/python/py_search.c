@@ -166,6 +166,25 @@ take_recalls(PySearch *self, PyObject *recall, PyObject *rollout_recall,
     return 0;
 }
 
+// The object, its C search made; takes over the reference.
+static PyObject *
+start(PySearch *self, deal_search_request *request)
+{
+    request->prompt = self->prompt;
+    request->end_token = self->end_token;
+    request->stop = self->stop_text;
+    request->n_stop = (int32_t)PyTuple_GET_SIZE(self->stop);
+    request->reward = self->reward;
+    request->weight = self->weight;
+    request->n_reward = self->n_reward;
+    deal_error err;
+    if (deal_search_new(request, &self->search, &err) == DEAL_OK)
+        return (PyObject *)self;
+    PyObject *module = PyType_GetModule(Py_TYPE((PyObject *)self));
+    Py_DECREF(self); // its type, and so the module, stays
+    return deal_py_raise(module, &err);
+}
+
 static PyObject *
 search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -183,11 +202,11 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
              *constraint = Py_None;
     deal_search_request request = {0};
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O!O!OUOO!O!O!O!|OOOOOOO:Search", keyword, state->session_type,
-            &session, state->vocab_type, &vocab, &prompt, &text, &end, &PyTuple_Type,
-            &stop, &PyTuple_Type, &capsules, &PyTuple_Type, &weights, &PyDict_Type,
-            &dict, &given, &second, &second_given, &formula, &recall,
-            &rollout_recall, &constraint) ||
+            args, kwargs, "O!O!OUOO!O!O!O!|OOOOOOO:Search", keyword,
+            state->session_type, &session, state->vocab_type, &vocab, &prompt, &text,
+            &end, &PyTuple_Type, &stop, &PyTuple_Type, &capsules, &PyTuple_Type,
+            &weights, &PyDict_Type, &dict, &given, &second, &second_given, &formula,
+            &recall, &rollout_recall, &constraint) ||
         deal_py_controls_get(module, given, &request.controls) < 0 ||
         deal_py_formula_get(module, formula, &request.formula) < 0 ||
         deal_py_constraint_get(constraint, &request.constraint) < 0)
@@ -216,21 +235,9 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         Py_DECREF(self);
         return NULL;
     }
-    request.prompt = self->prompt;
     request.prompt_text = utf8;
     request.prompt_text_size = (size_t)text_size;
-    request.end_token = self->end_token;
-    request.stop = self->stop_text;
-    request.n_stop = (int32_t)PyTuple_GET_SIZE(stop);
-    request.reward = self->reward;
-    request.weight = self->weight;
-    request.n_reward = self->n_reward;
-    deal_error err;
-    if (deal_search_new(&request, &self->search, &err) != DEAL_OK) {
-        Py_DECREF(self);
-        return deal_py_raise(module, &err);
-    }
-    return (PyObject *)self;
+    return start(self, &request);
 }
 
 // Neither session is waited for: one that is in use is an error.
