@@ -1,7 +1,7 @@
 """Result files as Markdown: one function for each kind of benchmark.
 
 Those with several tables are in results_alignment.py, results_rewards.py and
-results_search.py.
+results_search.py, that of lm-evaluation-harness in results_lm_eval.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from results_alignment import ALIGNMENT_SECTIONS
 from results_constraints import CONSTRAINT_SECTIONS
 from results_heads import HEAD_SECTIONS
+from results_lm_eval import lm_eval_section
 from results_machine import machine_line
 from results_rewards import REWARD_SECTIONS
 from results_search import SEARCH_SECTIONS
@@ -217,6 +218,7 @@ SECTIONS: dict[tuple[str, str], Callable[[dict[str, Any], str], list[str]]] = {
     ("commongen", ""): commongen_section,
     ("engine", ""): engine_section,
     ("fidelity", ""): fidelity_section,
+    ("lm_eval", ""): lm_eval_section,
     ("scaling", ""): scaling_section,
     ("sweep", ""): sweep_section,
     **ALIGNMENT_SECTIONS,
