@@ -205,6 +205,11 @@ def _read_shards(folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+def type_name(number: int) -> str:
+    """"F32" of 0: the name of a tensor's type."""
+    return next(name for name, each in _TYPES.items() if each == number)
+
+
 # --- config.json ---------------------------------------------------------------------
 
 
@@ -219,7 +224,7 @@ def _count(
     if value is None:
         value = default
     is_int = isinstance(value, int) and not isinstance(value, bool)
-    if not is_int or not low <= value <= high:
+    if value is None or not is_int or not low <= value <= high:
         raise ModelFormatError(
             f"config.json: {key}: expected an integer from {low} to {high}, got "
             f"{value!r}"
@@ -317,8 +322,8 @@ def _hparams(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:
 
 def _gemma(config: Mapping[str, Any], family: _Family, n_embd: int) -> dict[str, Any]:
     """What Gemma has beside the others, or values that leave it out."""
-    names = ("norm_base", "activation", "embd_scale", "attn_scale")
-    names += ("attn_softcap", "final_softcap")
+    names = ["norm_base", "activation", "embd_scale", "attn_scale"]
+    names += ["attn_softcap", "final_softcap"]
     if not family.is_gemma:
         return {"has_post_norm": False, **dict.fromkeys(names, 0)}
     _expect(config, "hidden_activation", ("gelu_pytorch_tanh",))

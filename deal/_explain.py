@@ -79,7 +79,8 @@ class Explanation:
         Every row is a decision, with its candidates, best first, below the hypothesis
         that they extend. Green boxes were taken, grey ones pruned by their bound.
         """
-        boxes, lines, parents = [], [], {}
+        boxes, lines = [], []
+        parents: dict[int | None, tuple[int, int]] = {}
         n_column = 1
         for row, decision in enumerate(self.generation.trace):
             y = _MARGIN + row * (_HEIGHT + _GAP_Y)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ _N_BLOCKS = 256
 _N_BLOCK = 4096  # bytes of each
 
 
-@cached_property
 def fingerprint(model: Any) -> str:
     """32 hexadecimal digits that tell this model from others: a hash over
     hyper-parameters and a sample of the weights as they lie in their files."""

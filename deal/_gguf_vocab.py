@@ -34,7 +34,7 @@ def read_value(metadata: Mapping[str, Any], key: str, kind: type) -> Any:
         raise ModelFormatError(
             f"{key}: expected {_TYPE_NAMES[kind]}, got {_describe(value)}"
         )
-    if kind is str:
+    if isinstance(value, str):
         _check_text(key, value)
     return value
 

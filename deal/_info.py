@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deal import _core, _hub
-from deal._checkpoint import read_folder
+from deal._checkpoint import read_folder, type_name
 
 if TYPE_CHECKING:
     from deal.model import Model
@@ -47,7 +47,8 @@ def model_facts(path: Path, lm: Model) -> dict[str, Any]:
 def _tensors(path: Path) -> list[tuple[str, tuple[int, ...], int]]:
     """Type name, shape and bytes of each tensor; reads headers only."""
     if path.is_dir():
-        return [(t.type, tuple(t.shape), t.size) for t in read_folder(path).tensors]
+        tensors = read_folder(path).tensors
+        return [(type_name(t.type), tuple(t.shape), t.size) for t in tensors]
     return [
         (kind, tuple(shape), _type_size(kind, _product(shape)))
         for _, kind, shape in _core.Gguf(path).tensors

@@ -59,8 +59,8 @@ def make_options(
     params["n_new_max"] = min(limit, max_length)
     params["n_return"] = _n_return(given["num_return_sequences"], params)
     if given["eos_token_id"] is not None:
-        ends = given["eos_token_id"]
-        ends = [ends] if hasattr(ends, "__index__") else ends
+        end = given["eos_token_id"]
+        ends = [end] if hasattr(end, "__index__") else end
     ends = [check_int("eos_token_id", token, 0, n_vocab - 1) for token in ends]
     other = None if search is None else search.rollout_model
     constraint = checked_constraint(given["constraint"])

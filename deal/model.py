@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ def _pick_compute(compute: str, types: Sequence[str]) -> str:
 def _load_gguf(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer, str]:
     gguf = _core.Gguf(path)
     types = [row[1] for row in gguf.tensors]
-    architecture = gguf.metadata.get("general.architecture")
+    architecture = gguf.metadata.get("general.architecture", "")
     # The tokenizer first: what making it needs for a while is free again for weights.
     tokenizer = Tokenizer.from_gguf(gguf.metadata)
     del gguf
@@ -258,7 +259,7 @@ class Model(Scoring):
         self._idle: list[Any] = []  # sessions that no request holds
         self._lock = threading.Lock()
 
-    fingerprint = _fingerprint.fingerprint
+    fingerprint = cached_property(_fingerprint.fingerprint)
 
     def __repr__(self) -> str:
         return (
@@ -515,7 +516,7 @@ class Model(Scoring):
         options: Options,
         row: dict,
         controls: Any,
-        recalls: tuple[Any, ...] = (),
+        recalls: Sequence[Any] = (None, None),
     ) -> Any:
         parts = () if options.reward is None else options.reward.leaves()
         return _core.Search(
@@ -532,7 +533,8 @@ class Model(Scoring):
             sessions[1],
             controls[1],
             None if options.reward is None else formula_of(options.reward),
-            *recalls,
+            recalls[0],
+            recalls[1],
             constraint_capsule(options.constraint, self.tokenizer),
         )
 

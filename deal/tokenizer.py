@@ -373,10 +373,10 @@ def _added_tokens(folder: Path, config: dict[str, Any]) -> dict[str, tuple[int, 
             added[text] = (i, text in special)
     decoder = config.get("added_tokens_decoder")
     for key, value in (decoder if isinstance(decoder, dict) else {}).items():
-        text = _token_text(value)
-        if text is not None and key.isdigit():
+        content = _token_text(value)
+        if content is not None and key.isdigit():
             is_special = isinstance(value, dict) and bool(value.get("special"))
-            added[text] = (int(key), is_special)
+            added[content] = (int(key), is_special)
     return added
 
 
@@ -399,8 +399,8 @@ def _folder_ends(folder: Path) -> list[int]:
     """End tokens that the generation settings list, or else the model's."""
     for name in ("generation_config.json", "config.json"):
         value = _read_json(folder / name).get("eos_token_id")
-        ends = value if isinstance(value, list) else [value]
-        ends = [i for i in ends if isinstance(i, int) and not isinstance(i, bool)]
+        listed = value if isinstance(value, list) else [value]
+        ends = [i for i in listed if isinstance(i, int) and not isinstance(i, bool)]
         if ends:
             return ends
     return []
@@ -425,9 +425,10 @@ def _from_folder(cls: type[Tokenizer], folder: Path, n_vocab: int | None) -> Tok
             f"{folder}: expected tokenizer.json or tokenizer.model, found neither"
         )
 
-    texts = {key: _token_text(value) for key, value in config.items()}
     texts = {
-        key: text for key, text in texts.items() if text and key.endswith("_token")
+        key: text
+        for key, value in config.items()
+        if key.endswith("_token") and (text := _token_text(value))
     }
     if not is_json:  # what LlamaTokenizer takes a .model file to have
         defaults = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -435,9 +436,13 @@ def _from_folder(cls: type[Tokenizer], folder: Path, n_vocab: int | None) -> Tok
     ids = {
         name: backend.token_id(texts[name]) for name in _SPECIAL_NAMES if name in texts
     }
+    bos, eos, unk, pad = (ids.get(name) for name in _SPECIAL_NAMES)
     specials = _Specials(
-        *(ids.get(name) for name in _SPECIAL_NAMES),
-        texts={name: text for name, text in texts.items() if text is not None},
+        bos,
+        eos,
+        unk,
+        pad,
+        texts=texts,
         chat_template=_folder_template(folder, config),
     )
     _set_ends(specials, folder, backend)

@@ -42,7 +42,7 @@ deal_py_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot)
 }
 
 PyDoc_STRVAR(build_info_doc,
-             "build_info() -> dict\n\nKernels chosen for this processor and the BLAS.");
+             "build_info()\n--\n\nKernels chosen for this processor and the BLAS.");
 
 static PyObject *
 build_info(PyObject *module, PyObject *unused)

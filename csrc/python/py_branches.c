@@ -31,7 +31,7 @@ list_of(const int32_t *token, int32_t n_branch, int32_t n_step)
 
 PyDoc_STRVAR(
     branches_doc,
-    "branches(session, prefix, first, n_step)\n--\n\n"
+    "branches(session, prefix, first, n_step, /)\n--\n\n"
     "Continues each of the tokens `first` greedily after `prefix`, all in lockstep.\n"
     "Returns the tokens that follow, a list for each branch, and the seconds that the\n"
     "prefix and the steps took.");
@@ -82,7 +82,7 @@ done:
 }
 
 PyDoc_STRVAR(probe_doc,
-             "probe(threads)\n--\n\n"
+             "probe(threads, /)\n--\n\n"
              "Bytes read from memory and int8 multiply-adds per second that `threads`\n"
              "threads reach at most.");
 

@@ -144,10 +144,12 @@ formula_dealloc(PyObject *object)
 
 static PyMethodDef formula_methods[] = {
     {"value", formula_value, METH_VARARGS,
-     "value(scores, position, /)\n--\n\nOf these scores (n_reward,), in a decision "
+     "value($self, scores, position, /)\n--\n\nOf these scores (n_reward,), in a "
+     "decision "
      "before which\nthe text had `position` tokens."},
     {"range", formula_range, METH_VARARGS,
-     "range(low, high, position, /)\n--\n\n(low, high) of that, where scores lie in "
+     "range($self, low, high, position, /)\n--\n\n(low, high) of that, where scores "
+     "lie in "
      "these ranges."},
     {NULL, NULL, 0, NULL},
 };

@@ -155,7 +155,7 @@ wrap_model(PyTypeObject *type, deal_model *model)
     return (PyObject *)self;
 }
 
-PyDoc_STRVAR(from_gguf_doc, "from_gguf(path, compute)\n--\n\n"
+PyDoc_STRVAR(from_gguf_doc, "from_gguf($type, path, compute, /)\n--\n\n"
                             "Load a GGUF file. `compute`: 0 is f32, 1 is int8.");
 
 static PyObject *
@@ -235,7 +235,7 @@ map_files(PyObject *module, PyObject *paths, deal_mapped_file *file)
 }
 
 PyDoc_STRVAR(from_tensors_doc,
-             "from_tensors(hparams, tensors, files, compute)\n--\n\n"
+             "from_tensors($type, hparams, tensors, files, compute, /)\n--\n\n"
              "Load from tensors in files: hparams is a dict of deal_hparams' fields,\n"
              "tensors a list of (name, type, shape, i_file, offset, size).");
 
@@ -311,7 +311,7 @@ model_owned_size(PyObject *self, void *unused)
 }
 
 PyDoc_STRVAR(kv_page_size_doc,
-             "kv_page_size(kv_type)\n--\n\n"
+             "kv_page_size($self, kv_type, /)\n--\n\n"
              "Bytes of a page of KV cells, the least that a session's budget can be.");
 
 static PyObject *

@@ -127,7 +127,7 @@ check_open(const PyReader *self)
 
 PyDoc_STRVAR(
     logprobs_doc,
-    "logprobs(sequences, n_prompts)\n--\n\n"
+    "logprobs($self, sequences, n_prompts, /)\n--\n\n"
     "Natural log-prob, summed over the tokens after the first n_prompts[i] of\n"
     "sequences[i]: a list of float.");
 
@@ -171,7 +171,7 @@ done:
 }
 
 PyDoc_STRVAR(states_doc,
-             "states(sequences, begins, n_prompts)\n--\n\n"
+             "states($self, sequences, begins, n_prompts, /)\n--\n\n"
              "Mean of what the taps read of the tokens begins[i] and later of\n"
              "sequences[i], whose first n_prompts[i] are the prompt: float32 "
              "(n, tap_len).");
@@ -220,7 +220,7 @@ reader_clear(PyObject *object)
     return 0;
 }
 
-PyDoc_STRVAR(close_doc, "close()\n--\n\nGives the nodes back to the session.");
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\nGives the nodes back to the session.");
 
 static PyObject *
 reader_close(PyObject *object, PyObject *unused)

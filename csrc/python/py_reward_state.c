@@ -331,22 +331,25 @@ state_fork(PyObject *object, PyObject *unused)
 static PyMethodDef state_methods[] = {
     {"advance", (PyCFunction)(void (*)(void))state_advance,
      METH_VARARGS | METH_KEYWORDS,
-     "advance(bytes, token=-1)\n--\n\nAdds one token and the whole characters it "
+     "advance($self, /, bytes, token=-1)\n--\n\nAdds one token and the whole "
+     "characters it "
      "brings."},
     {"observe", state_observe, METH_VARARGS,
-     "observe(states, /)\n--\n\nTells the hidden states of one token, float32 "
+     "observe($self, states, /)\n--\n\nTells the hidden states of one token, float32 "
      "(n_layers, n_embd):\nfirst those of the prompt's last."},
     {"score", (PyCFunction)(void (*)(void))state_score, METH_VARARGS | METH_KEYWORDS,
-     "score(is_finished=False)\n--\n\nScore of the completion so far."},
+     "score($self, /, is_finished=False)\n--\n\nScore of the completion so far."},
     {"bounds", state_bounds, METH_VARARGS,
-     "bounds(n_tokens_left, /)\n--\n\n(low, high) of the scores it can still get."},
-    {"fork", state_fork, METH_NOARGS, "fork()\n--\n\nA copy that advances on its own."},
+     "bounds($self, n_tokens_left, /)\n--\n\n(low, high) of the scores it can still "
+     "get."},
+    {"fork", state_fork, METH_NOARGS,
+     "fork($self, /)\n--\n\nA copy that advances on its own."},
     {NULL, NULL, 0, NULL},
 };
 
-PyDoc_STRVAR(state_doc,
-             "RewardState(capsule, prompt, n_new_max=..., token_size_max=...)\n--\n\n"
-             "The state of one completion under one reward.");
+PyDoc_STRVAR(state_doc, "RewardState(capsule, prompt, n_new_max=2147483647, "
+                        "token_size_max=2147483647)\n--\n\n"
+                        "The state of one completion under one reward.");
 
 static PyType_Slot state_slots[] = {
     {Py_tp_doc, (void *)state_doc}, {Py_tp_new, state_new},

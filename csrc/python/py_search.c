@@ -488,13 +488,15 @@ search_dealloc(PyObject *object)
 
 static PyMethodDef search_methods[] = {
     {"step", search_step, METH_NOARGS,
-     "step()\n--\n\nTakes one decision; True when done."},
-    {"run", search_run, METH_NOARGS, "run()\n--\n\nSteps until done."},
-    {"text", search_text, METH_NOARGS, "text()\n--\n\nText that is final so far."},
-    {"results", search_results, METH_NOARGS, "results()\n--\n\nlist of dict."},
-    {"stats", search_stats, METH_NOARGS, "stats()\n--\n\ndict of counts and seconds."},
+     "step($self, /)\n--\n\nTakes one decision; True when done."},
+    {"run", search_run, METH_NOARGS, "run($self, /)\n--\n\nSteps until done."},
+    {"text", search_text, METH_NOARGS,
+     "text($self, /)\n--\n\nText that is final so far."},
+    {"results", search_results, METH_NOARGS, "results($self, /)\n--\n\nlist of dict."},
+    {"stats", search_stats, METH_NOARGS,
+     "stats($self, /)\n--\n\ndict of counts and seconds."},
     {"trace", search_trace, METH_NOARGS,
-     "trace()\n--\n\nlist of dict, one a candidate."},
+     "trace($self, /)\n--\n\nlist of dict, one a candidate."},
     {NULL, NULL, 0, NULL},
 };
 

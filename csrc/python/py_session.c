@@ -114,7 +114,7 @@ run_logits(deal_lm *lm, const deal_controls *controls, const int32_t *ids,
 }
 
 PyDoc_STRVAR(logits_doc,
-             "logits(ids, controls=None)\n--\n\n"
+             "logits($self, ids, controls=None, /)\n--\n\n"
              "Logits after every token of a sequence, float32 (n_ids, n_vocab).");
 
 static PyObject *

@@ -228,16 +228,17 @@ PyDoc_STRVAR(vocab_doc,
              "`kinds` has one deal_piece_kind each; the rules are those of vocab.h.");
 
 static PyMethodDef vocab_methods[] = {
-    {"piece", vocab_piece, METH_O, "piece(id, /)\n--\n\nBytes of a piece."},
+    {"piece", vocab_piece, METH_O, "piece($self, id, /)\n--\n\nBytes of a piece."},
     {"kind", vocab_kind, METH_O,
-     "kind(id, /)\n--\n\n0 text, 1 special, 2 byte, 3 literal text."},
+     "kind($self, id, /)\n--\n\n0 text, 1 special, 2 byte, 3 literal text."},
     {"decode", (PyCFunction)(void (*)(void))vocab_decode, METH_VARARGS | METH_KEYWORDS,
-     "decode(ids, continues=False)\n--\n\n"
+     "decode($self, /, ids, continues=False)\n--\n\n"
      "Text of a list or array of ids, without special tokens. `continues` keeps a\n"
      "leading space that the tokenizer would drop at the start of a text."},
     {"detokenizer", (PyCFunction)(void (*)(void))vocab_detokenizer,
      METH_VARARGS | METH_KEYWORDS,
-     "detokenizer(continues=False)\n--\n\nA Detokenizer at the start of a text."},
+     "detokenizer($self, /, continues=False)\n--\n\nA Detokenizer at the start of a "
+     "text."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -339,9 +340,11 @@ detokenizer_pending(PyObject *object, PyObject *unused)
 
 static PyMethodDef detokenizer_methods[] = {
     {"push", detokenizer_push, METH_O,
-     "push(id, /)\n--\n\nAdds a token; the text that became final, whole characters."},
+     "push($self, id, /)\n--\n\nAdds a token; the text that became final, whole "
+     "characters."},
     {"pending", detokenizer_pending, METH_NOARGS,
-     "pending()\n--\n\nWhat is not final yet, as decode would show it were this the "
+     "pending($self, /)\n--\n\nWhat is not final yet, as decode would show it were "
+     "this the "
      "end."},
     {NULL, NULL, 0, NULL},
 };

@@ -9,19 +9,19 @@
 #include "search/walk.h"
 
 const char deal_py_logprobs_doc[] =
-    "logprobs(sequences, n_prompts, controls=None)\n--\n\n"
+    "logprobs($self, sequences, n_prompts, controls=None, /)\n--\n\n"
     "Natural log-prob of every token after the first n_prompts[i] of sequences[i]:\n"
     "a list of lists of float. Shared prefixes are evaluated once.";
 
 const char deal_py_likelihoods_doc[] =
-    "likelihoods(sequences, n_prompts, controls=None, done=None)\n--\n\n"
+    "likelihoods($self, sequences, n_prompts, controls=None, done=None, /)\n--\n\n"
     "For each sequence the natural log-prob of the tokens after its first\n"
     "n_prompts[i], summed, and whether greedy decoding writes just these: a list of\n"
     "(float, bool).\n"
     "done(i, logprob, is_greedy) is called for each as soon as it is known.";
 
 const char deal_py_states_doc[] =
-    "states(sequences, slots, controls)\n--\n\n"
+    "states($self, sequences, slots, controls, /)\n--\n\n"
     "What the taps of `controls` read, a float32 array (n_slot, tap_len) for each\n"
     "sequence; slots[i] has for every token its row there, or -1. With slots None, "
     "the\n"

@@ -26,6 +26,7 @@ class Reward:
     """
 
     _is_leaf = True  # asked itself; else what it is made of
+    _made_with: tuple[tuple[Any, ...], dict[str, Any]]
     __array_ufunc__ = None  # so that numpy.float64(0.5) * reward is left to __rmul__
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:

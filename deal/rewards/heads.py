@@ -238,7 +238,7 @@ class Head(Reward):
     def _from_file(
         cls: type[AnyHead],
         file: str,
-        tensors: dict[str, np.ndarray],
+        tensors: dict[str, Any],
         metadata: Mapping[str, Any],
         model: Any,
     ) -> AnyHead:

@@ -126,7 +126,8 @@ class PythonReward(Reward):
             columns = {name: [value] * n for name, value in row.items()}
             return self._call(texts, [prompt] * n, columns)
 
-        bounds = self._bounds and functools.partial(self._bounds, row=row)
+        ask = self._bounds
+        bounds = None if ask is None else functools.partial(ask, row=row)
         return _core.python_reward(self.name, call, *self.range, bounds, self.pure)
 
     def _check_columns(self, columns: Mapping[str, Any]) -> None:
