@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -95,6 +95,22 @@ GENERATE_DEFAULTS: dict[str, Any] = {
     "eos_token_id": None,
     "constraint": None,
 }
+
+
+class GenerateOptions(TypedDict, total=False):
+    """Types of ``Model.generate``'s keywords, but for the one that its result follows."""
+
+    max_new_tokens: int
+    sampling: Sampling | None
+    num_beams: int
+    length_penalty: float
+    rewards: Any
+    search: Search | None
+    stop: str | Sequence[str] | None
+    eos_token_id: int | Sequence[int] | None
+    constraint: Any
+    reward_kwargs: Mapping[str, Any] | None
+    progress: bool
 
 
 def known(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from deal import _checkpoint, _core, _fingerprint, _hub, _rollouts
 from deal import controls as _controls
@@ -18,6 +18,7 @@ from deal._errors import ModelFormatError
 from deal._progress import bar_over
 from deal._request import (
     GENERATE_DEFAULTS,
+    GenerateOptions,
     Options,
     Prompt,
     aligned,
@@ -31,10 +32,14 @@ from deal._request import (
     rows_of,
 )
 from deal._scoring import Scoring
+from deal.generation import Generation
 from deal.rewards.combine import formula_of
 from deal.settings import Sampling, Search, check_int
 from deal.stream import Stream
 from deal.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _COMPUTE = {"f32": 0, "int8": 1}  # deal_compute
 _KV_TYPE = {"f32": 0, "f16": 1}  # deal_kv_type
@@ -342,6 +347,33 @@ class Model(Scoring):
         return _controls.enter(self, controls)
 
     # --- generation ------------------------------------------------------------------
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        num_return_sequences: Literal[1] = 1,
+        **options: Unpack[GenerateOptions],
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: list[str] | tuple[str, ...] | Sequence[Sequence[int]],
+        *,
+        num_return_sequences: Literal[1] = 1,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Generation]: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        *,
+        num_return_sequences: int = 1,
+        **options: Unpack[GenerateOptions],
+    ) -> Any: ...
 
     def generate(
         self,

@@ -4,11 +4,34 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 from deal import _core
 from deal.rewards._declared import Bounds, accepted_names, checked_range
 from deal.rewards.base import Reward, check_texts
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class _Declaration(TypedDict, total=False):
+    range: tuple[float, float] | None
+    bounds: Callable[..., Any] | None
+    name: str | None
+    per_text: bool
+    pure: bool
+
+
+@overload
+def reward(
+    fn: Callable[..., Any], **declared: Unpack[_Declaration]
+) -> PythonReward: ...
+
+
+@overload
+def reward(
+    fn: None = None, **declared: Unpack[_Declaration]
+) -> Callable[[Callable[..., Any]], PythonReward]: ...
 
 
 def reward(
