@@ -8,6 +8,7 @@
 #   make bench      result files, README table
 #   make docs       the site, in build/site     make wheels    sdist, wheels, tried
 #   make test-exact mode exact against naive on a real model, 40 items
+#   make types      mypy, and the core against its stub
 
 ifdef VIRTUAL_ENV
 PYTHON := $(VIRTUAL_ENV)/bin/python
@@ -38,7 +39,7 @@ endif
 SHARED_ASAN = $(shell $(CC) -print-file-name=libasan.so)
 
 .SECONDARY:  # objects are kept between runs
-.PHONY: all test test-c test-exact test-neon test-py demo model lint asan tsan fuzz bench docs wheels clean
+.PHONY: all test test-c test-exact test-neon test-py demo model lint types asan tsan fuzz bench docs wheels clean
 
 all: build/.installed
 
@@ -113,7 +114,7 @@ test-py: build/.installed $(BUILD)/search_table model
 test-exact: build/.installed model
 	DEAL_EXACT_ITEMS=40 $(PYTHON) -m pytest -q -s tests/parity/test_exact_smollm2.py
 
-test: test-c lint test-py
+test: test-c lint types test-py
 
 demo: $(PYTHON)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check .
@@ -121,6 +122,11 @@ demo: $(PYTHON)
 
 lint: build/.installed
 	$(PYTHON) tools/lint.py
+
+# The package, and that the stub of the core says what the core does.
+types: build/.installed
+	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy.stubtest deal._core --mypy-config-file pyproject.toml
 
 asan:
 	$(MAKE) test-c BUILD=build/asan SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=undefined'

@@ -97,8 +97,8 @@ GENERATE_DEFAULTS: dict[str, Any] = {
 }
 
 
-class GenerateOptions(TypedDict, total=False):
-    """Types of ``Model.generate``'s keywords, but for the one that its result follows."""
+class GenerateKwargs(TypedDict, total=False):
+    """Keywords of ``Model.generate``, but for the one that its result depends on."""
 
     max_new_tokens: int
     sampling: Sampling | None

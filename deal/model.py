@@ -18,7 +18,7 @@ from deal._errors import ModelFormatError
 from deal._progress import bar_over
 from deal._request import (
     GENERATE_DEFAULTS,
-    GenerateOptions,
+    GenerateKwargs,
     Options,
     Prompt,
     aligned,
@@ -354,7 +354,7 @@ class Model(Scoring):
         prompt: str | Sequence[int],
         *,
         num_return_sequences: Literal[1] = 1,
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[GenerateKwargs],
     ) -> Generation: ...
 
     @overload
@@ -363,7 +363,7 @@ class Model(Scoring):
         prompt: list[str] | tuple[str, ...] | Sequence[Sequence[int]],
         *,
         num_return_sequences: Literal[1] = 1,
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[GenerateKwargs],
     ) -> list[Generation]: ...
 
     @overload
@@ -372,7 +372,7 @@ class Model(Scoring):
         prompt: Prompt | Sequence[Prompt],
         *,
         num_return_sequences: int = 1,
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[GenerateKwargs],
     ) -> Any: ...
 
     def generate(

@@ -15,7 +15,7 @@ import numpy
 import pytest
 
 from deal import Model
-from deal._request import GenerateOptions
+from deal._request import GenerateKwargs
 from deal.rewards.python import _Declaration, reward
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +55,6 @@ def keywords(function: typing.Any) -> set[str]:
 
 
 def test_overloads_know_every_keyword() -> None:
-    names = GenerateOptions.__annotations__.keys() | {"num_return_sequences"}
+    names = GenerateKwargs.__annotations__.keys() | {"num_return_sequences"}
     assert names == keywords(Model.generate)
     assert _Declaration.__annotations__.keys() == keywords(reward)
