@@ -206,7 +206,7 @@ def _read_shards(folder: Path) -> dict[str, StoredTensor]:
 
 
 def type_name(number: int) -> str:
-    """"F32" of 0: the name of a tensor's type."""
+    """The name of a tensor's type: F32 of 0."""
     return next(name for name, each in _TYPES.items() if each == number)
 
 
