@@ -533,7 +533,7 @@ class Model(Scoring):
             controls[1],
             None if options.reward is None else formula_of(options.reward),
             *recalls,
-            constraint_capsule(options.constraint, self.tokenizer),
+            constraint=constraint_capsule(options.constraint, self.tokenizer),
         )
 
     def _generate_all(
