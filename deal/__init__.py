@@ -11,8 +11,10 @@ The search is DeAL: J. Y. Huang et al., "DeAL: Decoding-time Alignment for Large
 Language Models", arXiv:2402.06147.
 """
 
+from importlib import import_module as _import_module
 from importlib import metadata as _metadata
 from pathlib import Path as _Path
+from typing import Any as _Any
 
 from deal import _blas as _blas  # before anything that imports the core
 from deal import controls, rewards
@@ -26,9 +28,10 @@ from deal._errors import (
     TokenizerError,
 )
 from deal._explain import Explanation, explain
+from deal._load import from_transformers, load
 from deal.controls import AddResidual, EditFinal, MapHead
 from deal.generation import Candidate, Decision, Generation, Stats
-from deal.model import HParams, Model, Stream, load
+from deal.model import HParams, Model, Stream
 from deal.rewards import Reward, reward
 from deal.settings import Exact, Sampling, Search
 
@@ -58,6 +61,7 @@ __all__ = [
     "calibrate",
     "controls",
     "explain",
+    "from_transformers",
     "get_include",
     "load",
     "reward",
@@ -77,7 +81,9 @@ def get_include() -> str:
     return str(_Path(__file__).resolve().parent / "include")
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> _Any:
+    if name == "hf":  # loads torch and transformers
+        return _import_module("deal.hf")
     if name == "__version__":  # read on demand: importlib.metadata is not free
         return _metadata.version("deal-lm")
     raise AttributeError(f"module 'deal' has no attribute {name!r}")

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from deal import _core
 from deal.generation import Generation, Stats, decisions
 from deal.rewards import Reward, as_reward
+from deal.rewards.combine import formula_of
 from deal.settings import (
     Sampling,
     Search,
@@ -164,6 +166,33 @@ def _stops(stop: Any) -> tuple[bytes, ...]:
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ValueError(f"stop: expected valid Unicode, got {text!r}")
     return tuple(text.encode() for text in texts)
+
+
+def start(
+    sessions: Any,
+    vocab: Any,
+    prompt: tuple[Sequence[int], str],
+    options: Options,
+    row: dict[str, Any],
+    controls: Any = (None, None),
+) -> Any:
+    """The C search of a request, in the session of each of two models, or of one."""
+    parts = () if options.reward is None else options.reward.leaves()
+    return _core.Search(
+        sessions[0],
+        vocab,
+        prompt[0],
+        prompt[1],
+        options.ends,
+        options.stops,
+        tuple(part.reward._capsule(row) for part in parts),
+        tuple(float(part.weight) for part in parts),
+        options.params,
+        controls[0],
+        sessions[1],
+        controls[1],
+        None if options.reward is None else formula_of(options.reward),
+    )
 
 
 def generations(search: Any, options: Options) -> list[Generation]:

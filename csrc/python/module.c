@@ -6,6 +6,7 @@
  *     Search(session, vocab, ...)               one generation, step by step
  *     Controls(model, edits, taps)              edits and taps of the forward pass
  *     Reader(session, controls, n_keep)          log-probs and states of growing texts
+ *     CallbackLM(evaluate, ...)                 a trie over a forward pass in Python
  *     branches(session, prefix, first, n_step)  greedy branches, in lockstep
  *     Vocab, Detokenizer                        ids -> text
  *     keywords, length, head, python_reward         capsules "deal.reward.v1"
@@ -76,7 +77,7 @@ module_exec(PyObject *module)
         deal_py_session_register(module) < 0 || deal_py_search_register(module) < 0 ||
         deal_py_branches_register(module) < 0 ||
         deal_py_controls_register(module) < 0 || deal_py_formula_register(module) < 0 ||
-        deal_py_reader_register(module) < 0)
+        deal_py_reader_register(module) < 0 || deal_py_callback_lm_register(module) < 0)
         return -1;
     return 0;
 }
@@ -94,6 +95,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->reward_state_type);
     Py_VISIT(state->controls_type);
     Py_VISIT(state->reader_type);
+    Py_VISIT(state->callback_lm_type);
     Py_VISIT(state->errors);
     return 0;
 }
@@ -111,6 +113,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->reward_state_type);
     Py_CLEAR(state->controls_type);
     Py_CLEAR(state->reader_type);
+    Py_CLEAR(state->callback_lm_type);
     Py_CLEAR(state->errors);
     return 0;
 }

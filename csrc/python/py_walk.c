@@ -91,14 +91,14 @@ static int
 run(PyObject *object, const text_list *list, const deal_controls *controls)
 {
     PySession *self = (PySession *)object;
-    if (deal_py_session_enter(self) < 0)
+    if (deal_py_lm_enter(&self->base) < 0)
         return -1;
     deal_error err;
     deal_status status;
     Py_BEGIN_ALLOW_THREADS
     status = walk_all(deal_session_lm(self->session), list, controls, &err);
     Py_END_ALLOW_THREADS
-    deal_py_session_leave(self);
+    deal_py_lm_leave(&self->base);
     if (status == DEAL_OK)
         return 0;
     deal_py_raise(PyType_GetModule(Py_TYPE(object)), &err);
