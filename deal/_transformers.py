@@ -28,7 +28,8 @@ def read_model(model: Any) -> Checkpoint:
     config = getattr(model, "config", None)
     if not hasattr(config, "to_json_string") or not hasattr(model, "named_parameters"):
         raise TypeError(
-            f"model: expected a transformers.PreTrainedModel, got {type(model).__name__}"
+            "model: expected a transformers.PreTrainedModel, got "
+            f"{type(model).__name__}"
         )
     settings = json.loads(config.to_json_string(use_diff=True))
     settings["architectures"] = [type(model).__name__]

@@ -1,4 +1,4 @@
-"""Models of transformers taken over from memory: bit for bit what their folders load as."""
+"""Models of transformers taken over from memory are what their folders load as."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_tokenizer(vocab: str, tmp_path: Path) -> None:
             )
     assert found.decode(IDS) == expected.decode(IDS)
     assert found.tokens() == expected.tokens()
-    assert found.eos_token_ids[-1] == 5 and found.eos_token_ids == expected.eos_token_ids
+    assert found.eos_token_ids == expected.eos_token_ids == (2, 5)
     for name in ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id"):
         assert getattr(found, name) == getattr(expected, name), name
     chat = [{"role": "user", "content": "hi"}]
