@@ -5,7 +5,7 @@
 #   make asan       the whole suite under ASan  make tsan       threads under TSan
 #   make test-neon  Arm kernels under qemu      make lint       layers, headers, style
 #   make fuzz       mutated GGUF files          make clean
-#   make bench      result files, README table
+#   make bench      result files, README table  make hf         torch and transformers
 #   make test-exact mode exact against naive on a real model, 40 items
 
 ifdef VIRTUAL_ENV
@@ -37,7 +37,7 @@ endif
 SHARED_ASAN = $(shell $(CC) -print-file-name=libasan.so)
 
 .SECONDARY:  # objects are kept between runs
-.PHONY: all test test-c test-exact test-neon test-py demo model lint asan tsan fuzz bench clean
+.PHONY: all test test-c test-exact test-neon test-py demo model hf lint asan tsan fuzz bench clean
 
 all: build/.installed
 
@@ -103,6 +103,18 @@ test-neon:
 
 model: build/.installed
 	$(PYTHON) -m deal models --fetch smollm2-135m-instruct
+
+# What the tests of deal.hf need, and skip without. One pinned torch: an open range may
+# bring gigabytes for a GPU that nothing here uses.
+TORCH := torch==2.13.0
+TRANSFORMERS := transformers==5.24.0
+
+hf: build/.hf
+
+build/.hf: build/.installed
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check '$(TRANSFORMERS)'
+	@touch $@
 
 test-py: build/.installed $(BUILD)/search_table model
 	$(PYTHON) -m pytest -q

@@ -25,7 +25,7 @@ def read_model(model: Any) -> Checkpoint:
     NotImplementedError
         For what the engine does not run.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if not hasattr(config, "to_json_string") or not hasattr(model, "named_parameters"):
         raise TypeError(
             "model: expected a transformers.PreTrainedModel, got "
@@ -88,8 +88,8 @@ def tokenizer_files(model: Any, tokenizer: Any) -> dict[str, bytes]:
         if name.endswith("_token")
     }
     files: dict[str, bytes] = {}
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    processor = getattr(tokenizer, "sp_model", None)
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    processor: Any = getattr(tokenizer, "sp_model", None)
     if hasattr(backend, "to_str"):
         files["tokenizer.json"] = backend.to_str().encode()
     elif hasattr(processor, "serialized_model_proto"):

@@ -31,8 +31,6 @@ from deal.hf.prompts import prompt_rows, prompts_of
 from deal.model import Model
 from deal.settings import Search
 
-_Ids = torch.Tensor
-
 
 class DealForCausalLM:
     """A `deal.Model` that pipelines and code written for ``generate`` take.
@@ -147,13 +145,13 @@ class DealForCausalLM:
 
     def generate(
         self,
-        inputs: _Ids | None = None,
+        inputs: torch.Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         logits_processor: Any = None,
         stopping_criteria: Any = None,
         *,
-        input_ids: _Ids | None = None,
-        attention_mask: _Ids | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         streamer: Any = None,
         tokenizer: Any = None,
         rewards: Any = None,
