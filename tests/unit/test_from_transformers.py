@@ -9,12 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hf_models import deal, torch, transformers
 from tiny_model import TinyConfig, make_tiny, write_hf_folder
 
-import deal
-
-torch = pytest.importorskip("torch", reason="needs torch (make test installs it)")
-transformers = pytest.importorskip("transformers", reason="needs transformers")
 
 WINDOW = {"is_tied": True, "n_swa": 20, "swa_period": 2}
 CONFIGS = {
