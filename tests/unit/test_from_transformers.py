@@ -12,7 +12,6 @@ import pytest
 from hf_models import deal, torch, transformers
 from tiny_model import TinyConfig, make_tiny, write_hf_folder
 
-
 WINDOW = {"is_tied": True, "n_swa": 20, "swa_period": 2}
 CONFIGS = {
     "llama": TinyConfig(),
