@@ -6,6 +6,7 @@
 #   make test-neon  Arm kernels under qemu      make lint       layers, headers, style
 #   make fuzz       mutated GGUF files          make clean
 #   make bench      result files, README table  make hf         torch and transformers
+#   make docs       the site, in build/site     make wheels     sdist, wheels, tried
 #   make test-exact mode exact against naive on a real model, 40 items
 
 ifdef VIRTUAL_ENV
@@ -37,7 +38,7 @@ endif
 SHARED_ASAN = $(shell $(CC) -print-file-name=libasan.so)
 
 .SECONDARY:  # objects are kept between runs
-.PHONY: all test test-c test-exact test-neon test-py demo model hf lint asan tsan fuzz bench clean
+.PHONY: all test test-c test-exact test-neon test-py demo model hf lint asan tsan fuzz bench docs wheels clean
 
 all: build/.installed
 
@@ -159,6 +160,17 @@ bench: build/.installed model
 	    -n 24 --top-k 5 --lookahead 16 --reward-weight 4 --json benchmarks/results/commongen.json
 	$(PYTHON) -m benchmarks.fidelity --json benchmarks/results/fidelity.json
 	$(PYTHON) tools/make_results_table.py
+
+# Warnings are errors: a broken link, a parameter that is documented and does not exist.
+docs: build/.installed
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+	@echo 'docs: build/site/index.html'
+
+# An sdist and manylinux wheels, each tried in a clean environment without a compiler.
+# With pyenv: PYENV_VERSION=3.10.13:3.11.7:... make wheels
+wheels: $(PYTHON)
+	$(PYTHON) tools/build_wheels.py $(PYTHONS)
 
 clean:
 	rm -rf build dist .venv *.egg-info deal/_core*.so deal/include/deal

@@ -11,7 +11,7 @@ The search is DeAL: J. Y. Huang et al., "DeAL: Decoding-time Alignment for Large
 Language Models", arXiv:2402.06147.
 """
 
-from importlib import import_module as _import_module
+import importlib as _importlib
 from importlib import metadata as _metadata
 from pathlib import Path as _Path
 from typing import Any as _Any
@@ -81,9 +81,12 @@ def get_include() -> str:
     return str(_Path(__file__).resolve().parent / "include")
 
 
+_INTEGRATIONS = ("hf", "ray")  # modules of their own: loaded where they are used
+
+
 def __getattr__(name: str) -> _Any:
-    if name == "hf":  # loads torch and transformers
-        return _import_module("deal.hf")
     if name == "__version__":  # read on demand: importlib.metadata is not free
         return _metadata.version("deal-lm")
+    if name in _INTEGRATIONS:
+        return _importlib.import_module(f"deal.{name}")
     raise AttributeError(f"module 'deal' has no attribute {name!r}")

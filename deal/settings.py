@@ -145,6 +145,12 @@ class Search:
         Rolls out instead of the model that searches: the paper's pair of a model that
         selects and a cheaper one that looks ahead. It has the same tokens. Modes
         "naive" and "exact" alone, which still agree.
+    check_rewards : bool, default=False
+        Hold what rewards state as their bounds against the scores that come; the first
+        score outside raises :class:`deal.RewardError` with the reward, both texts,
+        bound and score. For testing rewards: every candidate is rolled out and scored
+        in every mode, so that it takes the time of mode "naive" and more. No decision
+        changes. See :func:`deal.rewards.check` too.
 
     Notes
     -----
@@ -182,6 +188,7 @@ class Search:
     exact: Exact = Exact()
     skip_above: float | None = None
     rollout_model: Model | None = None
+    check_rewards: bool = False
 
     def __post_init__(self) -> None:
         check_int("top_k", self.top_k, 1)
@@ -197,6 +204,10 @@ class Search:
             )
         if not isinstance(self.exact, Exact):
             raise TypeError(f"exact: expected deal.Exact, got {self.exact!r}")
+        if not isinstance(self.check_rewards, bool):
+            raise TypeError(
+                f"check_rewards: expected a bool, got {self.check_rewards!r}"
+            )
         if self.skip_above is not None:
             self._check_skip()
         if self.rollout_model is not None:
@@ -289,6 +300,7 @@ _DEFAULTS: dict[str, Any] = {  # fields of deal_search_params
     "tricks": 0,
     "n_proposal": 1,
     "skip_above": 0.0,
+    "is_checked": False,
 }
 
 
@@ -324,6 +336,7 @@ def segment_params(search: Search, sampling: Sampling | None) -> dict[str, Any]:
         "n_proposal": check_int("top_k", search.top_k, 1, _INT_MAX),
         "lookahead_len": min(int(search.lookahead), _INT_MAX),
         "beam_size": check_int("num_beams", search.num_beams, 1, _INT_MAX),
+        "is_checked": search.check_rewards,
     }
 
 
@@ -340,4 +353,5 @@ def search_params(search: Search) -> dict[str, Any]:
             bit for name, bit in _TRICKS.items() if getattr(search.exact, name)
         ),
         "skip_above": float(search.skip_above or 0.0),
+        "is_checked": search.check_rewards,
     }

@@ -24,7 +24,7 @@ deal_alloc(size_t n, size_t size)
 {
     if (!may_allocate())
         return NULL;
-    if (size != 0 && n > (SIZE_MAX - DEAL_ALIGNMENT) / size)
+    if (size != 0 && n > ((size_t)PTRDIFF_MAX - DEAL_ALIGNMENT) / size)
         return NULL;
     size_t n_bytes = n * size;
     void *block = NULL;

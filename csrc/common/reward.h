@@ -22,6 +22,10 @@
  * Functions return 0, or 1 after writing a zero-terminated UTF-8 message of at most
  * DEAL_REWARD_MESSAGE_SIZE bytes; the search then stops with that message and the
  * reward's name. DEAL_REWARD_RAISED is for wrappers that have set a Python exception.
+ *
+ * A member that is added at the end changes struct_size; any other change
+ * DEAL_REWARD_ABI and the capsule's name. Both must be those of the running deal.
+ * docs/native-rewards.md has the whole contract, with an example.
  */
 #ifndef DEAL_COMMON_REWARD_H
 #define DEAL_COMMON_REWARD_H
@@ -86,7 +90,9 @@ typedef struct deal_reward {
                  char *message);
 
     // The range of the scores that this completion can still get when at most
-    // `n_tokens_left` tokens follow, ended or not. NULL: [low, high].
+    // `n_tokens_left` tokens follow, ended or not. Bounds only tighten: what those of
+    // the completion's beginning, or for more tokens, have ruled out does not come
+    // back. NULL: [low, high].
     int (*bounds)(void *self, const void *state, int32_t n_tokens_left, double *low,
                   double *high, char *message);
 

@@ -4,19 +4,11 @@
 #include <string.h>
 
 #include "common/alloc.h"
+#include "common/reward_check.h"
 #include "python/module.h"
 #include "python/py_status.h"
 
 // ---- Capsules -----------------------------------------------------------------------
-
-static int
-has_sound_hidden(const deal_reward *r)
-{
-    if (r->n_hidden_layers == 0)
-        return !r->observe;
-    return r->n_hidden_layers > 0 && r->hidden_layers && r->n_embd > 0 && r->observe &&
-           !r->score_texts;
-}
 
 PyObject *
 deal_py_reward_wrap(deal_reward *reward, PyCapsule_Destructor destroy,
@@ -45,35 +37,14 @@ deal_py_reward_get(PyObject *capsule)
     deal_reward *r = PyCapsule_GetPointer(capsule, name);
     if (!r)
         return NULL;
-    if (r->abi_version != DEAL_REWARD_ABI) // before any other member is trusted
-        PyErr_Format(PyExc_ValueError, "reward: abi_version: expected %u, got %u",
-                     DEAL_REWARD_ABI, (unsigned)r->abi_version);
-    else if (r->struct_size != sizeof *r)
-        PyErr_Format(PyExc_ValueError, "reward: struct_size: expected %zu, got %u",
-                     sizeof *r, (unsigned)r->struct_size);
-    else if (!r->name)
-        PyErr_SetString(PyExc_ValueError, "reward: name: expected a string, got NULL");
-    else if (!(r->low <= r->high)) // also where one of them is NaN
-        PyErr_Format(PyExc_ValueError, "reward '%s': expected low <= high", r->name);
-    else if (r->score_texts ? (r->init || r->advance || r->score)
-                            : !(r->init && r->advance && r->score))
-        PyErr_Format(
-            PyExc_ValueError,
-            "reward '%s': expected init, advance and score, or score_texts alone",
-            r->name);
-    else if (r->is_text_alone && !r->score_texts)
-        PyErr_Format(PyExc_ValueError,
-                     "reward '%s': is_text_alone: expected 0 without score_texts, "
-                     "got %d",
-                     r->name, (int)r->is_text_alone);
-    else if (!has_sound_hidden(r))
-        PyErr_Format(PyExc_ValueError,
-                     "reward '%s': hidden states: expected n_hidden_layers and n_embd "
-                     "of at least 1, hidden_layers, and observe beside advance, or "
-                     "none of these",
-                     r->name);
-    else
+    deal_error err;
+    if (deal_reward_check(r, &err) == DEAL_OK)
         return r;
+    PyObject *message =
+        PyUnicode_DecodeUTF8(err.message, (Py_ssize_t)strlen(err.message), "replace");
+    if (message)
+        PyErr_SetObject(PyExc_ValueError, message);
+    Py_XDECREF(message);
     return NULL;
 }
 
@@ -84,9 +55,10 @@ reward_info(PyObject *module, PyObject *capsule)
     const deal_reward *r = deal_py_reward_get(capsule);
     if (!r)
         return NULL;
-    return Py_BuildValue("(sddNN)", r->name, r->low, r->high,
+    size_t n_hidden = (size_t)r->n_hidden_layers * (size_t)r->n_embd;
+    return Py_BuildValue("(sddNNn)", r->name, r->low, r->high,
                          PyBool_FromLong(!r->score_texts),
-                         PyBool_FromLong(!r->is_impure));
+                         PyBool_FromLong(!r->is_impure), (Py_ssize_t)n_hidden);
 }
 
 // ---- What a Python reward returned --------------------------------------------------
@@ -409,7 +381,8 @@ PyMethodDef deal_py_reward_methods[] = {
      "bounds(prompt, texts, tokens_left) for n tuples (low, high)."},
     {"reward_info", reward_info, METH_O,
      "reward_info(capsule, /)\n--\n\n"
-     "(name, low, high, is_incremental, is_pure) of a capsule, checked."},
+     "(name, low, high, is_incremental, is_pure, n_hidden) of a capsule, checked;\n"
+     "n_hidden: numbers that it asks for of a token's hidden states."},
     {"check_scores", check_scores, METH_VARARGS,
      "check_scores(name, result, n, low, high, /)\n--\n\n"
      "What a Python reward returned, as a list of n floats, or RewardError."},

@@ -12,7 +12,7 @@
 // Functions of the module, ended by an empty entry:
 //
 //     python_reward(name, fn, low, high, bounds=None, is_pure=True) -> capsule
-//     reward_info(capsule) -> (name, low, high, is_incremental, is_pure)
+//     reward_info(capsule) -> (name, low, high, is_incremental, is_pure, n_hidden)
 //     check_scores(name, result, n, low, high) -> list of float
 extern PyMethodDef deal_py_reward_methods[];
 

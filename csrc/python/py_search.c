@@ -34,28 +34,42 @@ typedef struct PySearch {
 static int
 read_params(PyObject *dict, deal_search_params *params)
 {
-    static char *keyword[] = {
-        "mode",          "n_new_max", "n_return",       "repetition_penalty",
-        "temperature",   "top_k",     "top_p",          "min_p",
-        "seed",          "beam_size", "length_penalty", "lookahead_len",
-        "reward_weight", "commit",    "tricks",         "n_proposal",
-        "skip_above",    NULL};
+    static char *keyword[] = {"mode",
+                              "n_new_max",
+                              "n_return",
+                              "repetition_penalty",
+                              "temperature",
+                              "top_k",
+                              "top_p",
+                              "min_p",
+                              "seed",
+                              "beam_size",
+                              "length_penalty",
+                              "lookahead_len",
+                              "reward_weight",
+                              "commit",
+                              "tricks",
+                              "n_proposal",
+                              "skip_above",
+                              "is_checked",
+                              NULL};
     PyObject *empty = PyTuple_New(0);
     if (!empty)
         return -1;
-    int mode;
+    int mode, checked;
     unsigned long long seed;
     unsigned tricks;
     int ok = PyArg_ParseTupleAndKeywords(
-        empty, dict, "iiiddiddKididiIid:params", keyword, &mode, &params->n_new_max,
+        empty, dict, "iiiddiddKididiIidp:params", keyword, &mode, &params->n_new_max,
         &params->n_return, &params->repetition_penalty, &params->temperature,
         &params->top_k, &params->top_p, &params->min_p, &seed, &params->beam_size,
         &params->length_penalty, &params->lookahead_len, &params->reward_weight,
-        &params->commit, &tricks, &params->n_proposal, &params->skip_above);
+        &params->commit, &tricks, &params->n_proposal, &params->skip_above, &checked);
     Py_DECREF(empty);
     params->mode = (deal_search_mode)mode;
     params->seed = seed;
     params->tricks = tricks;
+    params->is_checked = checked;
     return ok ? 0 : -1;
 }
 

@@ -53,7 +53,7 @@ raise_status(PyObject *module, deal_status code, PyObject *message)
     case DEAL_OK:
         break;
     }
-    PyErr_SetObject(PyExc_SystemError, message); // our own bug: nothing was set
+    PyErr_SetObject(PyExc_SystemError, message); // a bug: nothing was set
 }
 
 PyObject *

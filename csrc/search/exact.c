@@ -59,6 +59,7 @@ deal_exact_new(deal_search *search, deal_error *err)
         x->outlook[i].is_scored = x->flags + n_reward * i;
     }
     x->is_whole = (search->request.params.tricks & DEAL_TRICK_BOUNDS) == 0 ||
+                  search->rewards.is_checked ||
                   !deal_reward_set_is_pure(&search->rewards);
     for (int32_t j = 0; j < search->rewards.n_reward; j++)
         x->bounds_texts =

@@ -14,8 +14,10 @@ deal_hypothesis_reset(deal_hypothesis *hypothesis, const deal_ending *ending,
     hypothesis->finish = DEAL_FINISH_NONE;
     hypothesis->logprob = hypothesis->h = hypothesis->score = 0.0;
     deal_detok_init(&hypothesis->detok, ending->vocab, true);
-    return rewards ? deal_reward_states_init(rewards, &hypothesis->states, err)
-                   : DEAL_OK;
+    if (!rewards)
+        return DEAL_OK;
+    DEAL_TRY(deal_reward_states_init(rewards, &hypothesis->states, err));
+    return deal_check_bounds(hypothesis, ending, rewards, err);
 }
 
 static deal_status
@@ -57,8 +59,10 @@ deal_hypothesis_copy(deal_hypothesis *to, const deal_hypothesis *from,
     DEAL_TRY(reserve_tokens(to, from->n_token, err));
     to->text.size = 0;
     DEAL_TRY(deal_bytes_append(&to->text, from->text.data, from->text.size, err));
-    if (rewards)
+    if (rewards) {
         DEAL_TRY(deal_reward_states_fork(rewards, &to->states, &from->states, err));
+        DEAL_TRY(deal_check_copy(&to->check, &from->check, rewards, err));
+    }
     if (from->n_token > 0)
         memcpy(to->token, from->token, (size_t)from->n_token * sizeof *to->token);
     to->n_token = from->n_token;
@@ -115,8 +119,9 @@ deal_hypothesis_push(deal_hypothesis *hypothesis, int32_t token, deal_ending *en
     if (!rewards)
         return DEAL_OK;
     size_t n_new = hypothesis->final_size > i_new ? hypothesis->final_size - i_new : 0;
-    return deal_reward_states_advance(rewards, &hypothesis->states, token,
-                                      n_new ? text->data + i_new : NULL, n_new, err);
+    DEAL_TRY(deal_reward_states_advance(rewards, &hypothesis->states, token,
+                                        n_new ? text->data + i_new : NULL, n_new, err));
+    return deal_check_bounds(hypothesis, ending, rewards, err);
 }
 
 deal_status
@@ -163,8 +168,42 @@ deal_hypothesis_case(deal_hypothesis *hypothesis, deal_reward_set *rewards,
         .pending_size = size - hypothesis->final_size,
         .reward = hypothesis->reward,
         .h = &hypothesis->h,
+        .check = hypothesis->check.range ? &hypothesis->check : NULL,
     };
     return DEAL_OK;
+}
+
+bool
+deal_hypothesis_is_held(const deal_hypothesis *hypothesis, const deal_ending *ending)
+{
+    return deal_stop_held_size(&ending->stop, hypothesis->text.data,
+                               hypothesis->final_size) > 0;
+}
+
+deal_status
+deal_hypothesis_bound_states(const deal_hypothesis *hypothesis,
+                             deal_reward_set *rewards, int32_t n_left, double *low,
+                             double *high, deal_error *err)
+{
+    n_left += hypothesis->text.size > hypothesis->final_size;
+    return deal_reward_set_bound_states(rewards, &hypothesis->states, n_left, low, high,
+                                        err);
+}
+
+deal_reward_beginning
+deal_hypothesis_beginning(const deal_hypothesis *hypothesis, int32_t n_left,
+                          double *low, double *high)
+{
+    size_t size = hypothesis->final_size;
+    int32_t n_pending = deal_detok_n_pending(&hypothesis->detok);
+    return (deal_reward_beginning){
+        .text = {.text = size ? (const char *)hypothesis->text.data : "",
+                 .size = size,
+                 .n_tokens = hypothesis->n_token - n_pending},
+        .n_tokens_left = n_left + n_pending,
+        .low = low,
+        .high = high,
+    };
 }
 
 void
@@ -174,6 +213,7 @@ deal_hypothesis_free(deal_hypothesis *hypothesis, deal_reward_set *rewards)
     deal_free(hypothesis->token);
     deal_free(hypothesis->reward);
     deal_bytes_free(&hypothesis->text);
+    deal_check_free(&hypothesis->check);
     *hypothesis = (deal_hypothesis){
         .node = DEAL_NODE_NONE, .tip = DEAL_NODE_NONE, .roll = DEAL_NODE_NONE};
 }

@@ -8,6 +8,7 @@
 #define DEAL_SEARCH_HYPOTHESIS_H
 
 #include "common/lm.h"
+#include "search/check.h"
 #include "search/reward_set.h"
 #include "search/search.h"
 #include "search/stop.h"
@@ -36,6 +37,7 @@ typedef struct deal_hypothesis {
     double h, score;
     double *reward; // (n_reward,) or NULL
     deal_reward_states states;
+    deal_check check; // in checking mode: bounds that were stated on the way
 
     // Trie references, each DEAL_NODE_NONE or owned; the search's to give back.
     deal_node node; // context of the tokens but the last; with it once it is evaluated
@@ -72,6 +74,22 @@ deal_status deal_hypothesis_replay(deal_hypothesis *hypothesis, deal_ending *end
 // What the rewards are asked; allocates `reward` where it is missing.
 deal_status deal_hypothesis_case(deal_hypothesis *hypothesis, deal_reward_set *rewards,
                                  deal_reward_case *out, deal_error *err);
+
+// Whether the end of its text may be the beginning of a stop string, which would cut
+// it: then nothing can be said of what follows.
+bool deal_hypothesis_is_held(const deal_hypothesis *hypothesis,
+                             const deal_ending *ending);
+
+// Narrows ranges low and high (n_reward,) by the rewards that have states, for at most
+// `n_left` tokens that follow. What is pending comes with one of these, or on top.
+deal_status deal_hypothesis_bound_states(const deal_hypothesis *hypothesis,
+                                         deal_reward_set *rewards, int32_t n_left,
+                                         double *low, double *high, deal_error *err);
+
+// What rewards on texts are asked for that; tokens of pending text follow, too.
+deal_reward_beginning deal_hypothesis_beginning(const deal_hypothesis *hypothesis,
+                                                int32_t n_left, double *low,
+                                                double *high);
 
 // `rewards`: the set that its states belong to. Trie references are not touched.
 void deal_hypothesis_free(deal_hypothesis *hypothesis, deal_reward_set *rewards);

@@ -128,21 +128,17 @@ deal_exact_n_left(const deal_search *search, int32_t i)
     return n_left < n_room ? n_left : n_room;
 }
 
-// Bounds of a rollout that goes on. A stop string may still cut what the states have
-// seen where the text ends with the beginning of one. What is pending comes with one of
-// the tokens that follow, or on top of them.
+// Bounds of a rollout that goes on.
 static deal_status
 bound_states(deal_search *search, int32_t i, deal_error *err)
 {
     const deal_hypothesis *slot = &search->slot[i];
     deal_outlook *outlook = &search->exact->outlook[i];
-    if (deal_stop_held_size(&search->ending.stop, slot->text.data, slot->final_size) >
-        0)
+    if (deal_hypothesis_is_held(slot, &search->ending))
         return DEAL_OK;
     outlook->has_grown = search->exact->bounds_texts;
-    int32_t n_left =
-        deal_exact_n_left(search, i) + (slot->text.size > slot->final_size);
-    return deal_reward_set_bound_states(&search->rewards, &slot->states, n_left,
+    return deal_hypothesis_bound_states(slot, &search->rewards,
+                                        deal_exact_n_left(search, i),
                                         outlook->reward_low, outlook->reward_high, err);
 }
 
@@ -247,15 +243,9 @@ deal_outlook_bound(deal_search *search, deal_error *err)
         if (!outlook->has_grown)
             continue;
         outlook->has_grown = false;
-        int32_t n_pending = deal_detok_n_pending(&slot->detok); // not in the text yet
-        x->beginning[n] = (deal_reward_beginning){
-            .text = {.text = slot->final_size ? (const char *)slot->text.data : "",
-                     .size = slot->final_size,
-                     .n_tokens = slot->n_token - n_pending},
-            .n_tokens_left = deal_exact_n_left(search, i) + n_pending,
-            .low = outlook->reward_low,
-            .high = outlook->reward_high,
-        };
+        x->beginning[n] =
+            deal_hypothesis_beginning(slot, deal_exact_n_left(search, i),
+                                      outlook->reward_low, outlook->reward_high);
         x->asked[n++] = i;
     }
     for (int32_t j = 0; j < search->rewards.n_reward && n > 0; j++)

@@ -6,22 +6,6 @@
 #include "search/reward_set.h"
 #include "search/reward_set_internal.h"
 
-deal_status
-deal_reward_hidden_check(const deal_reward *reward, int32_t i, deal_error *err)
-{
-    int32_t n = reward->n_hidden_layers;
-    if (n == 0 && !reward->observe)
-        return DEAL_OK;
-    if (n > 0 && reward->observe && reward->hidden_layers && reward->n_embd > 0 &&
-        !reward->score_texts)
-        return DEAL_OK;
-    return deal_fail(err, DEAL_ERR_INVALID_ARG,
-                     "reward \"%s\" (%d): hidden states: expected n_hidden_layers and "
-                     "n_embd of at least 1, hidden_layers, and observe beside advance, "
-                     "or none of these",
-                     reward->name, (int)i);
-}
-
 static deal_status
 check_model(const deal_reward *reward, int32_t i, int32_t n_embd, int32_t n_layer,
             deal_error *err)

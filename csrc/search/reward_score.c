@@ -3,6 +3,7 @@
 
 #include "common/alloc.h"
 #include "common/clock.h"
+#include "search/check.h"
 #include "search/reward_set.h"
 #include "search/reward_set_internal.h"
 
@@ -189,6 +190,8 @@ deal_reward_set_score(deal_reward_set *set, const deal_reward_case *cases,
             DEAL_TRY(score_on_texts(set, i, cases, n_cases, err));
     set->n_texts += (int64_t)n_cases * set->n_reward;
     for (size_t i = 0; i < n_cases; i++)
+        DEAL_TRY(deal_check_scores(set, &cases[i], err));
+    for (size_t i = 0; i < n_cases; i++)
         DEAL_TRY(deal_reward_set_sum(set, cases[i].reward, i, cases[i].h, err));
     return DEAL_OK;
 }
@@ -314,7 +317,7 @@ deal_reward_set_bound_states(deal_reward_set *set, const deal_reward_states *sta
     double start = deal_clock_seconds();
     for (int32_t i = 0; i < set->n_reward && status == DEAL_OK; i++) {
         const deal_reward *reward = set->reward[i];
-        if (!deal_reward_is_incremental(reward) || !reward->bounds)
+        if (!deal_reward_is_incremental(reward) || !reward->bounds || reward->is_impure)
             continue;
         char message[DEAL_REWARD_MESSAGE_SIZE] = "";
         double from = NAN, to = NAN;
@@ -333,7 +336,9 @@ deal_reward_set_bound_states(deal_reward_set *set, const deal_reward_states *sta
 bool
 deal_reward_set_bounds_texts(const deal_reward_set *set, int32_t i)
 {
-    return !deal_reward_is_incremental(set->reward[i]) && set->reward[i]->bounds_texts;
+    const deal_reward *reward = set->reward[i];
+    return !deal_reward_is_incremental(reward) && reward->bounds_texts &&
+           !reward->is_impure;
 }
 
 // One call about the first `n` in `text`.

@@ -5,6 +5,7 @@
 
 #include "common/alloc.h"
 #include "common/clock.h"
+#include "common/reward_check.h"
 #include "search/reward_set_internal.h"
 
 #define STATE_ALIGNMENT ((size_t)16)
@@ -12,49 +13,17 @@
 // --- checks --------------------------------------------------------------------------
 
 static deal_status
-check_form(const deal_reward *reward, int32_t i, deal_error *err)
-{
-    bool has_any = reward->init || reward->advance || reward->score;
-    bool has_all = reward->init && reward->advance && reward->score;
-    if (reward->score_texts ? has_any : !has_all)
-        return deal_fail(err, DEAL_ERR_INVALID_ARG,
-                         "reward \"%s\" (%d): expected init, advance and score, or "
-                         "score_texts alone",
-                         reward->name, (int)i);
-    if (!(reward->low <= reward->high))
-        return deal_fail(err, DEAL_ERR_INVALID_ARG,
-                         "reward \"%s\" (%d): expected low <= high, got %g and %g",
-                         reward->name, (int)i, reward->low, reward->high);
-    if (reward->is_text_alone && !reward->score_texts)
-        return deal_fail(err, DEAL_ERR_INVALID_ARG,
-                         "reward \"%s\" (%d): is_text_alone: expected 0 without "
-                         "score_texts, got %d",
-                         reward->name, (int)i, (int)reward->is_text_alone);
-    return deal_reward_hidden_check(reward, i, err);
-}
-
-static deal_status
 check_reward(const deal_reward *reward, double weight, int32_t i, deal_error *err)
 {
     if (!reward)
         return deal_fail(err, DEAL_ERR_INVALID_ARG, "reward %d: expected one, got NULL",
                          (int)i);
-    if (reward->abi_version != DEAL_REWARD_ABI)
-        return deal_fail(err, DEAL_ERR_INVALID_ARG,
-                         "reward %d: abi_version: expected %u, got %u", (int)i,
-                         DEAL_REWARD_ABI, (unsigned)reward->abi_version);
-    if (reward->struct_size < sizeof *reward)
-        return deal_fail(err, DEAL_ERR_INVALID_ARG,
-                         "reward %d: struct_size: expected %zu, got %u", (int)i,
-                         sizeof *reward, (unsigned)reward->struct_size);
-    if (!reward->name)
-        return deal_fail(err, DEAL_ERR_INVALID_ARG,
-                         "reward %d: expected a name, got NULL", (int)i);
+    DEAL_TRY(deal_reward_check(reward, err));
     if (!isfinite(weight))
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "reward \"%s\" (%d): weight: expected a finite number, got %g",
                          reward->name, (int)i, weight);
-    return check_form(reward, i, err);
+    return DEAL_OK;
 }
 
 static deal_status
@@ -106,6 +75,7 @@ deal_reward_set_free(deal_reward_set *set)
     deal_memo_free(&set->memo);
     deal_reward_hidden_free(&set->hidden);
     deal_free(set->i_state);
+    deal_free(set->ends);
     deal_reward_set_free_cases(set);
     *set = (deal_reward_set){0};
 }
@@ -118,12 +88,11 @@ deal_reward_set_check_code(const deal_reward_set *set, int32_t i, int code,
 {
     if (code == 0)
         return DEAL_OK;
-    if (code == DEAL_REWARD_RAISED) {
-        if (err)
-            err->code = DEAL_ERR_CALLBACK; // the exception is the message
-        return DEAL_ERR_CALLBACK;
-    }
     const char *name = set->reward[i]->name;
+    if (code == DEAL_REWARD_RAISED) // the exception is the message, where one is set
+        return deal_fail(err, DEAL_ERR_CALLBACK,
+                         "reward \"%s\" (%d): DEAL_REWARD_RAISED without an exception",
+                         name, (int)i);
     if (code != 1)
         return deal_fail(
             err, DEAL_ERR_REWARD,

@@ -35,6 +35,8 @@ typedef struct deal_reward_hidden {
     float *gather; // (n_hidden_layers, n_embd) those of one reward, of the most
 } deal_reward_hidden;
 
+struct deal_check; // check.h
+
 typedef struct deal_reward_set {
     deal_reward *const *reward; // (n_reward,) borrowed, as are the weights
     const double *weight;       // (n_reward,)
@@ -56,6 +58,9 @@ typedef struct deal_reward_set {
     double *high;           // (case_cap,)
     int32_t *n_tokens_left; // (case_cap,)
     size_t case_cap;
+    bool is_checked;      // scores are held against bounds, check.h
+    int32_t n_rolled_max; // tokens of a text after this decision's rollouts
+    double *ends;         // (2, n_reward) where it is checked
     // counters
     int64_t n_calls, n_texts;
     double seconds;
@@ -68,6 +73,7 @@ typedef struct deal_reward_case {
     size_t pending_size;              // bytes at the end of the text
     double *reward;                   // out: (n_reward,) unweighted
     double *h;                        // out: weighted sum
+    const struct deal_check *check;   // what was stated on the way, or NULL
 } deal_reward_case;
 
 // The beginning of a completion, to bound what it can score.
@@ -102,15 +108,11 @@ void deal_reward_states_free(deal_reward_set *set, deal_reward_states *states);
 
 // Scores every case with every reward: one score_texts call a reward, for the texts
 // that it has not seen, or for all where it is impure. Fails with REWARD where a score
-// is not finite or out of its range.
+// is not finite, out of its range or, in checking mode, of a bound.
 deal_status deal_reward_set_score(deal_reward_set *set, const deal_reward_case *cases,
                                   size_t n_cases, deal_error *err);
 
 // --- reward_hidden.c -----------------------------------------------------------------
-
-// Checks what reward `i` asks for, as far as it can be told without a model.
-deal_status deal_reward_hidden_check(const deal_reward *reward, int32_t i,
-                                     deal_error *err);
 
 // Collects the layers that rewards ask for, of a model of that shape (0 features: it
 // has no hidden states). Fails with UNSUPPORTED or INVALID_ARG naming the reward.

@@ -191,6 +191,7 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
     };
     DEAL_TRY(deal_reward_set_init(&search->rewards, request->reward, request->weight,
                                   request->n_reward, &request->formula, &prompt, err));
+    search->rewards.is_checked = params->is_checked && request->n_reward > 0;
     bool is_sample = params->mode == DEAL_SEARCH_SAMPLE;
     search->n_live_max = is_sample ? params->n_return : params->beam_size;
     if (is_deal(search)) {
@@ -355,7 +356,13 @@ static deal_status
 step(deal_search *search, deal_error *err)
 {
     bool is_done = false;
-    search->rewards.position = search->live[0].n_token;
+    const deal_search_params *params = &search->request.params;
+    int32_t n_token = search->live[0].n_token;
+    int32_t n_left = search->ending.n_new_max - n_token; // at least 1
+    int32_t n_rolled =
+        params->lookahead_len < n_left ? params->lookahead_len + 1 : n_left;
+    search->rewards.position = n_token;
+    search->rewards.n_rolled_max = n_token + n_rolled;
     DEAL_TRY(take_decision(search, &is_done, err));
     search->stats.n_steps++;
     if (is_done)

@@ -50,6 +50,8 @@ typedef struct deal_search_params {
     int32_t commit;        // in [1, lookahead_len + 1] tokens per decision
     uint32_t tricks;       // EXACT: DEAL_TRICK_*
     double skip_above;     // [0, 1]; 0 is off. Needs beam_size 1
+    int32_t is_checked;    // 1: bounds of the rewards are held against their scores.
+                           // SEGMENT too. EXACT then scores as NAIVE does
 
     // SEGMENT; temperature 0: beams within the segment
     int32_t n_proposal; // >= 1 continuations of each hypothesis

@@ -14,6 +14,7 @@ parties' scorers in :class:`Native`, run in C without the interpreter, token by 
 """
 
 from deal.rewards.base import Part, Reward, WeightedSum, as_reward
+from deal.rewards.checking import Violation, check
 from deal.rewards.combine import (
     Combination,
     at_least,
@@ -58,9 +59,11 @@ __all__ = [
     "Reward",
     "Repetition",
     "RewardModel",
+    "Violation",
     "WeightedSum",
     "as_reward",
     "at_least",
+    "check",
     "clip",
     "lexicographic",
     "maximum",

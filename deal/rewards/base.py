@@ -28,6 +28,11 @@ class Reward:
     _is_leaf = True  # asked itself; else what it is made of
     __array_ufunc__ = None  # so that numpy.float64(0.5) * reward is left to __rmul__
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self._made_with = (args, kwargs)
+        return self
+
     def __init__(
         self, name: str, range: tuple[float, float], pure: bool = True
     ) -> None:
@@ -39,6 +44,10 @@ class Reward:
 
     def __repr__(self) -> str:
         return f"deal.rewards.{type(self).__name__}({self.name!r})"
+
+    def __reduce__(self) -> Any:
+        """Pickled as what it was made from: states in C do not travel."""
+        return _remade, (type(self), *self._made_with)
 
     def parts(self) -> tuple[Part, ...]:
         """The rewards of the sum, each with a name of its own; of a single one, itself.
@@ -108,7 +117,17 @@ class Reward:
                 )
         return self._score(rows, list(prompts), kwargs) if rows else []
 
-    def standardise(self, lm: Any, prompts: Sequence[Any], **kwargs: Any) -> Reward:
+    def standardise(
+        self,
+        lm: Any,
+        prompts: Sequence[Any],
+        *,
+        n: int = 4,
+        sampling: Any = None,
+        max_new_tokens: int = 64,
+        reward_kwargs: Mapping[str, Sequence[Any]] | None = None,
+        progress: bool = False,
+    ) -> Reward:
         """This reward in standard deviations, so that weights mean the same across.
 
         Parameters
@@ -138,7 +157,16 @@ class Reward:
         """
         from deal._calibrate import standardise
 
-        return standardise(self, lm, prompts, **kwargs)
+        return standardise(
+            self,
+            lm,
+            prompts,
+            n=n,
+            sampling=sampling,
+            max_new_tokens=max_new_tokens,
+            reward_kwargs=reward_kwargs,
+            progress=progress,
+        )
 
     def _score(
         self, completions: list[Any], prompts: list[str], columns: Mapping[str, Any]
@@ -238,6 +266,9 @@ class WeightedSum(Reward):
             all(part.reward.pure for part in parts),
         )
 
+    def __reduce__(self) -> Any:
+        return WeightedSum, ([(part.weight, part.reward) for part in self._parts],)
+
     def parts(self) -> tuple[Part, ...]:
         return self._parts
 
@@ -252,6 +283,10 @@ class WeightedSum(Reward):
             scores = part.reward._score(completions, prompts, columns)
             total = [t + part.weight * s for t, s in zip(total, scores, strict=True)]
         return total
+
+
+def _remade(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reward:
+    return cls(*args, **kwargs)
 
 
 def unused_name(name: str, taken: Sequence[str]) -> str:

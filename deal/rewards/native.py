@@ -39,7 +39,7 @@ class Native(Reward):
     """
 
     def __init__(self, capsule: Any, name: str | None = None) -> None:
-        own_name, low, high, _, is_pure = _core.reward_info(capsule)
+        own_name, low, high, _, is_pure, _ = _core.reward_info(capsule)
         super().__init__(own_name if name is None else name, (low, high), is_pure)
         self._owner = capsule
 

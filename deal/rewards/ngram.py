@@ -222,6 +222,10 @@ class NgramModel(Native):
         model._set_up(*args, **kwargs)
         return model
 
+    def __reduce__(self) -> Any:
+        numbers = (self.weight, self.idf, self.intercept, self.tf, self.norm)
+        return self._of, (self.features, *numbers, self.name, self.report)
+
     # --- fitting
 
     @classmethod

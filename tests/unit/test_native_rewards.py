@@ -24,24 +24,6 @@ from deal import _core
 from deal.rewards import Keywords, Native, as_reward
 
 SCORER = Path(__file__).parent / "scorer_ext"
-ROOT = Path(__file__).parents[2]
-
-# What a documented scorer needs to become a module.
-MODULE = """
-static PyObject *
-commas_capsule(PyObject *module, PyObject *unused)
-{
-    return PyCapsule_New(&commas, DEAL_REWARD_CAPSULE, NULL);
-}
-static PyMethodDef methods[] = {{"commas", commas_capsule, METH_NOARGS, NULL}, {0}};
-static PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, .m_name = "scorer_example", .m_methods = methods};
-PyMODINIT_FUNC
-PyInit_scorer_example(void)
-{
-    return PyModule_Create(&module);
-}
-"""
 
 
 def build(folder: Path) -> ModuleType:
@@ -104,7 +86,7 @@ def test_scorer_whose_states_own_memory(scorer: ModuleType) -> None:
 def test_scorer_on_texts(scorer: ModuleType) -> None:
     reward = as_reward(scorer.shortness())
     assert (reward + Keywords(["a"])).score(["", "a b"]) == [1.0, 1.25]
-    assert _core.reward_info(scorer.shortness())[3:] == (False, True)
+    assert _core.reward_info(scorer.shortness())[3:] == (False, True, 0)
     state = _core.RewardState(scorer.shortness(), "")
     state.advance(b"abc")
     assert (state.bounds(2), state.bounds(0)) == ((0.0, 0.25), (0.25, 0.25))
@@ -172,13 +154,3 @@ def test_no_capsule_at_all() -> None:
 def test_header_is_where_it_says() -> None:
     text = (Path(deal.get_include()) / "deal" / "reward.h").read_text()
     assert "DEAL_REWARD_CAPSULE" in text
-
-
-def test_documented_scorer(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```c\n(.*?)```", text, re.DOTALL)
-    shutil.copy(SCORER / "setup.py", tmp_path)
-    (tmp_path / "scorer.c").write_text("#include <Python.h>\n" + example + MODULE)
-    reward = Native(build(tmp_path).commas())
-    assert (reward.name, reward.range) == ("commas", (0.0, 1.0))
-    assert reward.score(["", "a,b,", ",,"]) == [1.0, 0.5, 0.0]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import doctest
 import random
+import unicodedata
 from typing import Any
 
 import pytest
@@ -248,6 +249,7 @@ def test_chunks_of_any_length() -> None:
 def test_case_of_all_characters() -> None:
     lower, upper = _core.format(letter_case=1), _core.format(letter_case=2)
     empty = [_core.RewardState(lower, ""), _core.RewardState(upper, "")]
+    is_same_unicode = unicodedata.unidata_version == "14.0.0"
     for code in range(0x110000):
         if 0xD800 <= code < 0xE000:
             continue
@@ -260,6 +262,11 @@ def test_case_of_all_characters() -> None:
                 is_case.append(state.score() == 1.0)
         if code > 0x2FFFF and not any(is_case[0::2]):
             continue  # no letters there in any version
+        if not is_same_unicode and (
+            unicodedata.category(character) == "Cn"  # newer than Python's tables
+            or is_case == [False, True, False, True]  # or perhaps than the core's
+        ):
+            continue
         expected = [character.islower(), (character + "a").islower()]
         expected += [character.isupper(), (character + "A").isupper()]
         assert is_case == expected, hex(code)
