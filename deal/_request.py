@@ -21,6 +21,7 @@ from deal.settings import (
     search_params,
     segment_params,
 )
+from deal.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | np.ndarray
 
@@ -170,7 +171,7 @@ def _stops(stop: Any) -> tuple[bytes, ...]:
 
 def start(
     sessions: Any,
-    vocab: Any,
+    tokenizer: Tokenizer,
     prompt: tuple[Sequence[int], str],
     options: Options,
     row: dict[str, Any],
@@ -180,7 +181,7 @@ def start(
     parts = () if options.reward is None else options.reward.leaves()
     return _core.Search(
         sessions[0],
-        vocab,
+        tokenizer.vocab,
         prompt[0],
         prompt[1],
         options.ends,

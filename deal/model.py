@@ -366,7 +366,7 @@ class Model(Scoring):
         row: dict,
         controls: Any,
     ) -> Any:
-        return start(sessions, self.tokenizer.vocab, prompt, options, row, controls)
+        return start(sessions, self.tokenizer, prompt, options, row, controls)
 
     def _generate_all(
         self,
@@ -444,3 +444,11 @@ class Stream:
     def close(self) -> None:
         """Stop generating."""
         self._pieces.close()  # type: ignore[attr-defined]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":  # `deal.load` by its longer name; loading needs this module
+        from deal._load import load
+
+        return load
+    raise AttributeError(f"module 'deal.model' has no attribute {name!r}")

@@ -249,9 +249,8 @@ class _Run:
             processors,
         )
         encoded = (prompt, self.tokenizer.decode(prompt))
-        vocab = self.tokenizer.vocab
         trie = cells.trie()
-        search = start((trie, None), vocab, encoded, options, columns)
+        search = start((trie, None), self.tokenizer, encoded, options, columns)
         try:
             return drive(search, options, row, self.given["streamer"], criteria)
         finally:

@@ -6,6 +6,7 @@ and test_hf_custom.py's to check; here the pass is a table of the last token.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from deal._request import GENERATE_DEFAULTS, generations, make_options, start
 N_VOCAB = 5
 TABLE = np.random.default_rng(1).standard_normal((N_VOCAB, N_VOCAB)).astype(np.float32)
 PIECES = [b"a", b"b", b"c", b"d", b"e"]
-VOCAB = _core.Vocab(PIECES, bytes(N_VOCAB), 0, 0)
+TOKENIZER: Any = SimpleNamespace(vocab=_core.Vocab(PIECES, bytes(N_VOCAB), 0, 0))
 
 
 def table(past: Any, nodes: Any, tokens: Any, wanted: Any) -> np.ndarray:
@@ -27,7 +28,7 @@ def table(past: Any, nodes: Any, tokens: Any, wanted: Any) -> np.ndarray:
 def run(evaluate: Any, **given: Any) -> Any:
     lm = _core.CallbackLM(evaluate, N_VOCAB, 32, 8, 16)
     options = make_options(GENERATE_DEFAULTS | given, N_VOCAB, 32, [])
-    search = start((lm, None), VOCAB, ([0, 1], "ab"), options, {})
+    search = start((lm, None), TOKENIZER, ([0, 1], "ab"), options, {})
     search.run()
     found = generations(search, options)
     del search
@@ -103,27 +104,27 @@ def test_bad_arguments() -> None:
         lm.set_node_max(-1)
     options = make_options(GENERATE_DEFAULTS, N_VOCAB, 32, [])
     with pytest.raises(TypeError, match="session: expected Session or CallbackLM"):
-        start((table, None), VOCAB, ([0], ""), options, {})
+        start((table, None), TOKENIZER, ([0], ""), options, {})
     with pytest.raises(TypeError, match="rollout_session: expected Session or Call"):
-        start((lm, table), VOCAB, ([0], ""), options, {})
+        start((lm, table), TOKENIZER, ([0], ""), options, {})
 
 
 def test_a_pass_cannot_search_its_own_trie() -> None:
     options = make_options(GENERATE_DEFAULTS, N_VOCAB, 32, [])
 
     def again(*args: Any) -> np.ndarray:
-        start((lm, None), VOCAB, ([0], ""), options, {}).run()
+        start((lm, None), TOKENIZER, ([0], ""), options, {}).run()
         return table(*args)
 
     lm = _core.CallbackLM(again, N_VOCAB, 32, 8, 16)
     with pytest.raises(RuntimeError, match="in use"):
-        start((lm, None), VOCAB, ([0, 1], "ab"), options, {}).run()
+        start((lm, None), TOKENIZER, ([0, 1], "ab"), options, {}).run()
 
 
 def test_stopping() -> None:
     lm = _core.CallbackLM(table, N_VOCAB, 32, 8, 16)
     options = make_options(GENERATE_DEFAULTS, N_VOCAB, 32, [])
-    search = start((lm, None), VOCAB, ([0, 1], "ab"), options, {})
+    search = start((lm, None), TOKENIZER, ([0, 1], "ab"), options, {})
     with pytest.raises(ValueError, match="stop: expected a running search"):
         search.stop()
     assert search.tokens() == []
@@ -137,7 +138,7 @@ def test_stopping() -> None:
     assert list(result.token_ids) == tokens and len(tokens) == 3
     assert result.text == b"".join(PIECES[t] for t in tokens).decode()
     beams = make_options(GENERATE_DEFAULTS | {"num_beams": 2}, N_VOCAB, 32, [])
-    search = start((lm, None), VOCAB, ([0, 1], "ab"), beams, {})
+    search = start((lm, None), TOKENIZER, ([0, 1], "ab"), beams, {})
     search.step()
     assert search.tokens() == []
     with pytest.raises(ValueError, match="of one hypothesis"):
