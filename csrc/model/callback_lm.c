@@ -80,7 +80,7 @@ take_node(deal_callback_lm *c, deal_node *out, deal_error *err)
         return deal_fail(err, DEAL_ERR_KV_BUDGET,
                          "kv_budget: expected at most %d tokens in the cache, got one "
                          "more",
-                         (int)c->params.n_node_max);
+                         (int)c->params.n_node_max - 1); // the root is none
     if (c->free_node != DEAL_NODE_NONE) {
         *out = c->free_node;
         c->free_node = c->node[*out].next;

@@ -34,7 +34,7 @@ typedef struct deal_callback_params {
     int32_t n_vocab, n_ctx;
     int32_t n_row_max;    // rows of one call; at least 1
     int32_t n_logits_max; // nodes that keep their logits between calls; at least 1
-    int32_t n_node_max;   // nodes there may be at once; 0: no limit
+    int32_t n_node_max;   // nodes there may be at once, roots too; 0: no limit
 } deal_callback_params;
 
 typedef struct deal_callback_lm deal_callback_lm;

@@ -53,7 +53,7 @@ class TorchCells:
     n_row : int
         Most rows of one forward pass.
     budget : int or None
-        Most bytes of keys and values.
+        Most bytes of keys and values; the search makes do with them where it can.
     prompt : LongTensor, shape (1, n_prompt)
         With its padding, for logits processors.
     n_pad : int
@@ -61,10 +61,11 @@ class TorchCells:
     processors : LogitsProcessorList
         Applied to the logits of every node: the search sees what they make of them.
 
+
     Attributes
     ----------
-    lm : deal._core.CallbackLM
-        The trie over this pass. It refers to the cells, not they to it.
+    trie : deal._core.CallbackLM
+        A trie over this pass; the two hold each other until :meth:`close`.
     """
 
     def __init__(
@@ -91,14 +92,12 @@ class TorchCells:
         self._has_positions = "position_ids" in parameters
         self._has_keep = "logits_to_keep" in parameters
         n_logits = max(64, _LOGITS_SIZE // (4 * n_vocab))
-        self.n_vocab, self.max_length = n_vocab, max_length
-        self.n_row, self.n_logits = n_row, n_logits
+        self.trie = _core.CallbackLM(self, n_vocab, max_length, n_row, n_logits)
 
-    def trie(self) -> Any:
-        """A fresh trie over this pass, a ``deal._core.CallbackLM``."""
-        return _core.CallbackLM(
-            self, self.n_vocab, self.max_length, self.n_row, self.n_logits
-        )
+    def close(self) -> None:
+        """Free the cells, also where the traceback of an error still holds this."""
+        self._layers = []
+        self._model = self.trie = None
 
     @property
     def size(self) -> int:
@@ -161,12 +160,7 @@ class TorchCells:
             return
         capacity = max(n_node, 2 * self._capacity)
         if (most := self._most()) is not None:
-            if n_node > most:
-                raise KVBudgetError(
-                    f"kv_budget: expected at most {most - 1} tokens in the cache (of "
-                    f"{self._budget} bytes), got {n_node - 1}"
-                )
-            capacity = min(capacity, most)
+            capacity = min(capacity, most)  # to which the trie keeps
         self._capacity = capacity
         self._tokens = np.resize(self._tokens, capacity)
         self._layers = [
@@ -230,12 +224,16 @@ class TorchCells:
                 to[index.to(x.device)] = new[is_new.to(x.device)]
 
     def _check_budget(self) -> None:
+        """Holds the trie to the budget, now that the size of a cell is known."""
         most = self._most()
-        if most is not None and self._capacity > most:
+        if most is None:
+            return
+        if self._capacity > most:
             raise KVBudgetError(
                 f"kv_budget: expected room for the prompt's {self._capacity - 1} "
                 f"tokens, got {self._budget} bytes, room for {most - 1}"
             )
+        self.trie.set_node_max(most)
 
     def _process(
         self,

@@ -21,10 +21,13 @@ from deal._request import Options, rows_of, start
 from deal.generation import Generation
 from deal.hf import config as _config
 from deal.hf.cells import TorchCells, check_model
-from deal.hf.outputs import Wanted, assemble, criteria_list, drive
+from deal.hf.outputs import Wanted, assemble, criteria_list, drive, requests_of
 from deal.hf.prompts import prompts_of
 from deal.settings import Search, check_int
 from deal.tokenizer import Tokenizer
+
+# Ours by a tokenizer's id and the size of a vocabulary, with the tokenizer itself.
+_Tokenizers = dict[tuple[int, int], tuple[Any, Tokenizer]]
 
 # What generate() hands on of its own accord, and the search has no use for.
 _IGNORED = {"position_ids", "logits_to_keep", "use_cache", "synced_gpus"}
@@ -97,7 +100,7 @@ def custom_generate(
     check_int("batch_size", batch_size, 1, 2**31 - 1)
     if kv_budget is not None:
         check_int("kv_budget", kv_budget, 1)
-    tokenizers: dict[int, tuple[Any, Tokenizer]] = {}
+    tokenizers: _Tokenizers = {}
 
     def generate(
         model: Any,
@@ -138,7 +141,7 @@ class _Run:
         config: GenerationConfig | None,
         given: Mapping[str, Any],
         limits: Mapping[str, Any],
-        tokenizers: dict[int, tuple[Any, Tokenizer]],
+        tokenizers: _Tokenizers,
     ) -> None:
         check_model(model)
         self.model = model
@@ -155,18 +158,19 @@ class _Run:
                 "out with the torch model"
             )
 
-    def _made_tokenizer(self, known: dict[int, tuple[Any, Tokenizer]]) -> Tokenizer:
+    def _made_tokenizer(self, known: _Tokenizers) -> Tokenizer:
         given = self.given["tokenizer"]
         if given is None:
             raise ValueError(
                 "tokenizer: expected the model's, got None; give it to "
                 "custom_generate(tokenizer=...) or to generate(deal_tokenizer=...)"
             )
-        if id(given) not in known:
+        key = (id(given), self.n_vocab)
+        if key not in known:
             files = _transformers.tokenizer_files(self.model, given)
             made = Tokenizer.from_files("tokenizer", files, self.n_vocab)
-            known[id(given)] = (given, made)
-        return known[id(given)][1]
+            known[key] = (given, made)  # held, so that its id stays its own
+        return known[key][1]
 
     def __call__(
         self,
@@ -249,12 +253,19 @@ class _Run:
             processors,
         )
         encoded = (prompt, self.tokenizer.decode(prompt))
-        trie = cells.trie()
-        search = start((trie, None), self.tokenizer, encoded, options, columns)
+        found = []
         try:
-            return drive(search, options, row, self.given["streamer"], criteria)
+            for one in requests_of(options, criteria):
+                search = start(
+                    (cells.trie, None), self.tokenizer, encoded, one, columns
+                )
+                try:
+                    found += drive(search, one, row, self.given["streamer"], criteria)
+                finally:
+                    del search
         finally:
-            del search
+            cells.close()
+        return found
 
     @torch.no_grad()
     def _logits(self, prompt: list[int], ids: Sequence[int]) -> torch.Tensor:

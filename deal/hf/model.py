@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from deal import _rollouts
 from deal._request import Options, rows_of
 from deal.generation import Generation
 from deal.hf import config as _config
-from deal.hf.outputs import Wanted, assemble, criteria_list, drive
+from deal.hf.outputs import Wanted, assemble, criteria_list, drive, requests_of
 from deal.hf.prompts import prompt_rows, prompts_of
 from deal.model import Model
 from deal.settings import Search
@@ -72,7 +72,7 @@ class DealForCausalLM:
             raise TypeError(f"model: expected deal.Model, got {type(model).__name__}")
         self.deal = model
         self.config = _describe(model) if config is None else config
-        self.generation_config = generation_config or GenerationConfig()
+        self.generation_config = copy.deepcopy(generation_config or GenerationConfig())
         _fill_specials(self.generation_config, model)
         self.rewards = rewards
         self.search = search
@@ -271,13 +271,8 @@ class DealForCausalLM:
         model = self.deal
         encoded = model._encode(prompt)
         controls = _rollouts.controls(model, options)
-        requests = [options]
-        if (
-            criteria and options.params["n_return"] > 1
-        ):  # streams that end by themselves
-            requests = _streams(options)
-        found = []
-        for one in requests:
+        found: list[Generation] = []
+        for one in requests_of(options, criteria):
             with _rollouts.sessions(model, one) as sessions:
                 search = model._start(sessions, encoded, one, columns, controls)
                 try:
@@ -340,16 +335,6 @@ def _check_streamer(n_prompt: int, config: GenerationConfig) -> None:
             f"streamer: expected one prompt and one sequence, got {n_prompt} and "
             f"{n_return}"
         )
-
-
-def _streams(options: Options) -> list[Options]:
-    """Sampled sequences as requests of their own."""
-    n = options.params["n_return"]
-    seeds = [int(torch.randint(0, 2**63 - 1, (1,))) for _ in range(n)]
-    return [
-        replace(options, params=options.params | {"n_return": 1, "seed": seed})
-        for seed in seeds
-    ]
 
 
 def _processors(options: Options, n_pad: int) -> LogitsProcessorList:

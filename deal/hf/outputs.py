@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -86,6 +86,18 @@ def drive(
                 is_done = True
         n_told = len(tokens)
     return generations(search, options)
+
+
+def requests_of(options: Options, criteria: Any) -> list[Options]:
+    """The request; where sampled sequences may end by themselves, one for each."""
+    n = options.params["n_return"]
+    if n == 1 or not criteria:
+        return [options]
+    seeds = [int(torch.randint(0, 2**63 - 1, (1,))) for _ in range(n)]
+    return [
+        replace(options, params=options.params | {"n_return": 1, "seed": seed})
+        for seed in seeds
+    ]
 
 
 def criteria_list(criteria: Any) -> StoppingCriteriaList:

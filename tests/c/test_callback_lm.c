@@ -270,7 +270,7 @@ test_refusals(void)
         {{.want = DEAL_WANT_TARGET, .target = -1}, DEAL_ERR_INVALID_ARG, "target"},
         {{.want = DEAL_WANT_HIDDEN}, DEAL_ERR_UNSUPPORTED, "hidden states"},
         {{.want = DEAL_WANT_LOG_Z}, DEAL_ERR_IO, "told to fail"},
-        {{.token = 5}, DEAL_ERR_KV_BUDGET, "at most 2 tokens"},
+        {{.token = 5}, DEAL_ERR_KV_BUDGET, "at most 1 tokens"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         bench *b = make_bench(8, 8);

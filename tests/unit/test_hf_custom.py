@@ -47,6 +47,18 @@ MODELS = {
 }
 
 
+class Until(transformers.StoppingCriteria):
+    """Stops one row at a length, and keeps what it was asked."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.asked: list[Any] = []
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        self.asked.append(input_ids.tolist())
+        return torch.tensor([input_ids.shape[1] >= self.n])
+
+
 def batch(texts: list[str] = TEXTS) -> dict[str, Any]:
     return llama()[1](texts, return_tensors="pt", padding=True)
 
@@ -185,7 +197,8 @@ def test_scores_and_logits() -> None:
 def test_sampling_draws_from_processed_logits() -> None:
     model, tokenizer = gpt2(), llama()[1]
     fn = custom_generate(tokenizer=tokenizer)
-    settings = {"do_sample": True, "num_return_sequences": 3, "temperature": 1.5}
+    settings: dict[str, Any] = {"do_sample": True, "num_return_sequences": 3}
+    settings["temperature"] = 1.5
     texts = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -194,6 +207,8 @@ def test_sampling_draws_from_processed_logits() -> None:
     assert texts[0].shape != texts[2].shape or not torch.equal(texts[0], texts[2])
     rows = {tuple(row.tolist()) for row in texts[0]}
     assert len(rows) > 3  # the sequences of a prompt differ
+    short = run(model, TEXTS, fn, stopping_criteria=[Until(6 + 4)], **settings)
+    assert short.sequences.shape == (9, 6 + 4)
     greedy = run(model, TEXTS, fn, do_sample=False).sequences
     one = run(model, TEXTS, fn, do_sample=True, top_k=1).sequences
     assert torch.equal(one, greedy)
@@ -233,26 +248,20 @@ def test_stops_streams_and_criteria() -> None:
         def end(self) -> None:
             self.got.append("end")
 
-    asked = []
-
-    class After(transformers.StoppingCriteria):
-        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-            asked.append(input_ids.tolist())
-            return torch.tensor([input_ids.shape[1] >= 6 + 5])
-
+    until = Until(6 + 5)
     streamer = Streamer()
-    out = run(model, TEXTS[:1], fn, deal_streamer=streamer, stopping_criteria=[After()])
+    out = run(model, TEXTS[:1], fn, deal_streamer=streamer, stopping_criteria=[until])
     ids = batch(TEXTS[:1])["input_ids"].tolist()
     tokens = list(whole.token_ids[:5])
     assert out.sequences.tolist() == [ids[0] + tokens]
     assert streamer.got == [ids, *([t] for t in tokens), "end"]
-    assert asked == [[ids[0] + tokens[: n + 1]] for n in range(5)]
+    assert until.asked == [[ids[0] + tokens[: n + 1]] for n in range(5)]
     with pytest.raises(ValueError, match="streamer: expected one prompt"):
         run(model, TEXTS, fn, deal_streamer=streamer)
     for given in ({"num_beams": 2}, {"search": deal.Search(commit=2, **SEARCH)}):
         given = {"rewards": vowels} | given
         with pytest.raises(ValueError, match="stopping_criteria"):
-            run(model, TEXTS, fn, stopping_criteria=[After()], **given)
+            run(model, TEXTS, fn, stopping_criteria=[until], **given)
 
 
 def test_keywords_of_the_call_go_first() -> None:
