@@ -61,7 +61,7 @@ $(BUILD)/core/%.o: csrc/%.c $(CORE_HDR)
 	$(CC) $(C_FLAGS) $(SANITIZE) $(BLAS_CFLAGS) -c $< -o $@
 
 CORE_OBJ = $(patsubst csrc/%.c,$(BUILD)/core/%.o,$(CORE_SRC))
-TEST_SRC = tests/c/table_lm.c tests/c/toy_reward.c
+TEST_SRC = $(addprefix tests/c/,table_lm.c toy_reward.c toy_constraint.c)
 LINK_TEST = $(CC) $(C_FLAGS) $(SANITIZE) $< $(TEST_SRC) $(CORE_OBJ) -o $@ \
 	    $(BLAS_LIBS) -lm -pthread
 

@@ -100,7 +100,7 @@ def copy_headers() -> None:
     """The public headers are installed as deal/*.h under deal/include."""
     target = ROOT / "deal" / "include" / "deal"
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("reward.h", "control.h"):
+    for name in ("reward.h", "control.h", "constraint.h"):
         shutil.copyfile(ROOT / "csrc" / "common" / name, target / name)
 
 

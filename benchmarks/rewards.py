@@ -5,8 +5,8 @@
 Three parts, all of them or those that ``--parts`` names:
 
 throughput
-    Bytes per second that each scorer of SCORERS reads on one core, in a C loop that
-    advances and scores texts as a search does; median of the rounds.
+    Bytes per second of processor time that each scorer of SCORERS reads on one core,
+    in a C loop that advances and scores texts as a search does; median of the rounds.
 search
     Seconds per token of the same search with different rewards, against Keywords; what
     one call of a Python reward costs beside the function, and its share of the time.
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import statistics
 import sys
@@ -35,11 +36,19 @@ from typing import Any
 from tqdm.auto import tqdm
 
 import deal
-from benchmarks import common, reward_quality
+from benchmarks import common, heads, reward_quality
 from benchmarks.coverage import coverage
 from deal import _core
 from deal.demo import WORD_SETS, prompt_for
-from deal.rewards import Format, Keywords, Length, Lexicon, NgramModel, Repetition
+from deal.rewards import (
+    Format,
+    Keywords,
+    Length,
+    Lexicon,
+    NgramModel,
+    Repetition,
+    clip,
+)
 
 PARTS = ("throughput", "search", "quality")
 TOKEN_SIZES = (4, 64)  # bytes: a token of a language model, and a line at a time
@@ -47,6 +56,7 @@ GOAL_BYTES_S = 50e6
 # In mode "naive" next to nothing, so that all rewards make the same text and cost what
 # they cost; in mode "exact" what a user would take, where bounds matter too.
 REWARD_WEIGHT = {"naive": 1e-9, "exact": 4.0}
+CLIP_AT = 0.5
 SECONDS_MIN = 0.05  # of one timing
 WORDS = sorted(
     {form for words in WORD_SETS for forms in words.values() for form in forms}
@@ -154,17 +164,27 @@ class Timed:
         return deal.reward(covered, range=(0, 1))
 
 
-def search_rewards(concepts: Any, data: reward_quality.Data) -> dict[str, Any]:
-    """Rewards of one item by name; the first is what others are compared with."""
+def search_rewards(
+    concepts: Any, data: reward_quality.Data, head: Any
+) -> dict[str, Any]:
+    """Rewards of one item by name; the first is what others are compared with.
+
+    A score per text grows with every word that the text gets; clipped it has an end
+    that can be reached, as Keywords has: that of as many words as Keywords wants.
+    """
     forms = [list(row) for row in concepts.values()]
+    same = Lexicon({form: 1.0 for row in forms for form in row}, negators=())
     return {
         "Keywords": Keywords(forms),
-        "Lexicon of the same words": Lexicon(
-            {form: 1.0 for row in forms for form in row}, negators=()
+        "Lexicon of the same words": same,
+        "Lexicon of the same words, clipped": clip(
+            same, high=len(forms) / math.sqrt(len(forms) ** 2 + 15.0)
         ),
         "Lexicon": lexicon(data),
+        f"Lexicon, clipped at {CLIP_AT}": clip(lexicon(data), high=CLIP_AT),
         "NgramModel, words (1, 2), tf-idf": ngrams(),
         "Python": Timed(concepts),
+        **({} if head is None else {"Classifier, a head over hidden states": head}),
     }
 
 
@@ -184,6 +204,8 @@ def run_search(lm: deal.Model, concepts: Any, reward: Any, search: Any, n: int) 
     stats = r.stats
     run = {
         "seconds_token": (seconds - stats.seconds_prefill) / len(r.token_ids),
+        "rows_token": (stats.n_forward_tokens - stats.n_prompt_tokens)
+        / len(r.token_ids),
         "reward_share": stats.seconds_reward / stats.seconds_total,
     }
     if timed:
@@ -200,12 +222,15 @@ def search_cost(
     """A row for each mode and reward: medians over rounds, then over items."""
     rows = []
     items = WORD_SETS[: settings["n"]]
+    head = None
+    if data.rt_polarity is not None:
+        head = heads.sentiment_head(lm, data.rt_polarity / "train.jsonl")
     for mode in ("naive", "exact"):
         weight = settings["reward_weight"][mode]
         search = deal.Search(mode=mode, reward_weight=weight, **settings["search"])
         runs: dict[str, list[list[Any]]] = {}
         for concepts in tqdm(items, desc=f"search, {mode}", leave=False):
-            rewards = search_rewards(concepts, data)
+            rewards = search_rewards(concepts, data, head)
             found: dict[str, list[Any]] = {name: [] for name in rewards}
             for i_round in range(rounds + 1):  # the first one warms up
                 for name, reward in rewards.items():
@@ -266,7 +291,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         result["search"] = search_cost(lm, data, settings, arguments.rounds)
     if "quality" in arguments.parts:
         result["quality"] = reward_quality.quality(data)
-    return result | {"environment": common.environment()}
+    environment = common.environment()
+    result["environments"] = {part: environment for part in arguments.parts}
+    return result | {"environment": environment}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -297,7 +324,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json is not None:
         if arguments.into and arguments.json.is_file():
             before = json.loads(arguments.json.read_text(encoding="utf-8"))
-            result["settings"] = before["settings"] | result["settings"]
+            for key in ("settings", "environments"):
+                result[key] = before.get(key, {}) | result[key]
             result = before | result
         common.write_json(arguments.json, result)
     return 0

@@ -12,7 +12,7 @@ meanwhile. Where both modes of ours ran, tokens and scores must be equal: the re
 lists what is not, and the exit code is 1.
 
 ``--head-data`` adds a row whose reward is a linear head over the model's hidden states,
-fitted on labelled texts as in benchmarks.sentiment_head.
+fitted on labelled texts as in benchmarks.heads.
 ``--sweep`` varies one setting at a time, ``--ablation`` switches off each of the exact
 mode's tricks, and all but it, ``--modes`` decodes in other ways that spend about as
 much. ``--plot FOLDER`` draws what was measured and needs matplotlib. What each row
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import deal
-from benchmarks import common, search_plots, search_runs, sentiment_head, thinned
+from benchmarks import common, heads, search_plots, search_runs, thinned
 from benchmarks.commongen import read_items
 from benchmarks.cost_model import Curve, measure_curve
 from benchmarks.search_report import report
@@ -291,7 +291,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     warm_up(lm)
     settings = SETTINGS
     if arguments.head_data is not None:
-        settings += (head_setting(sentiment_head.fit(lm, arguments.head_data)),)
+        settings += (head_setting(heads.sentiment_head(lm, arguments.head_data)),)
     curve = measure_curve(lm)
     with open_llama(lm, arguments) as worker:
         records = measure_table(lm, items, arguments, worker, settings)

@@ -77,7 +77,7 @@ SETTINGS = (
 )
 
 
-def head_setting(head: deal.rewards.RewardModel) -> Setting:
+def head_setting(head: deal.rewards.Classifier) -> Setting:
     """One more row of that table: the reward reads the model's hidden states."""
     name = "head over hidden states in (0, 1), k=5, l=16"
     return Setting(name, lambda concepts: head, SMALL, 6)

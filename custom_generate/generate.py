@@ -18,6 +18,7 @@ def generate(
     rewards=None,
     search=None,
     stop=None,
+    constraint=None,
     reward_kwargs=None,
     stop_strings=None,
     batch_size=32,
@@ -37,7 +38,7 @@ def generate(
     search : deal.Search, optional
         How to search. Default with rewards: ``deal.Search()``.
     stop, stop_strings : str or list of str, optional
-    reward_kwargs, batch_size, kv_budget
+    constraint, reward_kwargs, batch_size, kv_budget
         As in deal.hf.custom_generate.
     **kwargs
         All else that ``model.generate`` takes.
@@ -56,6 +57,7 @@ def generate(
         tokenizer=tokenizer,
         streamer=streamer,
         stop=texts[0] + texts[1],
+        constraint=constraint,
         reward_kwargs=reward_kwargs,
         batch_size=batch_size,
         kv_budget=kv_budget,

@@ -19,7 +19,9 @@ from typing import Any as _Any
 from deal import _blas as _blas  # before anything that imports the core
 from deal import controls, rewards
 from deal._calibrate import Calibration, calibrate
+from deal._compare import Comparison, compare
 from deal._errors import (
+    ConstraintError,
     ContextLengthError,
     ControlError,
     KVBudgetError,
@@ -29,6 +31,8 @@ from deal._errors import (
 )
 from deal._explain import Explanation, explain
 from deal._load import from_transformers, load
+from deal._sweep import Outcome, Sweep, sweep
+from deal._tree import Tree
 from deal.controls import AddResidual, EditFinal, MapHead
 from deal.generation import Candidate, Decision, Generation, Stats
 from deal.model import HParams, Model, Stream
@@ -39,6 +43,8 @@ __all__ = [
     "AddResidual",
     "Calibration",
     "Candidate",
+    "Comparison",
+    "ConstraintError",
     "ContextLengthError",
     "ControlError",
     "Decision",
@@ -51,14 +57,18 @@ __all__ = [
     "MapHead",
     "Model",
     "ModelFormatError",
+    "Outcome",
     "Reward",
     "RewardError",
     "Sampling",
     "Search",
     "Stats",
     "Stream",
+    "Sweep",
     "TokenizerError",
+    "Tree",
     "calibrate",
+    "compare",
     "controls",
     "explain",
     "from_transformers",
@@ -66,6 +76,7 @@ __all__ = [
     "load",
     "reward",
     "rewards",
+    "sweep",
 ]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from deal._progress import progress_bar
 from deal._request import is_messages, rows_of
 from deal.rewards.base import Reward, as_reward
 from deal.rewards.combine import affine
@@ -18,12 +18,6 @@ from deal.settings import Sampling, Search, check_int
 def _decode(lm: Any, prompt: Any, row: Mapping[str, Any], **kwargs: Any) -> Any:
     ask = lm.chat if is_messages(prompt) else lm.generate
     return ask(prompt, reward_kwargs=dict(row) or None, **kwargs)
-
-
-def _bar(total: int, what: str, is_shown: bool) -> Any:
-    from tqdm.auto import tqdm
-
-    return closing(tqdm(total=total, desc=what, unit="prompt", disable=not is_shown))
 
 
 def _checked(prompts: Any, columns: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -51,7 +45,7 @@ def standardise(
     check_int("n", n, 1)
     drawn = Sampling(temperature=1.0) if sampling is None else sampling
     scores: list[float] = []
-    with _bar(len(prompts), f"standardise {reward.name}", progress) as bar:
+    with progress_bar(len(prompts), f"standardise {reward.name}", progress) as bar:
         for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
             found = _decode(
                 lm,
@@ -170,7 +164,7 @@ def calibrate(
     steps: list[tuple[float, float]] = []
     n_most = 1 + math.ceil(math.log2(max_weight / search.reward_weight)) + n_bisect
 
-    with _bar(n_most * len(prompts), "calibrate", progress) as bar:
+    with progress_bar(n_most * len(prompts), "calibrate", progress) as bar:
 
         def is_enough(weight: float) -> bool:
             n = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from deal._errors import TokenizerError
@@ -279,3 +279,17 @@ class ChatTemplate:
             raise TokenizerError(
                 f"chat template: {type(error).__name__}: {error}"
             ) from error
+
+    @cached_property
+    def has_system_role(self) -> bool:
+        """Whether what a system message says reaches the prompt."""
+
+        def text(content: str) -> str:
+            system = {"role": "system", "content": content}
+            chat = [system, {"role": "user", "content": "Hi."}]
+            return self.render(chat, add_generation_prompt=True)
+
+        try:
+            return text("Be brief.") != text("Be kind.")
+        except TokenizerError:  # refused, or taken for a turn that is out of order
+            return False

@@ -27,5 +27,9 @@ class ControlError(ValueError):
     """A control broke its contract: a wrong type or shape, NaN, a C function failed."""
 
 
+class ConstraintError(ValueError):
+    """A constraint failed, or broke its contract."""
+
+
 class TokenizerError(ValueError):
     """A tokenizer cannot do what was asked: no chat template, or one that failed."""

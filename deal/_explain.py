@@ -7,35 +7,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from deal._trace import check_trace, kind_of, text_of, verdict_of
 from deal.generation import Candidate, Generation
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y = 132, 46, 12, 34  # of a box and between boxes, px
 _MARGIN = 16
 _FILL = {"chosen": "#cfe8d5", "scored": "#eef2f7", "pruned": "#f6f6f6"}
 _INK = {"chosen": "#14532d", "scored": "#334155", "pruned": "#9ca3af"}
-
-
-def _kind(candidate: Candidate) -> str:
-    if candidate.is_chosen:
-        return "chosen"
-    return "scored" if candidate.score is not None else "pruned"
-
-
-def _verdict(candidate: Candidate) -> str:
-    """The score, or the bound that made it unnecessary."""
-    if candidate.score is not None:
-        return f"score {candidate.score:.2f}"
-    low, high = candidate.bounds
-    if candidate.is_chosen:
-        return f"score at least {low:.2f}" if math.isfinite(low) else "no rival"
-    return f"score at most {high:.2f}" if math.isfinite(high) else "not needed"
 
 
 @dataclass(frozen=True)
@@ -46,7 +30,7 @@ class Explanation:
     tokenizer: Any
 
     def _text(self, ids: Any) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text_of(self.tokenizer, ids)
 
     def _line(self, candidate: Candidate, n_name: int) -> str:
         name = repr(self._text([candidate.token_id]))
@@ -58,7 +42,7 @@ class Explanation:
             rollout = f"  ... {self._text(candidate.rollout)!r}{end}"
         return (
             f" {mark} {candidate.beam} {name:<{n_name}}  log P {candidate.logprob:8.2f}"
-            f"  {reward:<13} {_verdict(candidate):<22}{rollout}"
+            f"  {reward:<13} {verdict_of(candidate):<22}{rollout}"
         ).rstrip()
 
     def __str__(self) -> str:
@@ -72,11 +56,11 @@ class Explanation:
         return "\n".join(lines)
 
     def _box(self, candidate: Candidate, x: int, y: int) -> str:
-        kind = _kind(candidate)
+        kind = kind_of(candidate)
         reward = "" if candidate.reward is None else f", reward {candidate.reward:.3f}"
         tip = (
             f"{self._text([candidate.token_id])!r}: log P {candidate.logprob:.3f}"
-            f"{reward}, {_verdict(candidate)}\n{self._text(candidate.rollout)!r}"
+            f"{reward}, {verdict_of(candidate)}\n{self._text(candidate.rollout)!r}"
         )
         name = repr(self._text([candidate.token_id]))[1:-1]
         name = name if len(name) <= 16 else name[:15] + "…"
@@ -86,7 +70,7 @@ class Explanation:
             f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6" '
             f'fill="{_FILL[kind]}" stroke="{_INK[kind]}"/>'
             f'<text {style} y="{y + 18}" font-weight="bold">{_xml(name)}</text>'
-            f'<text {style} y="{y + 36}">{_xml(_verdict(candidate))}</text></g>'
+            f'<text {style} y="{y + 36}">{_xml(verdict_of(candidate))}</text></g>'
         )
 
     def svg(self) -> str:
@@ -150,11 +134,7 @@ def explain(generation: Generation, tokenizer: Any) -> Explanation:
     ValueError
         If the generation has no trace: it was not written by a search with rewards.
     """
-    if not generation.trace:
-        raise ValueError(
-            "generation: expected one with a trace, as deal.Search with rewards makes "
-            "it, got one without decisions"
-        )
+    check_trace(generation)
     return Explanation(generation, tokenizer)
 
 
@@ -164,7 +144,7 @@ def _edge(parent: tuple[int, int], x: int, y: int, candidate: Candidate) -> str:
     width = 2 if candidate.is_chosen else 1
     return (
         f'<path d="M{x0} {y0} C{x0} {y0 + 16} {x1} {y - 16} {x1} {y}" fill="none" '
-        f'stroke="{_INK[_kind(candidate)]}" stroke-width="{width}"/>'
+        f'stroke="{_INK[kind_of(candidate)]}" stroke-width="{width}"/>'
     )
 
 

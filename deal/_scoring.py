@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,51 @@ class Scoring:
                 f"completions: expected a list of {len(prompt)}, one entry a prompt"
             )
         return self._logprobs(list(prompt), list(completions))
+
+    def loglikelihood(
+        self,
+        pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+        *,
+        done: Callable[[int, float, bool], Any] | None = None,
+    ) -> list[tuple[float, bool]]:
+        """Log-probability of token ids after others, and whether greedy decoding
+        writes just these.
+
+        As for :meth:`logprob` all pairs are scored together, shared beginnings once.
+
+        Parameters
+        ----------
+        pairs : list of (context, continuation)
+            Token ids; a context has at least one, and both together at most
+            ``max_length + 1``, as nothing is asked of the last.
+        done : callable, optional
+            ``done(i, logprob, is_greedy)`` is called for every pair as soon as its
+            result is known, in the order of scoring. What it raises ends the call.
+
+        Returns
+        -------
+        list of (float, bool)
+            Natural log, summed over the continuation's tokens; whether each of them is
+            the likeliest at its place, equal logits by the lower id. An empty
+            continuation has (0.0, True).
+
+        Raises
+        ------
+        ValueError
+            For an empty context or an id outside the vocabulary.
+        ContextLengthError
+            For a pair that is too long.
+        """
+        contexts = [self._encode(context)[0] for context, _ in pairs]
+        sequences = [
+            ids + (self._encode(added)[0] if len(added) else [])
+            for ids, (_, added) in zip(contexts, pairs, strict=True)
+        ]
+        core = in_force(self).core
+        with self._session() as session:
+            return session.likelihoods(
+                sequences, [len(ids) for ids in contexts], core, done
+            )
 
     def hidden(
         self,
@@ -158,13 +203,18 @@ class Scoring:
         (n_tokens + 1, n_layers, n_embd). An end token at the end is left out."""
         sequences, starts = [], []
         for prompt, completion in zip(prompts, completions, strict=True):
-            ids, text = self._encode(prompt)
-            added = self._encode_completion(ids, text, completion)
-            if added and added[-1] in self.tokenizer.eos_token_ids:
-                added = added[:-1]
-            sequences.append(ids + added)
-            starts.append(len(ids) - 1)
+            ids, n_prompt = self._encode_pair(prompt, completion)
+            sequences.append(ids)
+            starts.append(n_prompt - 1)
         return read_tails(self, sequences, starts, layers)
+
+    def _encode_pair(self, prompt: Prompt, completion: Prompt) -> tuple[list[int], int]:
+        """Ids of both, but an end token at the end, and how many are the prompt's."""
+        ids, text = self._encode(prompt)
+        added = self._encode_completion(ids, text, completion)
+        if added and added[-1] in self.tokenizer.eos_token_ids:
+            added = added[:-1]
+        return ids + added, len(ids)
 
     def _encode_completion(
         self, ids: list[int], text: str, completion: Prompt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from deal.controls import FINAL, HEAD, RESIDUAL, in_force
 from deal.settings import check_int
 
 Positions = str | Sequence[int]
+
+_N_READ = 32  # texts that are read together: between them a fit can be interrupted
+_N_KEEP = 2048  # tokens whose cells are kept for the texts that come next
 
 
 def residual_taps(layers: Sequence[int], n_layer: int) -> list[tuple[int, int]]:
@@ -66,6 +69,47 @@ def read_tails(
     with model._session() as session:
         arrays = session.states(sequences, slots, core)
     return [np.ascontiguousarray(a.reshape(len(a), len(taps), -1)) for a in arrays]
+
+
+def read_pooled(
+    model: Any,
+    sequences: list[list[int]],
+    starts: list[int],
+    layers: Sequence[int],
+    poolings: Sequence[str],
+    on_read: Callable[[int], Any] | None = None,
+) -> np.ndarray:
+    """States (n_poolings, n, n_layers * n_embd) of tokens from a start on: that of the
+    last ("last") or their mean ("mean"), in one pass over each distinct prefix.
+
+    `on_read` is called with the number of sequences that were read.
+    """
+    taps = residual_taps(layers, model.hparams.n_layer)
+    core = _core.Controls(model._core, in_force(model).rows, taps)
+    order = sorted(range(len(sequences)), key=sequences.__getitem__)
+    n_features = len(taps) * model.hparams.n_embd
+    found = np.empty((len(poolings), len(sequences), n_features), np.float32)
+    with model._session() as session:
+        reader = _core.Reader(session, core, _N_KEEP)
+        try:
+            for begin in range(0, len(order), _N_READ):
+                part = order[begin : begin + _N_READ]
+                rows = [(p, i) for i in part for p in range(len(poolings))]
+                ends = [len(sequences[i]) - 1 for _, i in rows]
+                first = [
+                    end if poolings[p] == "last" else min(starts[i], end)
+                    for (p, i), end in zip(rows, ends, strict=True)
+                ]
+                states = reader.states(
+                    [sequences[i] for _, i in rows], first, [1] * len(rows)
+                )
+                for (p, i), state in zip(rows, states, strict=True):
+                    found[p, i] = state
+                if on_read is not None:
+                    on_read(len(part))
+        finally:
+            reader.close()
+    return found
 
 
 def _slots(

@@ -175,6 +175,16 @@ def generate(
         list[str] | None,
         typer.Option(help="String that ends the text; may be repeated."),
     ] = None,
+    regex: Annotated[
+        str | None, typer.Option(help="The text must match this, from start to end.")
+    ] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(help="The text must be JSON of the schema in a file.")
+    ] = None,
+    grammar: Annotated[
+        Path | None,
+        typer.Option(help="The text must be of the grammar in a file."),
+    ] = None,
     stream: Annotated[
         bool, typer.Option("--stream/--no-stream", help="Print while generating.")
     ] = True,
@@ -200,6 +210,7 @@ def generate(
         "max_new_tokens": max_new_tokens,
         "num_return_sequences": num_return_sequences,
         "stop": list(stop) if stop else None,
+        "constraint": _constraint(regex, json_schema, grammar),
     }
     if keywords is not None:
         from deal.rewards import Keywords
@@ -315,6 +326,7 @@ def chat(
     kv_budget: KvBudgetOption = None,
 ) -> None:
     """Talk to a model. Ctrl-C stops an answer, Ctrl-D leaves, /reset forgets."""
+    from deal._chat_loop import chat_loop
     from deal.settings import Sampling
 
     sampling = Sampling(
@@ -328,7 +340,7 @@ def chat(
     lm = _load(model, compute, threads, max_length, kv_type, kv_budget)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  line editing and history for input()
-    _chat_loop(lm, system, {"max_new_tokens": max_new_tokens, "sampling": sampling})
+    chat_loop(lm, system, {"max_new_tokens": max_new_tokens, "sampling": sampling})
 
 
 @app.command()
@@ -364,6 +376,25 @@ def info(
     console.print(table, highlight=False)
     template = facts["chat_template"]
     print(f"\nchat template:\n{template}" if template else "\nno chat template")
+
+
+@app.command(
+    "eval",
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+)
+def evaluate(ctx: typer.Context) -> None:
+    """Run lm-evaluation-harness with this engine; all arguments are lm-eval's."""
+    from deal.rewards._extras import needed
+
+    needed("lm_eval", "lm-eval", "deal eval")
+    from deal.lm_eval import main
+
+    with _interruptible():
+        main(ctx.args)
 
 
 @app.command()
@@ -484,6 +515,19 @@ def _interruptible() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
+def _constraint(regex: str | None, schema: Path | None, grammar: Path | None) -> Any:
+    """The hard constraint of at most one of the three."""
+    from deal.rewards import Grammar, JsonSchema, Regex
+
+    if sum(given is not None for given in (regex, schema, grammar)) > 1:
+        raise typer.BadParameter("give one of --regex, --json-schema and --grammar")
+    if regex is not None:
+        return Regex(regex)
+    if schema is not None:
+        return JsonSchema(schema.read_text(encoding="utf-8"))
+    return None if grammar is None else Grammar(grammar.read_text(encoding="utf-8"))
+
+
 def _parse_keywords(text: str) -> list[list[str]]:
     concepts = [
         [form.strip() for form in part.split("|") if form.strip()]
@@ -515,52 +559,3 @@ def _as_dict(result: Generation) -> dict[str, Any]:
     fields = ("text", "token_ids", "logprob", "reward", "rewards", "score")
     row = {name: getattr(result, name) for name in (*fields, "finish_reason")}
     return row | {"token_ids": list(result.token_ids), "stats": asdict(result.stats)}
-
-
-def _chat_loop(lm: Model, system: str | None, options: dict[str, Any]) -> None:
-    start = [{"role": "system", "content": system}] if system else []
-    messages = list(start)
-    question = "> " if sys.stdin.isatty() else ""
-    while True:
-        try:
-            text = input(question).strip()
-        except EOFError:
-            if question:
-                print()
-            return
-        except KeyboardInterrupt:
-            print("\n(Ctrl-D leaves)", file=sys.stderr)
-            continue
-        if text == "/reset":
-            messages = list(start)
-            continue
-        if not text:
-            continue
-        messages.append({"role": "user", "content": text})
-        answer = _answer(lm, messages, options)
-        if answer is None:
-            messages.pop()
-        else:
-            messages.append({"role": "assistant", "content": answer})
-
-
-def _answer(lm: Model, messages: list[dict[str, str]], options: Any) -> str | None:
-    """Stream one answer; None where there is no room left for it."""
-    from deal._errors import ContextLengthError, KVBudgetError
-
-    pieces: list[str] = []
-    try:
-        for piece in lm.stream(messages, **options):
-            pieces.append(piece)
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-    except KeyboardInterrupt:  # what was said so far stays part of the conversation
-        pass
-    except (ContextLengthError, KVBudgetError) as error:
-        if pieces:
-            print()
-        print(f"{_one_line(error)} (/reset starts anew)", file=sys.stderr)
-        return None
-    sys.stdout.write("\n")
-    sys.stdout.flush()
-    return "".join(pieces)

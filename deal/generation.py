@@ -6,7 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from deal._tree import Tree
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Stats:
         forward tokens and passes are the model's own.
     seconds_rollout_model : float
         Wall time of those passes.
+    n_recalled_tokens : int
+        Contexts that were used and that an earlier search had evaluated: in
+        :func:`deal.sweep` alone, where they cost no forward pass.
     n_reused_tokens : int
         Tokens of rollouts that were known before; from here on in mode "exact" alone.
     n_pruned, n_settled : int
@@ -66,6 +72,7 @@ class Stats:
     n_rollout_model_tokens: int = 0
     n_rollout_model_passes: int = 0
     seconds_rollout_model: float = 0.0
+    n_recalled_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,8 @@ class Candidate:
     next_beam : int or None
         Index of the hypothesis that it is at the next decision; None where it is none,
         as it was not chosen or is finished.
+    position : int
+        Tokens of that hypothesis before it: its index in ``token_ids`` where chosen.
     """
 
     beam: int
@@ -117,6 +126,7 @@ class Candidate:
     is_chosen: bool
     is_skipped: bool = False
     next_beam: int | None = None
+    position: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,8 +161,9 @@ class Generation:
         What the search ranked by: ``logprob + reward_weight * reward`` for DeAL,
         `reward` for ``mode="segment"``,
         ``logprob / len(token_ids) ** length_penalty`` for beam search, `logprob` else.
-    finish_reason : {"stop", "length"}
-        An end token or stop string, or the limit on tokens.
+    finish_reason : {"stop", "length", "dead_end"}
+        An end token or stop string, or the limit on tokens; or an end token, the only
+        one left to a constraint that the text does not satisfy.
     stats : Stats
     trace : tuple of Decision
         Every decision of a DeAL search; empty for plain decoding.
@@ -168,8 +179,46 @@ class Generation:
     stats: Stats = field(repr=False)
     trace: tuple[Decision, ...] = field(default=(), repr=False)
 
+    # Of the model that wrote it, to show tokens; no field, so that comparing, asdict()
+    # and pickles leave it out.
+    _tokenizer: ClassVar[Any] = None
+
     def __str__(self) -> str:
         return self.text
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        state.pop("_tokenizer", None)
+        return state
+
+    def _repr_html_(self) -> str:
+        from deal._html import page_part
+
+        return page_part(self)
+
+    def tree(self, tokenizer: Any = None) -> Tree:
+        """The search as a tree to fold, zoom and hover over.
+
+        Parameters
+        ----------
+        tokenizer : Tokenizer, optional
+            Default: that of the model which wrote it.
+
+        Returns
+        -------
+        deal.Tree
+            Notebooks show it; ``.save("tree.html")`` writes one file that needs
+            nothing else.
+
+        Raises
+        ------
+        ValueError
+            If the generation has no trace, or comes out of a pickle and no tokenizer is
+            given.
+        """
+        from deal._tree import tree
+
+        return tree(self, tokenizer)
 
 
 def _known(value: float) -> float | None:
@@ -196,6 +245,7 @@ def decisions(
                 is_chosen=row["is_chosen"],
                 is_skipped=row["is_skipped"],
                 next_beam=row["next_beam"] if row["next_beam"] >= 0 else None,
+                position=row["n_committed"],
             )
             for row in group
         )

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deal import _core, _rollouts
+from deal import _core, _fingerprint, _rollouts
 from deal import controls as _controls
+from deal._progress import bar_over
 from deal._request import (
     GENERATE_DEFAULTS,
     Options,
@@ -18,6 +19,7 @@ from deal._request import (
     aligned,
     generations,
     is_batch,
+    is_chats,
     is_messages,
     known,
     make_options,
@@ -25,8 +27,8 @@ from deal._request import (
     start,
 )
 from deal._scoring import Scoring
-from deal.generation import Generation
 from deal.settings import Sampling, Search, check_int
+from deal.stream import Stream
 from deal.tokenizer import Tokenizer
 
 KV_TYPES = {"f32": 0, "f16": 1}  # deal_kv_type
@@ -118,6 +120,8 @@ class Model(Scoring):
         self._sessions: list[Any] = []
         self._idle: list[Any] = []  # sessions that no request holds
         self._lock = threading.Lock()
+
+    fingerprint = _fingerprint.fingerprint
 
     def __repr__(self) -> str:
         return (
@@ -214,6 +218,7 @@ class Model(Scoring):
         num_return_sequences: int = 1,
         stop: str | Sequence[str] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
+        constraint: Any = None,
         reward_kwargs: Mapping[str, Any] | None = None,
         progress: bool = False,
     ) -> Any:
@@ -245,6 +250,11 @@ class Model(Scoring):
             Strings that end the text; cut from it.
         eos_token_id : int or list of int, optional
             End tokens instead of the model's own; ``[]`` for none.
+        constraint : Regex, JsonSchema or Grammar of deal.rewards, optional
+            The form that the text must have: no token that it forbids is taken, by
+            candidates, rollouts or draws. Also a capsule of ``<deal/constraint.h>``, or
+            an object whose ``matcher(tokenizer)`` has the methods of llguidance's
+            LLMatcher. See docs/constraints.md.
         reward_kwargs : mapping, optional
             Keyword arguments for Python rewards; for a list of prompts, lists of as
             many values (a data set's columns, as in TRL).
@@ -269,6 +279,8 @@ class Model(Scoring):
         RewardError
             If a reward returns something else than its declaration says. What a Python
             reward raises itself goes through unchanged.
+        ConstraintError
+            If a constraint fails, or says something that it cannot.
         """
         options = self._options(locals())
         if not is_batch(prompt):
@@ -295,15 +307,16 @@ class Model(Scoring):
         align : str, optional
             The paper's alignment prompt p_a (start-state adaptation, section 3.1), such
             as "Be harmless and helpful.": a system message, or the beginning of the one
-            that is there.
+            that is there; of the user's first one where the template writes no system
+            messages. Rewards see it in ``prompts`` and ``messages``.
 
         Returns
         -------
         Generation, or list
             As :meth:`generate`.
         """
-        several = bool(messages) and not isinstance(messages[0], Mapping)
-        chats = [aligned(c, align) for c in (messages if several else [messages])]
+        several = is_chats(messages)
+        chats = aligned(messages if several else [messages], align, self.tokenizer)
         prompts = [self.tokenizer.apply_chat_template(chat) for chat in chats]
         columns = kwargs.pop("reward_kwargs", None)
         rows = rows_of(columns, len(chats)) if several else [dict(columns or {})]
@@ -365,8 +378,11 @@ class Model(Scoring):
         options: Options,
         row: dict,
         controls: Any,
+        recalls: Sequence[Any] = (None, None),
     ) -> Any:
-        return start(sessions, self.tokenizer, prompt, options, row, controls)
+        return start(
+            sessions, self.tokenizer, prompt, options, row, controls, recalls
+        )
 
     def _generate_all(
         self,
@@ -377,73 +393,18 @@ class Model(Scoring):
         is_chat: bool = False,
     ) -> list[Any]:
         encoded = [self._encode(prompt, is_chat) for prompt in prompts]
-        pairs: Any = list(zip(encoded, rows, strict=True))
-        if progress:
-            from tqdm.auto import tqdm
-
-            pairs = tqdm(pairs, unit="prompt", desc="generate")
         results = []
         controls = _rollouts.controls(self, options)
-        for prompt, row in pairs:
+        for prompt, row in bar_over([*zip(encoded, rows, strict=True)], progress):
             with _rollouts.sessions(self, options) as sessions:
                 search = self._start(sessions, prompt, options, row, controls)
                 try:
                     search.run()
-                    found = generations(search, options)
+                    found = generations(search, options, self.tokenizer)
                 finally:
                     del search  # gives its nodes back before the sessions are
             results.append(found[0] if options.params["n_return"] == 1 else found)
         return results
-
-
-class Stream:
-    """Iterator over the pieces of a text while it is generated.
-
-    Attributes
-    ----------
-    generation : Generation or None
-        The result, once the last piece is out.
-    """
-
-    def __init__(
-        self, model: Model, prompt: tuple[list[int], str], options: Options, row: dict
-    ) -> None:
-        self.generation: Generation | None = None
-        # Those of now, not of the first piece.
-        controls = _rollouts.controls(model, options)
-        self._pieces = self._run(model, prompt, options, row, controls)
-
-    def _run(
-        self,
-        model: Model,
-        prompt: tuple[list[int], str],
-        options: Options,
-        row: dict,
-        controls: Any,
-    ) -> Iterator[str]:
-        with _rollouts.sessions(model, options) as sessions:
-            search = model._start(sessions, prompt, options, row, controls)
-            try:
-                size, is_done = 0, False
-                while not is_done:
-                    is_done = search.step()
-                    text = search.text()
-                    if len(text) > size:
-                        piece, size = text[size:], len(text)
-                        yield piece
-                self.generation = generations(search, options)[0]
-            finally:
-                del search
-
-    def __iter__(self) -> Iterator[str]:
-        return self._pieces
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def close(self) -> None:
-        """Stop generating."""
-        self._pieces.close()  # type: ignore[attr-defined]
 
 
 def __getattr__(name: str) -> Any:

@@ -302,6 +302,11 @@ class Tokenizer:
         self._chat_template = source
         self.__dict__.pop("_template", None)
 
+    @property
+    def has_system_role(self) -> bool:
+        """Whether the chat template writes what system messages say."""
+        return self.chat_template is not None and self._template.has_system_role
+
     @cached_property
     def _template(self) -> ChatTemplate:
         assert self._chat_template is not None

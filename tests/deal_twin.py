@@ -17,14 +17,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from formula_twin import Term, formula_value
+from mask_twin import Automaton
+from text_twin import decode
+
 Tokens = tuple[int, ...]
 
 # A reward is a pure function of the prompt's text, the completion's text, its tokens
 # without an end token, and whether an end token or a stop string closed it.
 Reward = Callable[[str, str, Tokens, bool], float]
-
-TEXT, SPECIAL, BYTE, LITERAL = range(4)  # kinds of pieces
-STREAM, RUN, CHAR = range(3)  # what becomes of bytes that are not UTF-8
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,6 @@ class Rollouts:
     n_ctx: int
     n_vocab: int
     log_z: dict[Tokens, float] = field(default_factory=dict)  # not asked
-
-
-Term = tuple[int, int, int, float]  # kind, i, n and x of search/formula.h
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,7 @@ class Problem:
     drawing: Any = None  # of segment_twin.py
     formula: tuple[Term, ...] = ()  # in place of the weighted sum
     numbers: tuple[float, ...] = ()  # of its schedules
+    constraint: Automaton | None = None
 
     @property
     def n_vocab(self) -> int:
@@ -91,7 +90,7 @@ class Problem:
 class Hypothesis:
     tokens: Tokens = ()
     text: str = ""
-    finish: str | None = None  # "end", "stop", "length"
+    finish: str | None = None  # "end", "stop", "length", at last "dead end"
     logprob: float = 0.0
     h: float = 0.0
     rewards: tuple[float, ...] = ()
@@ -158,12 +157,38 @@ class Outcome:
 
 
 class TableLM:
-    """A trie of contexts. What it holds costs nothing to ask again."""
+    """A trie of contexts. What it holds costs nothing to ask again.
 
-    def __init__(self, problem: Problem | Rollouts, stats: Stats) -> None:
-        self.problem, self.stats = problem, stats
+    With a constraint it has no other tokens than those that may come. A context with
+    only one is put off where nothing but that token is asked.
+    """
+
+    def __init__(
+        self, problem: Problem | Rollouts, stats: Stats, request: Problem
+    ) -> None:
+        self.problem, self.stats, self.request = problem, stats, request
         self.held: set[Tokens] = set()
+        self.put_off: set[Tokens] = set()
         self.n_batches = 0
+
+    def allowed(self, context: Tokens) -> Sequence[int]:
+        request = self.request
+        if request.constraint is None:
+            return range(request.n_vocab)
+        tokens = context[len(request.prompt) :]
+        return request.constraint.allowed(tokens, request.end_tokens)
+
+    def is_forced(self, context: Tokens) -> bool:
+        is_prompt = len(context) == len(self.request.prompt)
+        has_one = self.request.constraint and len(self.allowed(context)) == 1
+        return bool(has_one) and not is_prompt
+
+    def evaluate_for_ids(self, contexts: Sequence[Tokens]) -> None:
+        """One batch of those whose next token is not known without."""
+        self.put_off |= {c for c in contexts if self.is_forced(c)}
+        open_ones = [c for c in contexts if not self.is_forced(c)]
+        if open_ones:
+            self.evaluate(open_ones)
 
     def evaluate(self, contexts: Sequence[Tokens]) -> None:
         """One batch; every context that is not held yet is one forward token."""
@@ -176,7 +201,9 @@ class TableLM:
 
     def keep(self, contexts: Sequence[Tokens]) -> None:
         """Forgets all that is no beginning of one of these."""
-        self.held &= {c[:n] for c in contexts for n in range(1, len(c) + 1)}
+        kept = {c[:n] for c in contexts for n in range(1, len(c) + 1)}
+        self.held &= kept
+        self.put_off &= kept
 
     def _key(self, context: Tokens) -> Tokens:
         assert context in self.held, "read before it was evaluated"
@@ -185,8 +212,11 @@ class TableLM:
 
     def best(self, context: Tokens, n: int) -> list[int]:
         """The n likeliest tokens; of equal ones the lower id comes first."""
+        allowed = self.allowed(context)
+        if len(allowed) == 1:
+            return list(allowed)
         logits = self.problem.table[self._key(context)]
-        return sorted(range(len(logits)), key=lambda t: (-logits[t], t))[:n]
+        return sorted(allowed, key=lambda t: (-logits[t], t))[:n]
 
     def logprob(self, context: Tokens, token: int) -> float:
         key = self._key(context)
@@ -196,50 +226,13 @@ class TableLM:
 # --- text and its end ----------------------------------------------------------------
 
 
-def decode_run(run: bytes, byte_rule: int) -> str:
-    """A run of byte pieces: as a whole, or character by character."""
-    if byte_rule == RUN:
-        try:
-            return run.decode()
-        except UnicodeDecodeError:
-            return "\ufffd" * len(run)
-    text = ""
-    while run:
-        for size in (1, 2, 3, 4):
-            try:
-                character, n = run[:size].decode(), size
-                break
-            except UnicodeDecodeError:
-                character, n = "\ufffd", 1
-        text, run = text + character, run[n:]
-    return text
-
-
-def decode(problem: Problem, tokens: Tokens) -> str:
-    """Text of the tokens as the tokenizer's library decodes them."""
-    pieces = [problem.pieces[t] for t in tokens]
-    if problem.byte_rule != CHAR:
-        pieces = [(kind, piece) for kind, piece in pieces if kind != SPECIAL]
-    if problem.byte_rule == STREAM:
-        return b"".join(piece for _, piece in pieces).decode(errors="replace")
-    text, run = "", b""
-    for kind, piece in pieces:
-        if kind == BYTE:
-            run += piece
-            continue
-        text += decode_run(run, problem.byte_rule)
-        text += "" if kind == SPECIAL else piece.decode(errors="replace")
-        run = b""
-    return text + decode_run(run, problem.byte_rule)
-
-
 def extend(problem: Problem, hypothesis: Hypothesis, token: int) -> Hypothesis:
     """The hypothesis with one more token; it may end with it."""
     assert hypothesis.finish is None
     tokens = (*hypothesis.tokens, token)
     if token in problem.end_tokens:
         return dataclasses.replace(hypothesis, tokens=tokens, finish="end")
-    text = decode(problem, tokens)
+    text = decode(problem.pieces, problem.byte_rule, tokens)
     cuts = [text.index(stop) for stop in problem.stops if stop in text]
     finish = None
     if cuts:
@@ -289,9 +282,9 @@ class Search:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.stats = Stats(n_prompt_tokens=len(problem.prompt))
-        self.lm = self.roller = TableLM(problem, self.stats)
+        self.lm = self.roller = TableLM(problem, self.stats, problem)
         if problem.rollouts:
-            self.roller = TableLM(problem.rollouts, Stats())
+            self.roller = TableLM(problem.rollouts, Stats(), problem)
         self.trace: list[Row] = []
         self.live = [Hypothesis()]
         self.pool = Pool(problem.num_beams)
@@ -314,7 +307,16 @@ class Search:
             self.observe([(one, 0) for one in results])
             self.stats.n_batches[-1] += self.lm.n_batches
             results = self.rewarded(results)
-        return Outcome(results, self.trace, self.stats)
+        return Outcome([self.told(one) for one in results], self.trace, self.stats)
+
+    def told(self, one: Hypothesis) -> Hypothesis:
+        """The same, or said to have ended where nothing led on."""
+        constraint, ends = self.problem.constraint, self.problem.end_tokens
+        if one.finish != "end" or not constraint:
+            return one
+        if constraint.is_match(one.tokens[:-1], ends):
+            return one
+        return dataclasses.replace(one, finish="dead end")
 
     def step(self) -> bool:
         raise NotImplementedError
@@ -369,7 +371,8 @@ class Search:
             values.append(reward(self.problem.prompt_text, *told))
             h += weight * values[-1]
         if self.problem.formula:
-            h = formula_value(self.problem, values, self.position())
+            formula, numbers = self.problem.formula, self.problem.numbers
+            h = formula_value(formula, numbers, values, self.position())
         return dataclasses.replace(one, rewards=tuple(values), h=h)
 
     def count_texts(self, hypotheses: Sequence[Hypothesis]) -> None:
@@ -383,25 +386,6 @@ class Search:
         alone = {one.text for one in hypotheses} - self.asked
         self.stats.n_alone += [len(alone)] * bool(alone)
         self.asked |= told | alone
-
-
-def formula_value(problem: Problem, scores: Sequence[float], position: float) -> float:
-    """What a formula, in postfix order, makes of the scores."""
-    stack: list[float] = []
-    for kind, i, n, x in problem.formula:
-        if kind == 0:
-            stack.append(scores[i])
-        elif kind == 1:
-            stack.append(x)
-        elif kind == 2:
-            stack.append(problem.numbers[i + int(min(position, n - 1))])
-        elif kind == 7:
-            stack.append(float(stack.pop() >= x))
-        else:
-            b, a = stack.pop(), stack.pop()
-            stack.append([a + b, a * b, min(a, b), max(a, b)][kind - 3])
-    [value] = stack
-    return value
 
 
 def words_of(hypothesis: Hypothesis) -> Tokens:
@@ -520,12 +504,13 @@ class Deal(Search):
             and any(not c.last.finish for c in candidates)
         ):
             self.roller.evaluate([self.problem.prompt])  # the first time
-            self.roller.evaluate([self.context(live) for live in self.live])
+            lives = {self.context(live) for live in self.live}
+            self.roller.evaluate(sorted(lives - self.roller.put_off))
         for i in range(n):
             going = [c for c in candidates if c.last.finish is None]
             if not going:
                 break
-            self.roller.evaluate([self.context(c.last) for c in going])
+            self.roller.evaluate_for_ids([self.context(c.last) for c in going])
             self.stats.n_rollouts += len(going) if i == 0 else 0
             self.stats.n_rollout_tokens += len(going)
             for candidate in going:

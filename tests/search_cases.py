@@ -9,9 +9,10 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import deal_twin as twin
-from deal_twin import Problem, Term, Tokens
-from search_table import N_EMBD, Head, Keywords, Length, Marks, States, Toy
+from deal_twin import Problem, Tokens
+from formula_twin import Term
+from search_table import ACTIVATIONS, N_EMBD, Head, Keywords, Length, Marks, States, Toy
+from text_twin import BYTE, CHAR, LITERAL, RUN, SPECIAL, STREAM, TEXT
 
 CAT = "\u732b".encode()
 PIECES = [
@@ -55,16 +56,16 @@ Case = tuple[Problem, str]
 
 
 def random_pieces(rng: random.Random, n: int) -> tuple[int, list[tuple[int, bytes]]]:
-    rule = rng.choice([twin.STREAM, twin.STREAM, twin.RUN, twin.CHAR])
+    rule = rng.choice([STREAM, STREAM, RUN, CHAR])
     pieces = []
     for _ in range(n):
         u = rng.random()
         if u < 0.1:
-            pieces.append((twin.SPECIAL, b"<s>"))
-        elif u < 0.5 and rule != twin.STREAM:
-            pieces.append((twin.BYTE, rng.choice(BYTES)))
+            pieces.append((SPECIAL, b"<s>"))
+        elif u < 0.5 and rule != STREAM:
+            pieces.append((BYTE, rng.choice(BYTES)))
         else:
-            kind = rng.choice([twin.TEXT, twin.TEXT, twin.LITERAL])
+            kind = rng.choice([TEXT, TEXT, LITERAL])
             pieces.append((kind, rng.choice(PIECES)))
     return rule, pieces
 
@@ -112,10 +113,23 @@ def random_layers(rng: random.Random) -> tuple[int, ...]:
 
 
 def random_head(rng: random.Random, prompt: Tokens) -> Head:
+    """With a hidden layer or without."""
     layers = random_layers(rng)
-    weight = [rng.randrange(-8, 9) / 4 for _ in range(N_EMBD * len(layers))]
-    pooling = rng.choice(["last", "mean"])
-    return Head(pooling, rng.randrange(-4, 5) / 4, layers, tuple(weight), prompt)
+    n_in = N_EMBD * len(layers)
+    n_hidden = rng.choice([0, 0, 1, 3])
+
+    def numbers(n: int) -> tuple[float, ...]:
+        return tuple(rng.randrange(-8, 9) / 4 for _ in range(n))
+
+    return Head(
+        rng.choice(["last", "mean"]),
+        rng.randrange(-4, 5) / 4,
+        layers,
+        numbers(n_hidden or n_in),
+        prompt,
+        rng.choice(ACTIVATIONS),
+        tuple(numbers(n_in + 1) for _ in range(n_hidden)),
+    )
 
 
 def random_toy(rng: random.Random, form: str) -> Toy:

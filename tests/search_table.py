@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MODES = {"greedy": 0, "beam": 1, "naive": 2, "exact": 3, "segment": 4}
 N_EMBD = 3  # features of a hidden state
 N_LAYER = 3
+ACTIVATIONS = ("tanh", "relu", "gelu")
+ROOT_HALF = 0.70710678118654752440
 
 # --- rewards that both sides have ----------------------------------------------------
 
@@ -162,30 +164,60 @@ class States:
 
 @dataclass(frozen=True)
 class Head:
-    """The sigmoid of a linear map of the pooled hidden states."""
+    """The sigmoid of a linear map of the pooled hidden states, or of a hidden layer of
+    them; sums are in the order of csrc/reward/layer.c, to the last bit."""
 
     pooling: str
     bias: float
     layers: tuple[int, ...]
     weight: tuple[float, ...]
     context: Tokens  # the prompt's tokens
+    activation: str = "tanh"
+    hidden: tuple[tuple[float, ...], ...] = ()  # of each unit: bias, and a weight each
 
     def __call__(
         self, prompt: str, text: str, tokens: Tokens, is_finished: bool
     ) -> float:
-        rows = [self.context + tokens[:n] for n in range(1, len(tokens) + 1)]
-        rows = rows or [self.context]
+        paths = [self.context + tokens[:n] for n in range(1, len(tokens) + 1)]
+        paths = paths or [self.context]
         if self.pooling == "last":
-            rows = rows[-1:]
-        dots = [
-            sum(w * x for w, x in zip(self.weight, states, strict=True))
-            for states in (states_of(row, self.layers) for row in rows)
-        ]
-        return 1 / (1 + math.exp(-(sum(dots) / len(dots) + self.bias)))
+            paths = paths[-1:]
+        rows = [states_of(path, self.layers) for path in paths]
+        if self.hidden:
+            decision = self.bias
+            x = [1 / len(rows) * sum(column) for column in zip(*rows, strict=True)]
+            for weight, unit in zip(self.weight, self.hidden, strict=True):
+                decision += weight * activate(self.activation, layer_sum(unit, x))
+        else:
+            dots = [
+                sum(w * x for w, x in zip(self.weight, states, strict=True))
+                for states in rows
+            ]
+            decision = sum(dots) / len(dots) + self.bias
+        return 1 / (1 + math.exp(-decision))
 
     def words(self) -> list[str]:
         how = ["head", str(int(self.pooling == "mean")), str(self.bias)]
-        return [*how, *counted(self.layers), *map(str, self.weight)]
+        how += counted(self.layers)
+        how += [str(len(self.hidden)), str(ACTIVATIONS.index(self.activation))]
+        return [*how, *map(str, self.weight), *map(str, itertools.chain(*self.hidden))]
+
+
+def layer_sum(unit: Sequence[float], x: Sequence[float]) -> float:
+    z, weight = unit[0], unit[1:]
+    n_four = len(x) // 4 * 4
+    for i in range(0, n_four, 4):
+        a, b, c, d = (x[i + j] * weight[i + j] for j in range(4))
+        z += (a + b) + (c + d)
+    for i in range(n_four, len(x)):
+        z += x[i] * weight[i]
+    return z
+
+
+def activate(name: str, z: float) -> float:
+    if name == "relu":
+        return max(z, 0.0)
+    return math.tanh(z) if name == "tanh" else z * 0.5 * math.erfc(-z * ROOT_HALF)
 
 
 # --- the program ---------------------------------------------------------------------
@@ -230,6 +262,7 @@ def case_words(problem: Problem, mode: str) -> list[str]:
     words += [len(p.formula), *(word for term in p.formula for word in term)]
     words += counted(p.numbers)
     words += p.cost
+    words += p.constraint.words() if p.constraint else [0]
     return [str(w) for w in words]
 
 
@@ -257,7 +290,8 @@ def log_z_of(problem: Problem, answer: dict[str, Any]) -> dict[Tokens, float]:
 
 def sources() -> list[Path]:
     found = [
-        ROOT / f"tests/c/{n}.c" for n in ("search_table", "table_lm", "toy_reward")
+        ROOT / f"tests/c/{n}.c"
+        for n in ("search_table", "table_lm", "toy_reward", "toy_constraint")
     ]
     for folder in ("search", "reward", "tokenizer", "common"):
         found += sorted((ROOT / "csrc" / folder).glob("*.c"))

@@ -94,7 +94,9 @@ class Segment(Search):
         for m, one in enumerate(members):
             if one.finish is None:
                 context = self.context(one)
-                logits = self.problem.table[self.lm._key(context)]
+                logits = list(self.problem.table[self.lm._key(context)])
+                for token in set(range(len(logits))) - {*self.lm.allowed(context)}:
+                    logits[token] = -math.inf
                 stream = group * self.how.n_proposal + m
                 u = uniform(self.how.seed, stream, len(one.tokens))
                 one = self.grown(one, drawn(logits, self.how, context, u))

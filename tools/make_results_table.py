@@ -12,9 +12,10 @@ A document asks for a table with a pair of lines:
 The name is that of a file in benchmarks/results, without ``.json``; a word after it
 asks for a part: ``search headline``, ``search sweep``, ``search ablation``, ``search
 modes``, ``search cost``, ``rewards throughput``, ``rewards search``, ``rewards
-quality``. A marker whose file is not there is an error, and its text
-stays as it is; a part that was not measured says so. No figure between markers is typed
-by hand.
+quality``, ``heads quality``, ``heads sweep``, ``alignment differences``, ``alignment
+guards``, ``alignment judges``. A marker whose file is not there is an error, and its
+text stays as it is; a part that was not measured says so. No figure between markers is
+typed by hand.
 """
 
 from __future__ import annotations

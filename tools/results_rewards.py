@@ -8,8 +8,8 @@ from typing import Any
 from results_machine import machine_line
 
 
-def _closing(result: dict[str, Any], source: str) -> list[str]:
-    return ["", f"{machine_line(result['environment'])} (`{source}`)."]
+def _closing(result: dict[str, Any], part: str, source: str) -> list[str]:
+    return ["", f"{machine_line(result['environments'][part])} (`{source}`)."]
 
 
 def throughput_section(result: dict[str, Any], source: str) -> list[str]:
@@ -19,7 +19,7 @@ def throughput_section(result: dict[str, Any], source: str) -> list[str]:
         return ["Throughput was not measured."]
     sizes = [str(size) for size in settings["token_sizes"]]
     lines = [
-        "**Throughput**: million bytes per second on one core, "
+        "**Throughput**: million bytes per second of processor time on one core, "
         f"{rows[0]['n_texts']:,} texts of {rows[0]['n_bytes'] / 1e6:.1f} MB, each "
         "advanced in tokens of so many bytes and scored at its end; median of "
         f"{settings['rounds']} rounds.",
@@ -30,7 +30,15 @@ def throughput_section(result: dict[str, Any], source: str) -> list[str]:
     for row in rows:
         rates = " | ".join(f"{row['bytes_s'][size] / 1e6:.0f}" for size in sizes)
         lines.append(f"| {row['scorer']} | {rates} |")
-    return lines + _closing(result, source)
+    goal = settings["goal_bytes_s"]
+    below = [
+        f"{row['scorer']}, tokens of {size} bytes"
+        for row in rows
+        for size in sizes
+        if row["bytes_s"][size] < goal
+    ]
+    lines += ["", f"Goal: {goal / 1e6:.0f}. Below it: {'; '.join(below) or 'none'}."]
+    return lines + _closing(result, "throughput", source)
 
 
 def search_section(result: dict[str, Any], source: str) -> list[str]:
@@ -44,21 +52,24 @@ def search_section(result: dict[str, Any], source: str) -> list[str]:
         f"{settings['model']} (`{settings['model_file']}`, {settings['compute']}), "
         f"top_k={search['top_k']}, lookahead={search['lookahead']}, "
         f"max_new_tokens={settings['max_new_tokens']}, {settings['threads']} threads: "
-        "time per token without the prompt, against that with Keywords, and the share "
-        f"of time in the reward; medians of {settings['rounds']} rounds. In mode "
+        "time per token without the prompt, against that with Keywords, tokens "
+        "evaluated per token, and the share of time in the reward; medians of "
+        f"{settings['rounds']} rounds. In mode "
         f"naive, reward_weight={settings['reward_weight']['naive']:g}, all rewards "
         "make the same text by the same work. In mode exact, reward_weight="
         f"{settings['reward_weight']['exact']:g}, texts differ, and so does what can "
         "be ruled out: most once a reward is as high as it can get, which Keywords is "
-        "with every word used and a score per text never is.",
+        "with every word used and a score per text never is, unless it is clipped.",
         "",
-        "| mode | reward | ms per token | of Keywords | share of time |",
-        "| --- | --- | ---: | ---: | ---: |",
+        "| mode | reward | ms per token | of Keywords | tokens evaluated "
+        "| share of time |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
         lines.append(
             f"| {row['mode']} | {row['reward']} | {1e3 * row['seconds_token']:.1f} "
-            f"| {row['of_keywords']:.2f} | {row['reward_share']:.2%} |"
+            f"| {row['of_keywords']:.2f} | {row['rows_token']:.1f} "
+            f"| {row['reward_share']:.2%} |"
         )
     for row in rows:
         if "call_overhead" in row:
@@ -68,7 +79,7 @@ def search_section(result: dict[str, Any], source: str) -> list[str]:
                 f"{1e6 * row['call_overhead']:.0f} microseconds beside the function "
                 f"itself, with {row['n_texts_call']:.1f} texts a call.",
             ]
-    return lines + _closing(result, source)
+    return lines + _closing(result, "search", source)
 
 
 def quality_section(result: dict[str, Any], source: str) -> list[str]:
@@ -88,7 +99,7 @@ def quality_section(result: dict[str, Any], source: str) -> list[str]:
             f"| {row['task']} | {row['model']} | {row['measure']} | {row['value']:.3f} "
             f"| {row['low']:.3f} to {row['high']:.3f} | {row['n']:,} |"
         )
-    return lines + _closing(result, source)
+    return lines + _closing(result, "quality", source)
 
 
 REWARD_SECTIONS: dict[tuple[str, str], Callable[[dict[str, Any], str], list[str]]] = {

@@ -1,6 +1,7 @@
 """Result files as Markdown: one function for each kind of benchmark.
 
-Those with several tables are in results_search.py and results_rewards.py.
+Those with several tables are in results_alignment.py, results_rewards.py and
+results_search.py, that of lm-evaluation-harness in results_lm_eval.py.
 """
 
 from __future__ import annotations
@@ -8,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from results_alignment import ALIGNMENT_SECTIONS
+from results_constraints import CONSTRAINT_SECTIONS
+from results_heads import HEAD_SECTIONS
+from results_lm_eval import lm_eval_section
 from results_machine import machine_line
 from results_rewards import REWARD_SECTIONS
 from results_search import SEARCH_SECTIONS
@@ -185,11 +190,40 @@ def scaling_section(result: dict[str, Any], source: str) -> list[str]:
 
 
 # Benchmark and variant, as a marker names it, to what writes it.
+def sweep_section(result: dict[str, Any], source: str) -> list[str]:
+    """What the points of a sweep share."""
+    settings, summary = result["settings"], result["summary"]
+    grid = settings["grid"]
+    points = " x ".join(
+        f"{name} {', '.join(f'{v:g}' for v in values)}" for name, values in grid.items()
+    )
+    lines = [
+        f"**Sweep**, {settings['n']} word sets of CommonGen, {settings['model']} "
+        f"(`{settings['model_file']}`, {settings['compute']}), {points}, "
+        f"top_k={settings['top_k']}, max_new_tokens={settings['max_new_tokens']}, "
+        f"{settings['threads']} threads: separate runs of the points over the sweep, "
+        "median and range over the word sets.",
+        "",
+        "| | separate / sweep | least | most |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for what, name in (("tokens", "tokens evaluated"), ("seconds", "processor time")):
+        ratios = (summary[f"{what}_ratio_{each}"] for each in ("median", "min", "max"))
+        lines.append(f"| {name} | " + " | ".join(f"{r:.1f}" for r in ratios) + " |")
+    lines += ["", f"{machine_line(result['environment'])} (`{source}`)."]
+    return lines
+
+
 SECTIONS: dict[tuple[str, str], Callable[[dict[str, Any], str], list[str]]] = {
     ("commongen", ""): commongen_section,
     ("engine", ""): engine_section,
     ("fidelity", ""): fidelity_section,
+    ("lm_eval", ""): lm_eval_section,
     ("scaling", ""): scaling_section,
+    ("sweep", ""): sweep_section,
+    **ALIGNMENT_SECTIONS,
+    **HEAD_SECTIONS,
+    **CONSTRAINT_SECTIONS,
     **REWARD_SECTIONS,
     **SEARCH_SECTIONS,
 }

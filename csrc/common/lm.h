@@ -37,6 +37,7 @@ enum {
     DEAL_WANT_TARGET = 1 << 4,  // target_logit, the logit of one given token
     DEAL_WANT_TARGETS = 1 << 5, // target_logits, those of several
     DEAL_WANT_TAPS = 1 << 6,    // what the root's controls tap; the node must be new
+    DEAL_WANT_IDS = 1 << 7,     // with TOP_K: top_logit will not be read
 };
 
 typedef struct deal_lm_item {
@@ -108,6 +109,8 @@ struct deal_lm {
     // counters, only ever growing
     int64_t n_forward_tokens; // nodes evaluated
     int64_t n_forward_passes;
+    int64_t n_recalled_tokens; // used nodes that an earlier search evaluated; 0 but for
+                               // LMs that remember (search/recall.h)
 };
 
 #endif

@@ -22,6 +22,7 @@ typedef enum deal_status {
     DEAL_ERR_REWARD = 9,       // deal.RewardError: a reward broke its contract
     DEAL_ERR_CONTROL = 10,     // deal.ControlError: a control broke its contract
     DEAL_ERR_KV_BUDGET = 11,   // deal.KVBudgetError: no room for more KV cells
+    DEAL_ERR_CONSTRAINT = 12,  // deal.ConstraintError: one broke its contract
 } deal_status;
 
 #define DEAL_ERROR_SIZE 512

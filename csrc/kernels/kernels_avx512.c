@@ -187,8 +187,8 @@ widen_16(const uint16_t *x, float *y)
 static DEAL_INLINE void
 narrow_16(const float *x, uint16_t *y)
 {
-    const int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    __m256i half = _mm512_cvtps_ph(_mm512_loadu_ps(x), mode);
+    enum { MODE = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }; // also at -O0
+    __m256i half = _mm512_cvtps_ph(_mm512_loadu_ps(x), MODE);
     _mm256_storeu_si256((__m256i *)(void *)y, half);
 }
 

@@ -7,9 +7,11 @@
  *     Controls(model, edits, taps)              edits and taps of the forward pass
  *     Reader(session, controls, n_keep)          log-probs and states of growing texts
  *     CallbackLM(evaluate, ...)                 a trie over a forward pass in Python
+ *     Recall(session, controls, ...)            what searches of one prompt were told
  *     branches(session, prefix, first, n_step)  greedy branches, in lockstep
  *     Vocab, Detokenizer                        ids -> text
  *     keywords, length, head, python_reward         capsules "deal.reward.v1"
+ *     matcher_constraint                        a capsule "deal.constraint.v1"
  */
 #include "python/module.h"
 
@@ -18,6 +20,8 @@
 
 #include "kernels/gemm_cblas.h"
 #include "kernels/kernels.h"
+#include "python/py_constraint.h"
+#include "python/py_head.h"
 #include "python/py_lexicon.h"
 #include "python/py_ngrams.h"
 #include "python/py_reward.h"
@@ -70,14 +74,17 @@ module_exec(PyObject *module)
     if (PyModule_AddFunctions(module, deal_py_reward_methods) < 0 ||
         PyModule_AddFunctions(module, deal_py_scorer_methods) < 0 ||
         PyModule_AddFunctions(module, deal_py_lexicon_methods) < 0 ||
-        PyModule_AddFunctions(module, deal_py_ngrams_methods) < 0)
+        PyModule_AddFunctions(module, deal_py_ngrams_methods) < 0 ||
+        PyModule_AddFunctions(module, deal_py_constraint_methods) < 0 ||
+        PyModule_AddFunctions(module, deal_py_head_methods) < 0)
         return -1;
     if (deal_py_vocab_register(module) < 0 || deal_py_reward_register(module) < 0 ||
         deal_py_gguf_register(module) < 0 || deal_py_model_register(module) < 0 ||
         deal_py_session_register(module) < 0 || deal_py_search_register(module) < 0 ||
         deal_py_branches_register(module) < 0 ||
         deal_py_controls_register(module) < 0 || deal_py_formula_register(module) < 0 ||
-        deal_py_reader_register(module) < 0 || deal_py_callback_lm_register(module) < 0)
+        deal_py_reader_register(module) < 0 || deal_py_recall_register(module) < 0 ||
+        deal_py_callback_lm_register(module) < 0)
         return -1;
     return 0;
 }
@@ -96,6 +103,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->controls_type);
     Py_VISIT(state->reader_type);
     Py_VISIT(state->callback_lm_type);
+    Py_VISIT(state->recall_type);
     Py_VISIT(state->errors);
     return 0;
 }
@@ -114,6 +122,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->controls_type);
     Py_CLEAR(state->reader_type);
     Py_CLEAR(state->callback_lm_type);
+    Py_CLEAR(state->recall_type);
     Py_CLEAR(state->errors);
     return 0;
 }

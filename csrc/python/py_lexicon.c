@@ -114,12 +114,12 @@ reward_seconds(PyObject *module, PyObject *args)
     } else if (deal_py_texts_init(&texts, list, "texts") == 0) {
         double before, after;
         Py_BEGIN_ALLOW_THREADS
-        before = deal_clock_seconds();
+        before = deal_clock_thread_seconds();
         for (int k = 0; k < n_times; k++)
             for (int32_t i = 0; i < texts.n && code == 0; i++)
                 code = read_text(r, state, texts.text[i], texts.size[i],
                                  (size_t)token_size, message);
-        after = deal_clock_seconds();
+        after = deal_clock_thread_seconds();
         Py_END_ALLOW_THREADS
         if (code == 0) {
             result = PyFloat_FromDouble(after - before);
@@ -140,8 +140,8 @@ PyMethodDef deal_py_lexicon_methods[] = {
      "Capsule of the lexicon reward. per: 0 text, 1 word, 2 match."},
     {"reward_seconds", reward_seconds, METH_VARARGS,
      "reward_seconds(capsule, texts, token_size, n_times, /)\n--\n\n"
-     "Seconds that an incremental reward takes to read texts, n_times over, in tokens\n"
-     "of token_size bytes, and to score each at its end; on one core, without the "
-     "GIL."},
+     "Processor seconds in which an incremental reward reads texts, n_times over, in\n"
+     "tokens of token_size bytes, and scores each at its end; on one core, without\n"
+     "the GIL."},
     {NULL, NULL, 0, NULL},
 };

@@ -4,6 +4,7 @@
 
 #include "common/alloc.h"
 #include "python/py_array.h"
+#include "python/py_fit.h"
 #include "python/py_reward.h"
 #include "python/py_status.h"
 #include "python/py_texts.h"
@@ -151,22 +152,6 @@ free_job(job *j)
     deal_ngram_rows_free(&j->rows[1]);
 }
 
-// on_step(step, loss, held_out_loss); NULL: signals alone are looked at.
-static int
-call_on_step(void *context, int32_t step, double loss, double held_out_loss)
-{
-    PyGILState_STATE gil = PyGILState_Ensure();
-    int code = PyErr_CheckSignals();
-    if (code == 0 && context != Py_None) {
-        PyObject *result = PyObject_CallFunction((PyObject *)context, "idd", (int)step,
-                                                 loss, held_out_loss);
-        code = result ? 0 : -1;
-        Py_XDECREF(result);
-    }
-    PyGILState_Release(gil);
-    return code;
-}
-
 static float *
 read_floats(PyObject *list, int32_t n, const char *name)
 {
@@ -204,7 +189,7 @@ read_job(PyObject *args, job *j)
     j->params.has_intercept = true;
     j->params.n_step_max = steps;
     j->params.n_patience = patience;
-    j->params.on_step = call_on_step;
+    j->params.on_step = deal_py_fit_step;
     j->params.context = on_step;
     return 0;
 }
@@ -272,10 +257,8 @@ ngram_fit(PyObject *module, PyObject *args)
                 weight[i] = (float)j.weight[i];
                 idf[i] = j.idf[i];
             }
-            const deal_fit_report *r = &j.report;
-            result = Py_BuildValue("(OOd(iiddN))", weights, idfs, j.intercept,
-                                   (int)r->n_step, (int)r->best_step, r->loss,
-                                   r->held_out_loss, PyBool_FromLong(r->has_converged));
+            result = Py_BuildValue("(OOdN)", weights, idfs, j.intercept,
+                                   deal_py_fit_report(&j.report));
         }
         Py_XDECREF(weights);
         Py_XDECREF(idfs);

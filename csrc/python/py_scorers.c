@@ -3,11 +3,9 @@
 #include "common/alloc.h"
 #include "common/reward.h"
 #include "python/module.h"
-#include "python/py_array.h"
 #include "python/py_reward.h"
 #include "python/py_status.h"
 #include "reward/format.h"
-#include "reward/head.h"
 #include "reward/keywords.h"
 #include "reward/length.h"
 #include "reward/repetition.h"
@@ -35,12 +33,6 @@ static void
 destroy_format(PyObject *capsule)
 {
     deal_reward_format_free(PyCapsule_GetPointer(capsule, DEAL_REWARD_CAPSULE));
-}
-
-static void
-destroy_head(PyObject *capsule)
-{
-    deal_reward_head_free(PyCapsule_GetPointer(capsule, DEAL_REWARD_CAPSULE));
 }
 
 // ---- Keywords -----------------------------------------------------------------------
@@ -241,43 +233,6 @@ make_format(PyObject *module, PyObject *args, PyObject *kwargs)
     return deal_py_reward_wrap(reward, destroy_format, deal_reward_format_free);
 }
 
-// ---- Head over hidden states --------------------------------------------------------
-
-static PyObject *
-make_head(PyObject *module, PyObject *args)
-{
-    Py_buffer weight;
-    double bias;
-    PyObject *layers, *capsule = NULL;
-    int pooling;
-    int32_t *layer = NULL, n_layer;
-    if (!PyArg_ParseTuple(args, "y*dOi:head", &weight, &bias, &layers, &pooling))
-        return NULL;
-    if (deal_py_ids(layers, "layers", &layer, &n_layer) == 0) {
-        Py_ssize_t row = n_layer * (Py_ssize_t)sizeof(double);
-        deal_head_params params = {.weight = weight.buf,
-                                   .bias = bias,
-                                   .layer = layer,
-                                   .n_layer = n_layer,
-                                   .pooling = (deal_pooling)pooling};
-        deal_reward *reward;
-        deal_error err;
-        if (row == 0 || weight.len % row != 0 || weight.len / row > INT32_MAX) {
-            PyErr_SetString(PyExc_ValueError, "weight: expected n_layers * n_embd");
-        } else {
-            params.n_embd = (int32_t)(weight.len / row);
-            if (deal_reward_head_new(&params, &reward, &err) != DEAL_OK)
-                deal_py_raise(module, &err);
-            else
-                capsule =
-                    deal_py_reward_wrap(reward, destroy_head, deal_reward_head_free);
-        }
-    }
-    deal_free(layer);
-    PyBuffer_Release(&weight);
-    return capsule;
-}
-
 PyMethodDef deal_py_scorer_methods[] = {
     {"keywords", make_keywords, METH_VARARGS,
      "keywords(concepts, forbidden=[], mode=0, /)\n--\n\n"
@@ -299,9 +254,5 @@ PyMethodDef deal_py_scorer_methods[] = {
      "quoted=False,\ntitle=False, is_all=False)\n--\n\n"
      "Capsule of the format reward. Counts < 0: not checked. letter_case: 1 lower, 2 "
      "upper;\npostscript: 1 P.S., 2 P.P.S."},
-    {"head", make_head, METH_VARARGS,
-     "head(weight, bias, layers, pooling, /)\n--\n\n"
-     "Capsule of the head over hidden states: float64 weight (n_layers, n_embd);\n"
-     "pooling: 0 last, 1 mean."},
     {NULL, NULL, 0, NULL},
 };

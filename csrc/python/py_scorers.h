@@ -11,7 +11,6 @@
 //     length(unit, min, max) -> capsule                      as in reward/length.h
 //     repetition(measure, n, allowed) -> capsule             as in reward/repetition.h
 //     format(starts_with=None, ...) -> capsule               as in reward/format.h
-//     head(weight, bias, layers, pooling) -> capsule         as in reward/head.h
 extern PyMethodDef deal_py_scorer_methods[];
 
 #endif

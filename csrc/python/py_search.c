@@ -5,9 +5,10 @@
 
 #include "common/alloc.h"
 #include "python/py_array.h"
+#include "python/py_constraint.h"
 #include "python/py_controls.h"
 #include "python/py_formula.h"
-#include "python/py_model.h"
+#include "python/py_recall.h"
 #include "python/py_status.h"
 #include "python/py_vocab.h"
 
@@ -22,7 +23,9 @@ typedef struct PySearch {
     PyObject *capsules; // tuple of reward capsules
     PyObject *controls; // Controls or None
     PyObject *rollout_controls;
-    PyObject *formula; // Formula or None
+    PyObject *formula;                 // Formula or None
+    PyObject *constraint;              // capsule or None
+    PyRecall *recall, *rollout_recall; // or NULL
     int32_t *prompt, *end_token;
     const char **stop_text; // (n_stop,)
     deal_reward **reward;   // (n_reward,)
@@ -136,6 +139,51 @@ take_rollouts(PySearch *self, PyObject *session, PyObject *controls,
     return 0;
 }
 
+// What earlier searches were told, in place of the sessions' own LMs.
+static int
+take_recalls(PySearch *self, PyObject *recall, PyObject *rollout_recall,
+             deal_search_request *request)
+{
+    PyObject *module = PyType_GetModule(Py_TYPE((PyObject *)self));
+    PyRecall *first, *second;
+    if (deal_py_recall_get(module, recall, self->session, self->controls, &first) < 0 ||
+        deal_py_recall_get(module, rollout_recall, self->rollout_session,
+                           self->rollout_controls, &second) < 0)
+        return -1;
+    if (self->rollout_session && !first != !second) {
+        PyErr_SetString(PyExc_ValueError, "recall: expected one for each session");
+        return -1;
+    }
+    self->recall = (PyRecall *)Py_XNewRef((PyObject *)first);
+    self->rollout_recall = (PyRecall *)Py_XNewRef((PyObject *)second);
+    if (first) {
+        request->lm = deal_recall_lm(first->recall);
+        request->memo = &first->memo;
+    }
+    if (second)
+        request->rollout_lm = deal_recall_lm(second->recall);
+    return 0;
+}
+
+// The object, its C search made; takes over the reference.
+static PyObject *
+start(PySearch *self, deal_search_request *request)
+{
+    request->prompt = self->prompt;
+    request->end_token = self->end_token;
+    request->stop = self->stop_text;
+    request->n_stop = (int32_t)PyTuple_GET_SIZE(self->stop);
+    request->reward = self->reward;
+    request->weight = self->weight;
+    request->n_reward = self->n_reward;
+    deal_error err;
+    if (deal_search_new(request, &self->search, &err) == DEAL_OK)
+        return (PyObject *)self;
+    PyObject *module = PyType_GetModule(Py_TYPE((PyObject *)self));
+    Py_DECREF(self); // its type, and so the module, stays
+    return deal_py_raise(module, &err);
+}
+
 static PyObject *
 search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -143,20 +191,24 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         "session",    "vocab",    "prompt",          "prompt_text",
         "end_tokens", "stop",     "rewards",         "weights",
         "params",     "controls", "rollout_session", "rollout_controls",
-        "formula",    NULL};
+        "formula",    "recall",   "rollout_recall",  "constraint",
+        NULL};
     PyObject *module = PyType_GetModule(type);
     deal_module_state *state = deal_module_state_get(module);
     PyObject *session, *vocab, *prompt, *text, *end, *stop, *capsules, *weights, *dict;
     PyObject *given = Py_None, *second = Py_None, *second_given = Py_None,
-             *formula = Py_None;
+             *formula = Py_None, *recall = Py_None, *rollout_recall = Py_None,
+             *constraint = Py_None;
     deal_search_request request = {0};
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "OO!OUOO!O!O!O!|OOOO:Search", keyword, &session,
+            args, kwargs, "OO!OUOO!O!O!O!|OOOOOOO:Search", keyword, &session,
             state->vocab_type, &vocab, &prompt, &text, &end, &PyTuple_Type, &stop,
             &PyTuple_Type, &capsules, &PyTuple_Type, &weights, &PyDict_Type, &dict,
-            &given, &second, &second_given, &formula) ||
+            &given, &second, &second_given, &formula, &recall, &rollout_recall,
+            &constraint) ||
         deal_py_controls_get(module, given, &request.controls) < 0 ||
-        deal_py_formula_get(module, formula, &request.formula) < 0)
+        deal_py_formula_get(module, formula, &request.formula) < 0 ||
+        deal_py_constraint_get(constraint, &request.constraint) < 0)
         return NULL;
     PyLm *lm = deal_py_lm_get(module, session, "session");
     PySearch *self = lm ? (PySearch *)type->tp_alloc(type, 0) : NULL;
@@ -169,11 +221,13 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->capsules = Py_NewRef(capsules);
     self->controls = Py_NewRef(given);
     self->formula = Py_NewRef(formula);
+    self->constraint = Py_NewRef(constraint);
     request.lm = lm->lm;
     request.vocab = ((PyVocab *)vocab)->vocab;
     Py_ssize_t text_size;
     const char *utf8 = PyUnicode_AsUTF8AndSize(text, &text_size);
     if (!utf8 || take_rollouts(self, second, second_given, &request) < 0 ||
+        take_recalls(self, recall, rollout_recall, &request) < 0 ||
         read_params(dict, &request.params) < 0 || read_stops(self) < 0 ||
         read_rewards(self, weights) < 0 ||
         deal_py_ids(prompt, "prompt", &self->prompt, &request.n_prompt) < 0 ||
@@ -181,21 +235,9 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         Py_DECREF(self);
         return NULL;
     }
-    request.prompt = self->prompt;
     request.prompt_text = utf8;
     request.prompt_text_size = (size_t)text_size;
-    request.end_token = self->end_token;
-    request.stop = self->stop_text;
-    request.n_stop = (int32_t)PyTuple_GET_SIZE(stop);
-    request.reward = self->reward;
-    request.weight = self->weight;
-    request.n_reward = self->n_reward;
-    deal_error err;
-    if (deal_search_new(&request, &self->search, &err) != DEAL_OK) {
-        Py_DECREF(self);
-        return deal_py_raise(module, &err);
-    }
-    return (PyObject *)self;
+    return start(self, &request);
 }
 
 // Neither session is waited for: one that is in use is an error.
@@ -327,6 +369,14 @@ float_list(const double *value, int32_t n)
     return list;
 }
 
+static const char *
+finish_name(deal_finish_reason reason)
+{
+    if (reason == DEAL_FINISH_LENGTH)
+        return "length";
+    return reason == DEAL_FINISH_DEAD_END ? "dead_end" : "stop";
+}
+
 static PyObject *
 search_results(PyObject *object, PyObject *unused)
 {
@@ -346,8 +396,7 @@ search_results(PyObject *object, PyObject *unused)
             id_list(r.token, (size_t)r.n_token), "text",
             PyUnicode_DecodeUTF8(r.text, (Py_ssize_t)r.text_size, "strict"), "logprob",
             r.logprob, "reward", r.h, "rewards", float_list(r.reward, self->n_reward),
-            "score", r.score, "finish_reason",
-            r.finish_reason == DEAL_FINISH_LENGTH ? "length" : "stop");
+            "score", r.score, "finish_reason", finish_name(r.finish_reason));
         if (!row || PyList_Append(list, row) < 0)
             Py_CLEAR(list);
         Py_XDECREF(row);
@@ -363,7 +412,7 @@ search_stats(PyObject *object, PyObject *unused)
     deal_search_stats_get(((PySearch *)object)->search, &s);
     return Py_BuildValue(
         "{s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:L,s:d,s:d,s:d,"
-        "s:d,s:L,s:L,s:d}",
+        "s:d,s:L,s:L,s:d,s:L}",
         "n_skipped", (long long)s.n_skipped, "n_reused_tokens",
         (long long)s.n_reused_tokens, "n_pruned", (long long)s.n_pruned, "n_settled",
         (long long)s.n_settled, "n_draft_tokens", (long long)s.n_draft_tokens,
@@ -379,7 +428,7 @@ search_stats(PyObject *object, PyObject *unused)
         "seconds_total", s.seconds_total, "n_rollout_model_tokens",
         (long long)s.n_rollout_model_tokens, "n_rollout_model_passes",
         (long long)s.n_rollout_model_passes, "seconds_rollout_model",
-        s.seconds_rollout_model);
+        s.seconds_rollout_model, "n_recalled_tokens", (long long)s.n_recalled_tokens);
 }
 
 static PyObject *
@@ -423,6 +472,9 @@ search_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->controls);
     Py_VISIT(self->rollout_controls);
     Py_VISIT(self->formula);
+    Py_VISIT(self->constraint);
+    Py_VISIT(self->recall);
+    Py_VISIT(self->rollout_recall);
     return 0;
 }
 
@@ -433,6 +485,8 @@ search_clear(PyObject *object)
     PySearch *self = (PySearch *)object;
     deal_search_free(self->search);
     self->search = NULL;
+    Py_CLEAR(self->recall);
+    Py_CLEAR(self->rollout_recall);
     Py_CLEAR(self->session);
     Py_CLEAR(self->rollout_session);
     Py_CLEAR(self->vocab);
@@ -442,6 +496,7 @@ search_clear(PyObject *object)
     Py_CLEAR(self->controls);
     Py_CLEAR(self->rollout_controls);
     Py_CLEAR(self->formula);
+    Py_CLEAR(self->constraint);
     return 0;
 }
 
@@ -480,8 +535,8 @@ static PyType_Slot search_slots[] = {
     {Py_tp_doc, (void *)"Search(session, vocab, prompt, prompt_text, end_tokens, stop, "
                         "rewards, weights, params, controls=None, "
                         "rollout_session=None, rollout_controls=None, "
-                        "formula=None)\n--\n\nOne "
-                        "generation, step by step."},
+                        "formula=None, recall=None, rollout_recall=None, "
+                        "constraint=None)\n--\n\nOne generation, step by step."},
     {Py_tp_new, search_new},
     {Py_tp_dealloc, search_dealloc},
     {Py_tp_traverse, search_traverse},

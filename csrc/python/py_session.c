@@ -231,6 +231,7 @@ session_n_forward_passes(PyObject *self, void *unused)
 static PyMethodDef session_methods[] = {
     {"logits", session_logits, METH_VARARGS, logits_doc},
     {"logprobs", deal_py_session_logprobs, METH_VARARGS, deal_py_logprobs_doc},
+    {"likelihoods", deal_py_session_likelihoods, METH_VARARGS, deal_py_likelihoods_doc},
     {"states", deal_py_session_states, METH_VARARGS, deal_py_states_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -45,6 +45,9 @@ raise_status(PyObject *module, deal_status code, PyObject *message)
     case DEAL_ERR_CONTROL:
         raise_named(module, "ControlError", message);
         return;
+    case DEAL_ERR_CONSTRAINT:
+        raise_named(module, "ConstraintError", message);
+        return;
     case DEAL_ERR_KV_BUDGET:
         raise_named(module, "KVBudgetError", message);
         return;

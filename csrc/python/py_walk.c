@@ -13,6 +13,13 @@ const char deal_py_logprobs_doc[] =
     "Natural log-prob of every token after the first n_prompts[i] of sequences[i]:\n"
     "a list of lists of float. Shared prefixes are evaluated once.";
 
+const char deal_py_likelihoods_doc[] =
+    "likelihoods(sequences, n_prompts, controls=None, done=None)\n--\n\n"
+    "For each sequence the natural log-prob of the tokens after its first\n"
+    "n_prompts[i], summed, and whether greedy decoding writes just these: a list of\n"
+    "(float, bool).\n"
+    "done(i, logprob, is_greedy) is called for each as soon as it is known.";
+
 const char deal_py_states_doc[] =
     "states(sequences, slots, controls)\n--\n\n"
     "What the taps of `controls` read, a float32 array (n_slot, tap_len) for each\n"
@@ -26,6 +33,7 @@ typedef struct text_list {
     deal_walk_text *text; // (n,)
     int32_t **ids;        // (n,) the texts' own tokens
     int32_t **slot;       // (n,)
+    bool *is_greedy;      // (n,) or NULL
 } text_list;
 
 static void
@@ -44,6 +52,7 @@ free_texts(text_list *list)
     deal_free(list->text);
     deal_free(list->ids);
     deal_free(list->slot);
+    deal_free(list->is_greedy);
 }
 
 static int
@@ -73,36 +82,61 @@ read_texts(PyObject *sequences, text_list *list)
     return 0;
 }
 
-static deal_status
-walk_all(deal_lm *lm, const text_list *list, const deal_controls *controls,
-         deal_error *err)
+static double
+sum_of(const deal_walk_text *text)
 {
-    deal_walk *walk;
-    DEAL_TRY(deal_walk_new(lm, controls, list->text, list->n, &walk, err));
-    deal_status status = DEAL_OK;
-    bool is_done = false;
-    while (status == DEAL_OK && !is_done)
-        status = deal_walk_step(walk, &is_done, err);
-    deal_walk_free(walk);
-    return status;
+    double sum = 0;
+    for (int32_t t = 0; t < text->n_token - text->n_prompt; t++)
+        sum += text->logprob[t];
+    return sum;
+}
+
+// Tells `done` of the texts that have become complete.
+static int
+tell(const text_list *list, const deal_walk *walk, int32_t *n_told, PyObject *done)
+{
+    for (; *n_told < deal_walk_n_done(walk); (*n_told)++) {
+        int32_t i = deal_walk_done_at(walk, *n_told);
+        const deal_walk_text *text = &list->text[i];
+        PyObject *is_greedy = *text->is_greedy ? Py_True : Py_False;
+        PyObject *result =
+            PyObject_CallFunction(done, "idO", (int)i, sum_of(text), is_greedy);
+        if (!result)
+            return -1;
+        Py_DECREF(result);
+    }
+    return 0;
 }
 
 static int
-run(PyObject *object, const text_list *list, const deal_controls *controls)
+run(PyObject *object, const text_list *list, const deal_controls *controls,
+    PyObject *done)
 {
     PySession *self = (PySession *)object;
     if (deal_py_lm_enter(&self->base) < 0)
         return -1;
+    deal_lm *lm = deal_session_lm(self->session);
+    deal_walk *walk = NULL;
     deal_error err;
     deal_status status;
+    bool is_done = false;
+    int32_t n_told = 0;
+    int failed = 0;
     Py_BEGIN_ALLOW_THREADS
-    status = walk_all(deal_session_lm(self->session), list, controls, &err);
+    status = deal_walk_new(lm, controls, list->text, list->n, &walk, &err);
     Py_END_ALLOW_THREADS
+    while (status == DEAL_OK && !is_done && !failed) {
+        Py_BEGIN_ALLOW_THREADS
+        status = deal_walk_step(walk, &is_done, &err);
+        Py_END_ALLOW_THREADS
+        if (status == DEAL_OK && done)
+            failed = tell(list, walk, &n_told, done) < 0;
+    }
+    deal_walk_free(walk);
     deal_py_lm_leave(&self->base);
-    if (status == DEAL_OK)
-        return 0;
-    deal_py_raise(PyType_GetModule(Py_TYPE(object)), &err);
-    return -1;
+    if (status != DEAL_OK)
+        deal_py_raise(PyType_GetModule(Py_TYPE(object)), &err);
+    return status == DEAL_OK && !failed ? 0 : -1;
 }
 
 // --- log-probs -----------------------------------------------------------------------
@@ -170,8 +204,56 @@ deal_py_session_logprobs(PyObject *object, PyObject *args)
         deal_py_controls_get(PyType_GetModule(Py_TYPE(object)), given, &controls) < 0)
         return NULL;
     if (read_texts(sequences, &list) == 0 && reserve_logprobs(&list, n_prompts) == 0 &&
-        run(object, &list, controls) == 0)
+        run(object, &list, controls, NULL) == 0)
         result = logprob_lists(&list);
+    free_texts(&list);
+    return result;
+}
+
+static int
+reserve_is_greedy(text_list *list)
+{
+    list->is_greedy = deal_alloc((size_t)list->n, sizeof *list->is_greedy);
+    if (!list->is_greedy) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (int32_t i = 0; i < list->n; i++) {
+        list->is_greedy[i] = true;
+        list->text[i].is_greedy = &list->is_greedy[i];
+    }
+    return 0;
+}
+
+static PyObject *
+likelihood_pairs(const text_list *list)
+{
+    PyObject *result = PyList_New(list->n);
+    for (int32_t i = 0; result && i < list->n; i++) {
+        PyObject *is_greedy = list->is_greedy[i] ? Py_True : Py_False;
+        PyObject *pair = Py_BuildValue("(dO)", sum_of(&list->text[i]), is_greedy);
+        if (!pair)
+            Py_CLEAR(result);
+        else
+            PyList_SET_ITEM(result, i, pair);
+    }
+    return result;
+}
+
+PyObject *
+deal_py_session_likelihoods(PyObject *object, PyObject *args)
+{
+    PyObject *sequences, *n_prompts, *given = Py_None, *done = Py_None, *result = NULL;
+    const deal_controls *controls;
+    text_list list = {0};
+    if (!PyArg_ParseTuple(args, "O!O!|OO:likelihoods", &PyList_Type, &sequences,
+                          &PyList_Type, &n_prompts, &given, &done) ||
+        deal_py_controls_get(PyType_GetModule(Py_TYPE(object)), given, &controls) < 0)
+        return NULL;
+    if (read_texts(sequences, &list) == 0 && reserve_logprobs(&list, n_prompts) == 0 &&
+        reserve_is_greedy(&list) == 0 &&
+        run(object, &list, controls, done == Py_None ? NULL : done) == 0)
+        result = likelihood_pairs(&list);
     free_texts(&list);
     return result;
 }
@@ -244,7 +326,7 @@ deal_py_session_states(PyObject *object, PyObject *args)
         if (array)
             PyList_SET_ITEM(arrays, i, array);
     }
-    if (failed || run(object, &list, controls) < 0)
+    if (failed || run(object, &list, controls, NULL) < 0)
         Py_CLEAR(arrays);
     else
         write_means(&list, arrays, controls->tap_len);

@@ -3,38 +3,27 @@
 #include <string.h>
 
 #include "common/alloc.h"
-#include "reward/hash.h"
 
-#define N_PLACE_MIN 64
-
-typedef struct item {
-    int32_t slot; // -1: free
-    int32_t count;
-} item;
-
-struct deal_counts {
-    uint32_t n_share;
-    uint32_t n_item, n_place; // n_place a power of two, at most half of it taken
-    item place[];             // (n_place,) open addressing
-};
+#define BITS_MIN 10 // log2 of the places of an empty table
+#define BITS_MAX 31
+#define BITS_GROWN 2 // a table that is full grows to four times as many
+#define N_CHUNK 64   // places that are packed at once
 
 static deal_counts *
-make(uint32_t n_place)
+make(int32_t bits)
 {
-    deal_counts *c = deal_alloc(1, sizeof *c + n_place * sizeof(item));
+    deal_counts *c = deal_alloc_zero(1, sizeof *c + (sizeof *c->place << bits));
     if (!c)
         return NULL;
     c->n_share = 1;
-    c->n_item = 0;
-    c->n_place = n_place;
-    memset(c->place, 0xFF, n_place * sizeof(item)); // slots of -1
+    c->bits = bits;
     return c;
 }
 
 deal_counts *
 deal_counts_new(void)
 {
-    return make(N_PLACE_MIN);
+    return make(BITS_MIN);
 }
 
 deal_counts *
@@ -51,59 +40,47 @@ deal_counts_release(deal_counts *c)
         deal_free(c);
 }
 
-// The place that holds `slot`, or the free one where it belongs.
-static uint32_t
-place_of(const deal_counts *c, int32_t slot)
-{
-    uint32_t mask = c->n_place - 1;
-    uint32_t i = (uint32_t)((uint64_t)(uint32_t)slot * DEAL_HASH_PRIME >> 32) & mask;
-    while (c->place[i].slot >= 0 && c->place[i].slot != slot)
-        i = (i + 1) & mask;
-    return i;
-}
-
 int32_t
 deal_counts_get(const deal_counts *c, int32_t slot)
 {
-    const item *at = &c->place[place_of(c, slot)];
-    return at->slot < 0 ? 0 : at->count;
+    return c->place[deal_counts_find(c->place, c->bits, (uint32_t)slot + 1)].count;
 }
 
-// A table of its own with the same counts and room for one more.
-static deal_counts *
-copy(const deal_counts *c)
+// Places of `from` into the empty `to`; the first of the two steps has no branch on
+// what a place holds.
+static void
+move_all(deal_counts *to, const deal_counts *from)
 {
-    uint32_t n_place = c->n_place;
-    if (2 * (c->n_item + 1) > n_place)
-        n_place *= 2;
-    deal_counts *to = make(n_place);
+    deal_counts_item packed[N_CHUNK];
+    for (size_t first = 0; first < (size_t)1 << from->bits; first += N_CHUNK) {
+        size_t n = 0;
+        for (size_t i = first; i < first + N_CHUNK; i++) {
+            packed[n] = from->place[i];
+            n += from->place[i].key != 0;
+        }
+        for (size_t i = 0; i < n; i++)
+            to->place[deal_counts_find(to->place, to->bits, packed[i].key)] = packed[i];
+    }
+}
+
+bool
+deal_counts_reserve(deal_counts **c, size_t n_more)
+{
+    const deal_counts *from = *c;
+    int32_t bits = from->bits;
+    while (3 * (from->n_item + n_more) > (size_t)1 << bits)
+        bits += BITS_GROWN;
+    if (from->n_share == 1 && bits == from->bits)
+        return true;
+    deal_counts *to = bits <= BITS_MAX ? make(bits) : NULL;
     if (!to)
-        return NULL;
-    to->n_item = c->n_item;
-    if (n_place == c->n_place) {
-        memcpy(to->place, c->place, n_place * sizeof(item));
-        return to;
-    }
-    for (uint32_t i = 0; i < c->n_place; i++)
-        if (c->place[i].slot >= 0)
-            to->place[place_of(to, c->place[i].slot)] = c->place[i];
-    return to;
-}
-
-int32_t *
-deal_counts_at(deal_counts **c, int32_t slot)
-{
-    if ((*c)->n_share > 1 || 2 * ((*c)->n_item + 1) > (*c)->n_place) {
-        deal_counts *own = copy(*c);
-        if (!own)
-            return NULL;
-        deal_counts_release(*c);
-        *c = own;
-    }
-    item *at = &(*c)->place[place_of(*c, slot)];
-    if (at->slot < 0) {
-        *at = (item){.slot = slot};
-        (*c)->n_item++;
-    }
-    return &at->count;
+        return false;
+    to->n_item = from->n_item;
+    if (bits == from->bits)
+        memcpy(to->place, from->place, sizeof *to->place << bits);
+    else
+        move_all(to, from);
+    deal_counts_release(*c);
+    *c = to;
+    return true;
 }

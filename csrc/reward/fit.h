@@ -5,18 +5,12 @@
  * with s_i = +1 where target_i is 1 and -1 where it is 0. Rows are dense or sparse. A
  * preference (Bradley-Terry) is a row of differences, target 1, and no intercept.
  *
- * By L-BFGS (D. C. Liu and J. Nocedal, Mathematical Programming 45, 1989) with
- * backtracking. Deterministic; one thread. Stops early where the loss on a held-out
- * part no longer falls, and then returns the weights where it was least.
+ * By L-BFGS; deterministic; one thread.
  */
 #ifndef DEAL_REWARD_FIT_H
 #define DEAL_REWARD_FIT_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include "common/status.h"
+#include "reward/lbfgs.h"
 
 typedef struct deal_fit_rows {
     int32_t n_row, n_col;
@@ -26,25 +20,6 @@ typedef struct deal_fit_rows {
     const float *target;   // (n_row,) 0 or 1
     const float *cost;     // (n_row,) c_i > 0; NULL: all 1
 } deal_fit_rows;
-
-typedef struct deal_fit_params {
-    double l2; // >= 0
-    bool has_intercept;
-    int32_t n_step_max;
-    double tolerance;   // done where no part of the gradient is greater
-    int32_t n_patience; // steps without a lower held-out loss, >= 1
-
-    // Called after every step; anything but 0 ends the fit with CALLBACK. May be NULL.
-    int (*on_step)(void *context, int32_t step, double loss, double held_out_loss);
-    void *context;
-} deal_fit_params;
-
-typedef struct deal_fit_report {
-    int32_t n_step, best_step; // of the weights returned
-    double loss;               // of all training rows, with the penalty
-    double held_out_loss;      // without it; NaN where nothing is held out
-    bool has_converged;
-} deal_fit_report;
 
 // weight (n_col,) and `*intercept` hold the start, and the result. `held_out` may be
 // NULL. Fails with INVALID_ARG on params or rows that make no sense, NO_MEMORY, or

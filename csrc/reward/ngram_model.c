@@ -16,9 +16,8 @@
 #include "common/compiler.h"
 #include "reward/counts.h"
 
-#define N_BUFFER 512 // slots that are read at once
-#define N_AHEAD 8    // slots whose weights are fetched before they are needed
-#define N_TF 256     // counts whose tf is kept
+#define N_BUFFER 128 // slots that are read at once
+#define N_STEP 256   // counts whose step is kept
 #define TF_ONE 65536 // tf of LOG is a multiple of 1 / TF_ONE
 #define ROUNDING 1e-12
 #define N_BYTE_MAX (INT64_C(1) << 40)
@@ -28,6 +27,12 @@ typedef struct slot_weight {
     int32_t weight; // w_j idf_j * scale
     int32_t square; // idf_j^2 * square_scale
 } slot_weight;
+
+// What one more occurrence of a slot adds, in multiples of its weight and square.
+typedef struct tf_step {
+    int64_t sum; // times TF_ONE
+    double square;
+} tf_step;
 
 typedef struct ngram_model {
     deal_reward reward; // first: the public part
@@ -40,7 +45,7 @@ typedef struct ngram_model {
     int32_t least, most; // weights, and 0
     double idf_max;
     double norm_low, norm_high; // where z - b lies, if normed
-    int64_t tf_fixed[N_TF];     // LOG
+    tf_step step[N_STEP];       // after so many occurrences; counts without a sign
 } ngram_model;
 
 typedef struct state {
@@ -67,27 +72,69 @@ deal_ngram_tf_of(deal_ngram_tf tf, int32_t count)
 
 // ---- Sums ---------------------------------------------------------------------------
 
+// tf times TF_ONE, to the nearest integer.
 static int64_t
-fixed_tf(const ngram_model *m, int32_t count)
+fixed_tf(deal_ngram_tf tf, int32_t count)
 {
-    if (m->tf == DEAL_NGRAM_TF_LOG)
-        return count < N_TF ? m->tf_fixed[count]
-                            : (int64_t)rint(deal_ngram_tf_of(m->tf, count) * TF_ONE);
-    return m->tf == DEAL_NGRAM_TF_BINARY ? count != 0 : count;
+    return (int64_t)rint(deal_ngram_tf_of(tf, count) * TF_ONE);
+}
+
+static tf_step
+find_step(deal_ngram_tf tf, int32_t before, int32_t after)
+{
+    double was = (double)fixed_tf(tf, before), is = (double)fixed_tf(tf, after);
+    double grown = (is * is - was * was) / ((double)TF_ONE * TF_ONE);
+    return (tf_step){(int64_t)(is - was), grown};
+}
+
+static inline void
+add_step(const slot_weight *slot, const tf_step *step, int64_t *sum, double *square)
+{
+    *sum += slot->weight * step->sum / TF_ONE;
+    *square += slot->square * step->square;
 }
 
 // One more occurrence of `slot`, or one of the other sign, after `before` of them.
 static void
-add(const ngram_model *m, int32_t slot, int32_t before, int32_t after, int64_t *sum,
-    double *square)
+add(const ngram_model *m, int32_t slot, int32_t before, int64_t *sum, double *square)
 {
-    int64_t was = fixed_tf(m, before), is = fixed_tf(m, after);
-    int64_t weight = m->slot[slot].weight;
-    double grown = (double)(is * is - was * was);
-    bool is_log = m->tf == DEAL_NGRAM_TF_LOG;
-    *sum += is_log ? weight * (is - was) / TF_ONE : weight * (is - was);
-    *square +=
-        m->slot[slot].square * (is_log ? grown / ((double)TF_ONE * TF_ONE) : grown);
+    tf_step step = find_step(m->tf, before, before + (slot < 0 ? -1 : 1));
+    add_step(&m->slot[slot < 0 ? ~slot : slot], &step, sum, square);
+}
+
+// Counts slots without a sign in a table that has room for them.
+static void
+count_plain(const ngram_model *m, state *s, const int32_t *slot, size_t n)
+{
+    deal_counts_item *place = s->counts->place;
+    int32_t bits = s->counts->bits;
+    size_t n_item = s->counts->n_item;
+    int64_t sum = s->sum;
+    double square = s->square;
+    for (size_t i = 0; i < n; i++) {
+        int32_t before = deal_counts_add(place, bits, slot[i], 1, &n_item);
+        const tf_step *step = &m->step[before];
+        tf_step far;
+        if (DEAL_UNLIKELY(before >= N_STEP)) {
+            far = find_step(m->tf, before, before + 1);
+            step = &far;
+        }
+        add_step(&m->slot[slot[i]], step, &sum, &square);
+    }
+    s->counts->n_item = n_item;
+    s->sum = sum;
+    s->square = square;
+}
+
+static void
+count_signed(const ngram_model *m, state *s, const int32_t *slot, size_t n)
+{
+    deal_counts *c = s->counts;
+    for (size_t i = 0; i < n; i++) {
+        int32_t sign = slot[i] < 0 ? -1 : 1, at = sign < 0 ? ~slot[i] : slot[i];
+        int32_t before = deal_counts_add(c->place, c->bits, at, sign, &c->n_item);
+        add(m, slot[i], before, &s->sum, &s->square);
+    }
 }
 
 static int
@@ -99,18 +146,12 @@ count(const ngram_model *m, state *s, const int32_t *slot, size_t n)
                                   : m->slot[slot[i]].weight;
         return 0;
     }
-    for (size_t i = 0; i < n; i++) {
-        if (i + N_AHEAD < n) {
-            int32_t next = slot[i + N_AHEAD];
-            DEAL_PREFETCH(&m->slot[next < 0 ? ~next : next]);
-        }
-        int32_t at = slot[i] < 0 ? ~slot[i] : slot[i], sign = slot[i] < 0 ? -1 : 1;
-        int32_t *n_seen = deal_counts_at(&s->counts, at);
-        if (!n_seen)
-            return 1;
-        add(m, at, *n_seen, *n_seen + sign, &s->sum, &s->square);
-        *n_seen += sign;
-    }
+    if (!deal_counts_reserve(&s->counts, n))
+        return 1;
+    if (m->is_signed)
+        count_signed(m, s, slot, n);
+    else
+        count_plain(m, s, slot, n);
     return 0;
 }
 
@@ -121,11 +162,11 @@ add_end(const ngram_model *m, const state *s, int64_t *sum, double *square)
     int32_t slot[DEAL_NGRAMS_SLOTS_MAX];
     size_t n = deal_ngrams_finish(m->ngrams, &s->reading, slot);
     for (size_t i = 0; i < n; i++) {
-        int32_t at = slot[i] < 0 ? ~slot[i] : slot[i], sign = slot[i] < 0 ? -1 : 1;
+        int32_t at = slot[i] < 0 ? ~slot[i] : slot[i];
         int32_t before = m->has_counts ? deal_counts_get(s->counts, at) : 0;
         for (size_t j = 0; j < i; j++)
             before += slot[j] == at ? 1 : slot[j] == ~at ? -1 : 0;
-        add(m, at, before, before + sign, sum, square);
+        add(m, slot[i], before, sum, square);
     }
 }
 
@@ -333,8 +374,8 @@ set_weights(ngram_model *m, const deal_ngram_model_params *p, deal_error *err)
         m->most = m->most > -m->least ? m->most : -m->least;
         m->least = -m->most;
     }
-    for (int32_t i = 0; i < N_TF; i++)
-        m->tf_fixed[i] = (int64_t)rint(deal_ngram_tf_of(DEAL_NGRAM_TF_LOG, i) * TF_ONE);
+    for (int32_t i = 0; i < N_STEP; i++)
+        m->step[i] = find_step(m->tf, i, i + 1);
     find_norms(m, p);
     return DEAL_OK;
 }
@@ -366,6 +407,7 @@ deal_reward_ngram_model_new(const deal_ngram_model_params *params, deal_reward *
     m->is_signed = params->ngrams.is_signed;
     m->has_counts = m->is_normed || m->tf != DEAL_NGRAM_TF_COUNT;
     DEAL_TRY_GOTO(set_weights(m, params, err), failed);
+    deal_ngrams_fetch(m->ngrams, m->slot, sizeof *m->slot);
     m->reward = (deal_reward){
         .abi_version = DEAL_REWARD_ABI,
         .struct_size = sizeof(deal_reward),

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "common/alloc.h"
+#include "common/compiler.h"
 #include "common/unicode.h"
 #include "common/utf8.h"
 #include "reward/hash.h"
@@ -23,6 +24,10 @@ struct deal_ngrams {
     int32_t n_slot;
     int32_t words_min, words_max, characters_min, characters_max;
     bool is_within_words, is_folded, is_signed;
+    bool is_words_alone; // no characters, and words that are hashed as they come
+    const char *table;   // NULL: nothing is fetched
+    size_t row_size;
+    uint32_t upper; // the bit of upper-case ASCII where that is folded
     int32_t word_size_min;
     int32_t shift;                // HASHED: 64 - log2(n_slot)
     place *vocabulary, *stop;     // open addressing
@@ -97,12 +102,20 @@ emit_murmur(const deal_ngrams *g, const deal_ngrams_stream *m, output *out)
 
 // ---- Words --------------------------------------------------------------------------
 
+static inline int32_t
+bucket_of(const deal_ngrams *g, uint64_t key)
+{
+    size_t slot = (size_t)(deal_hash_end(key) >> g->shift);
+    DEAL_PREFETCH(g->table + slot * g->row_size);
+    return (int32_t)slot;
+}
+
 static void
 emit(const deal_ngrams *g, uint64_t key, output *out)
 {
-    key = deal_hash_end(key);
-    int32_t slot = g->kind == DEAL_NGRAMS_HASHED ? (int32_t)(key >> g->shift)
-                                                 : find(g->vocabulary, g->n_place, key);
+    int32_t slot = g->kind == DEAL_NGRAMS_HASHED
+                       ? bucket_of(g, key)
+                       : find(g->vocabulary, g->n_place, deal_hash_end(key));
     out->slot[out->n] = slot;
     out->n += slot >= 0;
 }
@@ -152,7 +165,7 @@ end_word(const deal_ngrams *g, deal_ngrams_state *s, output *out)
         }
 }
 
-static void
+static inline void
 put_word(const deal_ngrams *g, deal_ngrams_state *s, uint32_t code)
 {
     if (!s->n_word) {
@@ -191,30 +204,38 @@ emit_murmur_characters(const deal_ngrams *g, const deal_ngrams_state *s, int32_t
     emit_murmur(g, &m, out);
 }
 
-// The n-grams of n_min to n_max characters that end with the last one.
-static void
+// The n-grams of n_min to n_max characters that end with the last one, of those there
+// are. Hashed ones are all written and counted where they are, without a branch.
+static inline void
 emit_characters(const deal_ngrams *g, const deal_ngrams_state *s, int64_t n_min,
                 int64_t n_max, output *out)
 {
+    if (g->kind != DEAL_NGRAMS_HASHED && n_max > s->n_ring)
+        n_max = s->n_ring;
     if (g->kind == DEAL_NGRAMS_MURMUR) {
         for (int64_t n = n_min; n <= n_max; n++)
             emit_murmur_characters(g, s, (int32_t)n, out);
         return;
     }
     uint64_t key = CHARACTERS;
-    for (int64_t n = 1; n <= n_max; n++) {
+    for (int64_t n = 1; n < n_min; n++)
         key = deal_hash_put(key, character_before(s, n - 1));
-        if (n >= n_min)
+    for (int64_t n = n_min; n <= n_max; n++) {
+        key = deal_hash_put(key, character_before(s, n - 1));
+        if (g->kind == DEAL_NGRAMS_HASHED) {
+            out->slot[out->n] = bucket_of(g, key);
+            out->n += n <= s->n_ring;
+        } else {
             emit(g, key, out);
+        }
     }
 }
 
-static void
+static inline void
 push(const deal_ngrams *g, deal_ngrams_state *s, uint32_t code, output *out)
 {
     s->ring[(uint64_t)s->n_ring++ % N_RING] = code;
-    int64_t n_max = s->n_ring < g->characters_max ? s->n_ring : g->characters_max;
-    emit_characters(g, s, g->characters_min, n_max, out);
+    emit_characters(g, s, g->characters_min, g->characters_max, out);
 }
 
 // White space, or the end of the text, after a white-space separated word.
@@ -227,10 +248,10 @@ end_padded(const deal_ngrams *g, deal_ngrams_state *s, output *out)
     s->n_ring = 0;
 }
 
-static void
-put_character(const deal_ngrams *g, deal_ngrams_state *s, uint32_t code, output *out)
+static inline void
+put_character(const deal_ngrams *g, deal_ngrams_state *s, uint32_t code, bool is_space,
+              output *out)
 {
-    bool is_space = deal_unicode_is_space(code);
     if (g->is_within_words) {
         if (!is_space) {
             if (!s->n_ring)
@@ -253,6 +274,40 @@ put_character(const deal_ngrams *g, deal_ngrams_state *s, uint32_t code, output 
 
 // ---- Reading ------------------------------------------------------------------------
 
+// A character that is not ASCII, or a byte that is no text, and its kind as bits of
+// deal_unicode_ascii.
+static uint32_t
+next_other(const deal_ngrams *g, const uint8_t *text, size_t size, size_t *n_byte,
+           uint32_t *kind)
+{
+    uint32_t code = deal_unicode_next(text, size, n_byte);
+    if (code == DEAL_UNICODE_INVALID)
+        code = REPLACEMENT;
+    else if (g->is_folded)
+        code = deal_unicode_fold(code);
+    *kind = (deal_unicode_is_word(code) ? DEAL_ASCII_WORD : 0) |
+            (deal_unicode_is_space(code) ? DEAL_ASCII_SPACE : 0);
+    return code;
+}
+
+// The ASCII word characters at the beginning of the text, of which there are some;
+// returns their number.
+static size_t
+read_word(const deal_ngrams *g, deal_ngrams_state *s, const uint8_t *text, size_t size)
+{
+    uint64_t word = s->n_word ? s->word : WORD;
+    uint32_t kind = deal_unicode_ascii[text[0]];
+    size_t i = 0;
+    do {
+        word = deal_hash_put(word, text[i] + ((kind & g->upper) << 3));
+        kind = ++i < size ? deal_unicode_ascii[text[i]] : 0;
+    } while (kind & DEAL_ASCII_WORD);
+    s->word = word;
+    s->n_word =
+        i < (size_t)(INT32_MAX - s->n_word) ? s->n_word + (int32_t)i : INT32_MAX;
+    return i;
+}
+
 size_t
 deal_ngrams_read(const deal_ngrams *g, deal_ngrams_state *s, const uint8_t *text,
                  size_t size, int32_t *slot, size_t slot_cap, size_t *n_slot)
@@ -260,19 +315,24 @@ deal_ngrams_read(const deal_ngrams *g, deal_ngrams_state *s, const uint8_t *text
     output out = {.slot = slot};
     size_t i = 0, n_byte;
     for (; i < size && out.n + DEAL_NGRAMS_SLOTS_MAX <= slot_cap; i += n_byte) {
-        uint32_t code = deal_unicode_next(text + i, size - i, &n_byte);
-        if (code == DEAL_UNICODE_INVALID)
-            code = REPLACEMENT;
-        else if (g->is_folded)
-            code = deal_unicode_fold(code);
+        uint32_t kind = deal_unicode_ascii[text[i]], code = text[i];
+        n_byte = 1;
+        if (DEAL_UNLIKELY(kind & DEAL_ASCII_NOT)) {
+            code = next_other(g, text + i, size - i, &n_byte, &kind);
+        } else if (g->is_words_alone && kind & DEAL_ASCII_WORD) {
+            n_byte = read_word(g, s, text + i, size - i);
+            continue;
+        } else {
+            code += (kind & g->upper) << 3; // to lower case
+        }
         if (g->words_max) {
-            if (deal_unicode_is_word(code))
+            if (kind & DEAL_ASCII_WORD)
                 put_word(g, s, code);
             else if (s->n_word)
                 end_word(g, s, &out);
         }
         if (g->characters_max)
-            put_character(g, s, code, &out);
+            put_character(g, s, code, kind & DEAL_ASCII_SPACE, &out);
     }
     *n_slot = out.n;
     return i;
@@ -311,6 +371,13 @@ deal_ngrams_reach(const deal_ngrams *g, const deal_ngrams_state *s, int64_t n_by
         n += (double)n_character * (g->characters_max - g->characters_min + 1);
     }
     return n;
+}
+
+void
+deal_ngrams_fetch(deal_ngrams *g, const void *table, size_t row_size)
+{
+    g->table = table;
+    g->row_size = row_size;
 }
 
 int32_t
@@ -465,6 +532,8 @@ deal_ngrams_new(const deal_ngrams_params *p, deal_ngrams **ngrams, deal_error *e
     g->is_within_words = p->is_within_words;
     g->is_folded = p->is_folded;
     g->is_signed = p->is_signed;
+    g->is_words_alone = !p->characters_max && p->kind != DEAL_NGRAMS_MURMUR;
+    g->upper = p->is_folded ? DEAL_ASCII_UPPER : 0;
     g->word_size_min = p->word_size_min;
     g->n_stop = p->n_stop;
     for (g->shift = 64; (INT64_C(1) << (64 - g->shift)) < p->n_slot; g->shift--)

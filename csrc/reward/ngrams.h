@@ -74,6 +74,11 @@ void deal_ngrams_free(deal_ngrams *g);
 
 int32_t deal_ngrams_n_slot(const deal_ngrams *g);
 
+// From now on, rows of `table` (n_slot, row_size bytes) are fetched into the cache as
+// HASHED slots are found: they are far from each other, and from what was read last.
+// Borrowed.
+void deal_ngrams_fetch(deal_ngrams *g, const void *table, size_t row_size);
+
 // Reads whole characters as long as there is room for DEAL_NGRAMS_SLOTS_MAX more
 // slots; returns the bytes read. slot (slot_cap,) gets `*n_slot` of them; those with a
 // negative sign as ~slot.

@@ -58,13 +58,15 @@ add_branches(deal_search *search, int32_t i, int32_t at, int32_t n_left, bet on,
 {
     deal_exact *x = search->exact;
     double slack = x->slack[i];
+    int32_t i_first, n_now;
+    deal_beam_range(search, i, &i_first, &n_now);
     size_t first = (size_t)at * (size_t)search->n_expand;
     for (int32_t j = 1; j < x->known.entry[at].n_top; j++) {
         const float *logit = x->known.top_logit + first;
         if (x->n_row >= N_ROW_MAX || !((double)logit[0] - (double)logit[j] < slack))
             break;
-        bool is_settled =
-            on.ahead == DEAL_AHEAD_NOW && x->outlook[i * search->n_expand + j].is_exact;
+        bool is_settled = on.ahead == DEAL_AHEAD_NOW &&
+                          (j >= n_now || x->outlook[i_first + j].is_exact);
         if (!is_settled)
             DEAL_TRY(add_branch(search, at, x->known.top_token[first + (size_t)j],
                                 n_left, on, err));
@@ -77,9 +79,10 @@ static double
 slack_of(const deal_search *search, int32_t i)
 {
     const deal_exact *x = search->exact;
-    int32_t first = i * search->n_expand;
+    int32_t first, n;
+    deal_beam_range(search, i, &first, &n);
     double reach = -INFINITY;
-    for (int32_t j = first; j < first + search->n_expand; j++) {
+    for (int32_t j = first; j < first + n; j++) {
         double gain = x->outlook[j].reach - search->candidate[j].logprob;
         reach = gain > reach ? gain : reach;
     }

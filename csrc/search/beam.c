@@ -22,6 +22,8 @@ deal_beam_expand(deal_search *search, deal_reward_set *rewards, deal_error *err)
         for (int32_t j = 0; j < k; j++, n++) {
             size_t i_top = i_row * (size_t)k + (size_t)j;
             int32_t token = search->top_token[i_top];
+            if (search->masks && search->top_logit[i_top] == -INFINITY)
+                break; // so are all that follow: forbidden
             deal_hypothesis *slot = &search->slot[n];
             DEAL_TRY(deal_hypothesis_copy(slot, live, rewards, err));
             DEAL_TRY(deal_hypothesis_push(slot, token, &search->ending, rewards, err));
@@ -46,6 +48,19 @@ is_before(const deal_search *search, int32_t i, int32_t j)
     if (a->score != b->score)
         return a->score > b->score;
     return a->token != b->token ? a->token < b->token : a->i_live < b->i_live;
+}
+
+void
+deal_beam_range(const deal_search *search, int32_t i_live, int32_t *first, int32_t *n)
+{
+    int32_t i = 0, end;
+    while (i < search->n_candidate && search->candidate[i].i_live < i_live)
+        i++;
+    for (end = i; end < search->n_candidate; end++)
+        if (search->candidate[end].i_live != i_live)
+            break;
+    *first = i;
+    *n = end - i;
 }
 
 // Heap with the last in rank on top.

@@ -11,6 +11,7 @@ deal_draft_init(deal_draft *draft)
     draft->rate[0] = 0.3;
     draft->rate[1] = 0.5;
     draft->rate[2] = 0.7;
+    draft->rate[DEAL_DRAFT_GIVEN - 1] = 0.9;
 }
 
 static uint32_t

@@ -8,7 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define DEAL_DRAFT_ORDER 3 // longest context, in tokens
+#define DEAL_DRAFT_ORDER 3                      // longest context, in tokens
+#define DEAL_DRAFT_GIVEN (DEAL_DRAFT_ORDER + 1) // the order of a constraint's guesses
 #define DEAL_DRAFT_SIZE 4096
 
 typedef struct deal_draft_entry {
@@ -20,7 +21,7 @@ typedef struct deal_draft_entry {
 // on the same place takes it.
 typedef struct deal_draft {
     deal_draft_entry entry[DEAL_DRAFT_ORDER][DEAL_DRAFT_SIZE];
-    double rate[DEAL_DRAFT_ORDER]; // of right guesses, by context of 1, 2, 3
+    double rate[DEAL_DRAFT_GIVEN]; // of right guesses, by order
 } deal_draft;
 
 void deal_draft_init(deal_draft *draft);

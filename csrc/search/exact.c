@@ -180,7 +180,7 @@ expand(deal_search *search, deal_error *err)
     DEAL_TRY(deal_observe_all(search, search->live, search->n_live, err));
     DEAL_TRY(deal_beam_expand(search, &search->rewards, err));
     deal_skip_check(search);
-    deal_memo_trim(&search->rewards.memo);
+    deal_memo_trim(search->rewards.memo);
     for (int32_t i = 0; i < search->n_candidate; i++) {
         deal_outlook_begin(search, i);
         x->order[i] = i;
@@ -323,8 +323,10 @@ is_best(const deal_search *search, int32_t i)
 {
     const deal_exact *x = search->exact;
     int32_t i_live = search->candidate[i].i_live;
+    int32_t first, n;
+    deal_beam_range(search, i_live, &first, &n);
     if (x->at[i_live] == DEAL_KNOWN_NONE || search->live[i_live].n_behind > 0)
-        return i % search->n_expand == 0; // it was not asked
+        return i == first; // it was not asked
     return deal_known_best(&x->known, x->at[i_live]) == search->candidate[i].token;
 }
 

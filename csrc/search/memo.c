@@ -74,13 +74,19 @@ grow_entries(deal_memo *memo, deal_error *err)
 }
 
 void
-deal_memo_trim(deal_memo *memo)
+deal_memo_clear(deal_memo *memo)
 {
-    if (memo->text.size <= DEAL_MEMO_SIZE_MAX)
-        return;
     memo->text.size = 0;
     memo->n_entry = 0;
-    memset(memo->slot, 0, memo->n_slot * sizeof *memo->slot);
+    if (memo->slot)
+        memset(memo->slot, 0, memo->n_slot * sizeof *memo->slot);
+}
+
+void
+deal_memo_trim(deal_memo *memo)
+{
+    if (memo->text.size > DEAL_MEMO_SIZE_MAX)
+        deal_memo_clear(memo);
 }
 
 void

@@ -4,7 +4,7 @@
  * finished; for bounds also how many tokens may follow. Of a reward that looks at the
  * text alone, the caller leaves n_tokens and is_finished 0. The memo forgets everything
  * once its texts pass DEAL_MEMO_SIZE_MAX, which bounds its memory; only
- * deal_memo_trim() forgets.
+ * deal_memo_trim() and deal_memo_clear() forget.
  */
 #ifndef DEAL_SEARCH_MEMO_H
 #define DEAL_SEARCH_MEMO_H
@@ -34,6 +34,7 @@ typedef struct deal_memo {
     deal_bytes text;
 } deal_memo;
 
+void deal_memo_clear(deal_memo *memo); // forgets everything
 void deal_memo_trim(deal_memo *memo);
 void deal_memo_free(deal_memo *memo);
 

@@ -41,7 +41,7 @@ make_items(deal_search *search, int32_t *n_items, deal_error *err)
             .parent = slot->roll == DEAL_NODE_NONE ? base_of(search, i) : slot->roll,
             .i_parent = -1,
             .token = slot->token[slot->n_token - 1],
-            .want = DEAL_WANT_TOP_K,
+            .want = DEAL_WANT_TOP_K | DEAL_WANT_IDS,
             .top_k = 1,
             .top_token = &search->roll_token[n],
             .top_logit = &search->roll_logit[n],

@@ -120,7 +120,7 @@ collect_new(deal_reward_set *set, int32_t i_reward, const deal_reward_case *case
     for (size_t i = 0; i < n_cases; i++) {
         bool is_new;
         deal_reward_text key = key_of(set->reward[i_reward], &cases[i].text);
-        DEAL_TRY(deal_memo_find(&set->memo, i_reward, &key, DEAL_MEMO_SCORE,
+        DEAL_TRY(deal_memo_find(set->memo, i_reward, &key, DEAL_MEMO_SCORE,
                                 &set->i_entry[i], &is_new, err));
         if (!is_new)
             continue;
@@ -169,11 +169,11 @@ score_on_texts(deal_reward_set *set, int32_t i_reward, const deal_reward_case *c
     if (n_new > 0)
         DEAL_TRY(ask_scores(set, i_reward, n_new, err));
     for (size_t i = 0; i < n_new; i++) {
-        deal_memo_entry *entry = &set->memo.entry[set->i_new[i]];
+        deal_memo_entry *entry = &set->memo->entry[set->i_new[i]];
         entry->low = entry->high = set->score[i];
     }
     for (size_t i = 0; i < n_cases; i++)
-        cases[i].reward[i_reward] = set->memo.entry[set->i_entry[i]].low;
+        cases[i].reward[i_reward] = set->memo->entry[set->i_entry[i]].low;
     return DEAL_OK;
 }
 
@@ -182,7 +182,7 @@ deal_reward_set_score(deal_reward_set *set, const deal_reward_case *cases,
                       size_t n_cases, deal_error *err)
 {
     DEAL_TRY(reserve_cases(set, n_cases, err));
-    deal_memo_trim(&set->memo);
+    deal_memo_trim(set->memo);
     for (size_t i = 0; i < n_cases; i++)
         DEAL_TRY(score_states(set, &cases[i], i, err));
     for (int32_t i = 0; i < set->n_reward; i++)
@@ -370,7 +370,7 @@ deal_reward_set_bound_texts(deal_reward_set *set, int32_t i_reward,
     for (size_t i = 0; i < n; i++) {
         bool is_new;
         deal_reward_text key = key_of(set->reward[i_reward], &beginnings[i].text);
-        DEAL_TRY(deal_memo_find(&set->memo, i_reward, &key, beginnings[i].n_tokens_left,
+        DEAL_TRY(deal_memo_find(set->memo, i_reward, &key, beginnings[i].n_tokens_left,
                                 &set->i_entry[i], &is_new, err));
         if (!is_new)
             continue;
@@ -381,11 +381,11 @@ deal_reward_set_bound_texts(deal_reward_set *set, int32_t i_reward,
     if (n_new > 0)
         DEAL_TRY(ask_bounds(set, i_reward, n_new, err));
     for (size_t i = 0; i < n_new; i++) {
-        set->memo.entry[set->i_new[i]].low = set->score[i];
-        set->memo.entry[set->i_new[i]].high = set->high[i];
+        set->memo->entry[set->i_new[i]].low = set->score[i];
+        set->memo->entry[set->i_new[i]].high = set->high[i];
     }
     for (size_t i = 0; i < n; i++) {
-        const deal_memo_entry *entry = &set->memo.entry[set->i_entry[i]];
+        const deal_memo_entry *entry = &set->memo->entry[set->i_entry[i]];
         DEAL_TRY(narrow(set, i_reward, entry->low, entry->high,
                         &beginnings[i].low[i_reward], &beginnings[i].high[i_reward],
                         err));

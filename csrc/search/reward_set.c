@@ -42,6 +42,7 @@ deal_reward_set_init(deal_reward_set *set, deal_reward *const *reward,
                      deal_error *err)
 {
     *set = (deal_reward_set){.prompt = *prompt};
+    set->memo = &set->own_memo;
     if (formula && formula->n_term > 0) {
         DEAL_TRY(deal_formula_check(formula, n_reward, err));
         set->formula = *formula;
@@ -72,7 +73,7 @@ void
 deal_reward_set_free(deal_reward_set *set)
 {
     deal_reward_states_free(set, &set->scratch);
-    deal_memo_free(&set->memo);
+    deal_memo_free(&set->own_memo);
     deal_reward_hidden_free(&set->hidden);
     deal_free(set->i_state);
     deal_free(set->ends);

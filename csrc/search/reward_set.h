@@ -50,7 +50,8 @@ typedef struct deal_reward_set {
     bool has_incremental;
     deal_reward_hidden hidden;
     deal_reward_states scratch;
-    deal_memo memo;
+    deal_memo *memo; // `own_memo`, or that of several searches
+    deal_memo own_memo;
     size_t *i_entry;        // (case_cap,) memo entry of each case
     size_t *i_new;          // (case_cap,) those that must be asked
     deal_reward_text *text; // (case_cap,) what is asked

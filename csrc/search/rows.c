@@ -4,10 +4,13 @@
 #include "common/alloc.h"
 #include "common/clock.h"
 #include "search/exact_internal.h"
+#include "search/masked_lm.h"
 
 // Rollouts are asked for all candidates of a later decision at once, unless that is
 // so many that it would cost more than it saves.
 #define N_TOP_ALWAYS 64
+
+#define N_GIVEN 32 // tokens that a constraint is asked to guess at once
 
 deal_status
 deal_rows_reserve(deal_search *search, size_t n, deal_error *err)
@@ -136,7 +139,7 @@ evaluate(deal_search *search, int32_t n, deal_error *err)
     DEAL_TRY(deal_known_reserve(&x->known, n, err));
     // Of another model only what it says next counts.
     uint32_t want = DEAL_WANT_TOP_K;
-    want |= search->request.rollout_lm ? 0 : DEAL_WANT_LOG_Z;
+    want |= search->request.rollout_lm ? DEAL_WANT_IDS : DEAL_WANT_LOG_Z;
     for (int32_t i = 0; i < n; i++) {
         const deal_row *row = &x->row[i];
         size_t at = (size_t)i * (size_t)x->n_top;
@@ -151,8 +154,11 @@ evaluate(deal_search *search, int32_t n, deal_error *err)
         };
     }
     double start = deal_clock_seconds();
+    int64_t n_before = x->known.lm->n_forward_tokens;
     DEAL_TRY(deal_search_extend_rollouts(search, n, err));
-    deal_cost_add(&x->cost, n, deal_clock_seconds() - start);
+    int64_t n_evaluated = x->known.lm->n_forward_tokens - n_before;
+    if (n_evaluated > 0) // else all were recalled
+        deal_cost_add(&x->cost, (int32_t)n_evaluated, deal_clock_seconds() - start);
     return DEAL_OK;
 }
 
@@ -173,6 +179,24 @@ deal_rows_run(deal_search *search, deal_error *err)
     return DEAL_OK;
 }
 
+// Takes up token `token` after entry `at` where an earlier search has evaluated it.
+static deal_status
+take_recalled(deal_search *search, int32_t at, int32_t token, int32_t *child,
+              deal_error *err)
+{
+    deal_known *known = &search->exact->known;
+    const deal_lm_ops *ops = known->lm->ops;
+    deal_row row = {.at = at, .i_parent = -1, .token = token, .n_top = 1};
+    int32_t i_row;
+    if (!search->request.memo ||
+        ops->child(known->lm, known->entry[at].node, token) == DEAL_NODE_NONE)
+        return DEAL_OK;
+    DEAL_TRY(deal_rows_add(search, &row, &i_row, err));
+    DEAL_TRY(deal_rows_run(search, err));
+    *child = deal_known_child(known, at, token);
+    return DEAL_OK;
+}
+
 deal_status
 deal_rows_follow(deal_search *search, int32_t i, deal_error *err)
 {
@@ -182,8 +206,10 @@ deal_rows_follow(deal_search *search, int32_t i, deal_error *err)
     int32_t n_left = deal_search_rollout_len(search) - deal_exact_n_rolled(search, i);
     n_left = outlook->cursor != DEAL_KNOWN_NONE ? n_left : 0;
     for (; n_left > 0 && slot->finish == DEAL_FINISH_NONE; n_left--) {
-        int32_t child = deal_known_child(&x->known, outlook->cursor,
-                                         slot->token[slot->n_token - 1]);
+        int32_t token = slot->token[slot->n_token - 1];
+        int32_t child = deal_known_child(&x->known, outlook->cursor, token);
+        if (child == DEAL_KNOWN_NONE)
+            DEAL_TRY(take_recalled(search, outlook->cursor, token, &child, err));
         if (child == DEAL_KNOWN_NONE)
             break;
         outlook->cursor = child;
@@ -193,18 +219,66 @@ deal_rows_follow(deal_search *search, int32_t i, deal_error *err)
     return deal_outlook_update(search, i, err);
 }
 
+// A guess of what comes after a row: what a constraint leaves, or what came before.
+typedef struct guess {
+    int32_t place; // of the row in the masks, with a reference, or DEAL_MASK_NONE
+    int32_t given[N_GIVEN];
+    int32_t i_given, n_given;
+    int32_t token, order; // order 0: none
+} guess;
+
+static deal_status
+guess_next(deal_search *search, const int32_t *context, guess *g, deal_error *err)
+{
+    deal_masks *masks = search->masks;
+    const deal_draft *draft = &search->exact->draft;
+    if (!masks) {
+        g->order = deal_draft_guess(draft, context, &g->token);
+        return DEAL_OK;
+    }
+    deal_mask mask;
+    DEAL_TRY(deal_masks_get(masks, g->place, &mask, err));
+    if (g->i_given == g->n_given) {
+        g->i_given = 0;
+        DEAL_TRY(
+            deal_masks_guess(masks, g->place, g->given, N_GIVEN, &g->n_given, err));
+    }
+    if (g->i_given < g->n_given) {
+        g->token = g->given[g->i_given++];
+        g->order = DEAL_DRAFT_GIVEN;
+    } else {
+        g->order = deal_draft_guess(draft, context, &g->token);
+    }
+    if (g->order > 0 && !deal_mask_allows(&mask, g->token))
+        g->order = 0;
+    return DEAL_OK;
+}
+
+// Moves a guess on, past its token or the one that is given.
+static deal_status
+guess_move(deal_search *search, guess *g, int32_t token, deal_error *err)
+{
+    int32_t next;
+    if (!search->masks)
+        return DEAL_OK;
+    DEAL_TRY(deal_masks_child(search->masks, g->place, token, &next, err));
+    deal_masks_release(search->masks, g->place);
+    g->place = next;
+    return DEAL_OK;
+}
+
 // Guesses how the rollout of candidate i goes on after row `i_row`, as far as that pays
 // in a batch of `n_lane` rollouts.
 static deal_status
-add_draft(deal_search *search, int32_t i, int32_t i_row, int32_t n_lane,
-          deal_error *err)
+add_drafts(deal_search *search, int32_t i, int32_t i_row, int32_t n_lane, guess *g,
+           deal_error *err)
 {
     deal_exact *x = search->exact;
     const deal_search_request *request = &search->request;
     const deal_hypothesis *slot = &search->slot[i];
     // With hidden states the last token is evaluated, too.
     int32_t n_left = deal_exact_n_left(search, i) + search->observer.is_on;
-    int32_t context[DEAL_DRAFT_ORDER], token;
+    int32_t context[DEAL_DRAFT_ORDER];
     for (int32_t j = 0; j < DEAL_DRAFT_ORDER; j++) {
         int32_t at = slot->n_token - 1 - j, before = request->n_prompt + at;
         context[j] = at >= 0       ? slot->token[at]
@@ -213,23 +287,44 @@ add_draft(deal_search *search, int32_t i, int32_t i_row, int32_t n_lane,
     }
     double chance = 1.0, least = deal_cost_chance(&x->cost, n_lane);
     for (int32_t n = n_left; n > 1; n--) {
-        int32_t order = deal_draft_guess(&x->draft, context, &token);
-        if (order == 0 || deal_exact_is_end(search, token))
+        DEAL_TRY(guess_next(search, context, g, err));
+        if (g->order == 0 || deal_exact_is_end(search, g->token))
             break;
-        chance *= x->draft.rate[order - 1];
+        chance *= x->draft.rate[g->order - 1];
         if (chance < least)
             break;
         deal_row row = {.at = DEAL_KNOWN_NONE,
                         .i_parent = i_row,
-                        .token = token,
+                        .token = g->token,
                         .n_top = 1,
-                        .order = order};
+                        .order = g->order};
         DEAL_TRY(deal_rows_add(search, &row, &i_row, err));
         search->stats.n_draft_tokens++;
         memmove(context + 1, context, (DEAL_DRAFT_ORDER - 1) * sizeof *context);
-        context[0] = token;
+        context[0] = g->token;
+        DEAL_TRY(guess_move(search, g, g->token, err));
     }
     return DEAL_OK;
+}
+
+static deal_status
+add_draft(deal_search *search, int32_t i, int32_t i_row, int32_t n_lane,
+          deal_error *err)
+{
+    guess g = {.place = DEAL_MASK_NONE};
+    const deal_row *row = &search->exact->row[i_row];
+    deal_status status = DEAL_OK;
+    if (search->masks) {
+        deal_node node = search->exact->known.entry[row->at].node;
+        g.place = deal_masked_lm_place(search->roll_lm, node);
+        deal_masks_retain(search->masks, g.place);
+        status = guess_move(search, &g, row->token, err);
+    }
+    if (status == DEAL_OK)
+        status = add_drafts(search, i, i_row, n_lane, &g, err);
+    if (search->masks)
+        deal_masks_release(search->masks, g.place);
+    return status;
 }
 
 static deal_status

@@ -174,7 +174,9 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
     if (n_new_max > params->n_new_max)
         n_new_max = params->n_new_max;
     search->request = *request;
-    search->roll_lm = request->rollout_lm ? request->rollout_lm : request->lm;
+    DEAL_TRY(deal_search_constrain(search, err));
+    search->roll_lm =
+        search->request.rollout_lm ? search->request.rollout_lm : search->request.lm;
     search->ending = (deal_ending){
         .vocab = request->vocab,
         .end_token = request->end_token,
@@ -191,6 +193,8 @@ init(deal_search *search, const deal_search_request *request, deal_error *err)
     };
     DEAL_TRY(deal_reward_set_init(&search->rewards, request->reward, request->weight,
                                   request->n_reward, &request->formula, &prompt, err));
+    if (request->memo)
+        search->rewards.memo = request->memo;
     search->rewards.is_checked = params->is_checked && request->n_reward > 0;
     bool is_sample = params->mode == DEAL_SEARCH_SAMPLE;
     search->n_live_max = is_sample ? params->n_return : params->beam_size;
@@ -285,6 +289,7 @@ deal_search_free(deal_search *search)
     deal_reward_set_free(&search->rewards);
     deal_stop_set_free(&search->ending.stop);
     deal_bytes_free(&search->ending.scratch);
+    deal_search_unconstrain(search);
     deal_free(search);
 }
 
@@ -344,6 +349,10 @@ finish(deal_search *search, deal_error *err)
 {
     if (!deal_search_is_steered(search) && search->rewards.n_reward > 0)
         DEAL_TRY(score_results(search, err));
+    int32_t n;
+    deal_hypothesis *result = results(search, &n);
+    for (int32_t i = 0; search->masks && i < n; i++)
+        DEAL_TRY(deal_search_check_end(search, &result[i], err));
     for (int32_t i = 0; i < search->n_live; i++)
         deal_search_release(search, &search->live[i]);
     for (int32_t i = 0; i < search->n_pool; i++)
@@ -371,6 +380,13 @@ step(deal_search *search, deal_error *err)
     return DEAL_OK;
 }
 
+static int64_t
+n_recalled_by(const deal_search *search)
+{
+    const deal_lm *lm = search->request.lm, *other = search->request.rollout_lm;
+    return lm->n_recalled_tokens + (other ? other->n_recalled_tokens : 0);
+}
+
 deal_status
 deal_search_step(deal_search *search, bool *is_done, deal_error *err)
 {
@@ -384,15 +400,19 @@ deal_search_step(deal_search *search, bool *is_done, deal_error *err)
         int64_t n_tokens = lm->n_forward_tokens, n_passes = lm->n_forward_passes;
         int64_t n_roll_tokens = roll_lm ? roll_lm->n_forward_tokens : 0;
         int64_t n_roll_passes = roll_lm ? roll_lm->n_forward_passes : 0;
+        int64_t n_recalled = n_recalled_by(search);
         deal_status status = step(search, err);
         stats->n_forward_tokens += lm->n_forward_tokens - n_tokens;
         stats->n_forward_passes += lm->n_forward_passes - n_passes;
+        stats->n_recalled_tokens += n_recalled_by(search) - n_recalled;
         if (roll_lm) {
             stats->n_rollout_model_tokens += roll_lm->n_forward_tokens - n_roll_tokens;
             stats->n_rollout_model_passes += roll_lm->n_forward_passes - n_roll_passes;
         }
         stats->seconds_total += deal_clock_seconds() - start;
         search->is_failed = status != DEAL_OK;
+        if (search->is_failed) // entries that were to be answered
+            deal_memo_clear(search->rewards.memo);
         DEAL_TRY(status);
     }
     *is_done = search->is_done;

@@ -6,17 +6,20 @@
  * references it holds and gives them back in deal_search_free(), also after a failed
  * step.
  *
- * It knows a language model through common/lm.h, a reward through common/reward.h and
- * text through tokenizer/detok.h; nothing else.
+ * It knows a language model through common/lm.h, a reward through common/reward.h, a
+ * constraint through common/constraint.h and text through tokenizer/detok.h; nothing
+ * else.
  */
 #ifndef DEAL_SEARCH_SEARCH_H
 #define DEAL_SEARCH_SEARCH_H
 
 #include <stdbool.h>
 
+#include "common/constraint.h"
 #include "common/lm.h"
 #include "common/reward.h"
 #include "search/formula.h"
+#include "search/memo.h"
 #include "search/search_params.h"
 #include "tokenizer/vocab.h"
 
@@ -44,6 +47,12 @@ typedef struct deal_search_request {
     const double *weight;       // (n_reward,) finite; h = sum of weight[i] * reward[i]
     int32_t n_reward;
     deal_formula formula; // h in place of that sum, where it has terms; borrowed
+    // Which tokens may be taken, by candidates, rollouts and draws. Or NULL.
+    const deal_constraint *constraint;
+    // One of several searches over this prompt with these rewards in this order,
+    // whatever their weights: what earlier ones were told. `lm` and rollout_lm are
+    // then those of a recall (search/recall.h). Else NULL.
+    deal_memo *memo;
     deal_search_params params;
 } deal_search_request;
 
@@ -52,6 +61,8 @@ typedef enum deal_finish_reason {
     DEAL_FINISH_END = 1,    // an end token: "stop"
     DEAL_FINISH_STOP = 2,   // a stop string: "stop"
     DEAL_FINISH_LENGTH = 3, // max_new_tokens or the context: "length"
+    DEAL_FINISH_DEAD_END = 4, // an end token, the only one left to a constraint that
+                              // does not accept the text: "dead_end"
 } deal_finish_reason;
 
 // One returned hypothesis; pointers borrowed from the search.
@@ -88,6 +99,8 @@ typedef struct deal_search_stats {
     int64_t n_reward_texts;   // completions scored
     // Of rollout_lm, its prompt included; the counts above are of lm
     int64_t n_rollout_model_tokens, n_rollout_model_passes;
+    // Used contexts of both models that an earlier search with `memo` evaluated
+    int64_t n_recalled_tokens;
     double seconds_prefill, seconds_forward, seconds_reward, seconds_total;
     double seconds_rollout_model;
 } deal_search_stats;

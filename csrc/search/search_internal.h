@@ -8,6 +8,7 @@
 
 #include "search/draw.h"
 #include "search/hypothesis.h"
+#include "search/masks.h"
 #include "search/observe.h"
 #include "search/trace.h"
 
@@ -35,6 +36,8 @@ typedef struct deal_segment_option {
 struct deal_search {
     deal_search_request request;
     deal_lm *roll_lm; // request.rollout_lm, or request.lm
+    deal_masks *masks; // with a constraint, behind which both models then lie
+    deal_lm *masked_lm, *masked_rollout_lm;
     deal_ending ending;
     deal_reward_set rewards;
     deal_observer observer;
@@ -92,6 +95,18 @@ bool deal_search_is_steered(const deal_search *search);
 
 // Gives back all trie references.
 void deal_search_release(deal_search *search, deal_hypothesis *hypothesis);
+
+// --- constrained.c -------------------------------------------------------------------
+
+// With a constraint: puts both language models behind its masks.
+deal_status deal_search_constrain(deal_search *search, deal_error *err);
+
+// Frees masks and models behind them; all nodes were given back.
+void deal_search_unconstrain(deal_search *search);
+
+// Tells a result that the constraint accepts from one that had nowhere to go.
+deal_status deal_search_check_end(deal_search *search, deal_hypothesis *result,
+                                  deal_error *err);
 
 // --- evaluate.c ----------------------------------------------------------------------
 
@@ -169,9 +184,14 @@ void deal_skip_mark(const deal_search *search, deal_trace_row *row, double *rewa
 
 // --- beam.c, for DeAL too ------------------------------------------------------------
 
-// Fills `candidate` and `slot` with the n_expand best tokens of every live hypothesis.
+// Fills `candidate` and `slot` with the n_expand best tokens of every live hypothesis,
+// or with as many as its constraint allows.
 deal_status deal_beam_expand(deal_search *search, deal_reward_set *rewards,
                              deal_error *err);
+
+// The candidates of live hypothesis `i_live`: the first of them and their number.
+void deal_beam_range(const deal_search *search, int32_t i_live, int32_t *first,
+                     int32_t *n);
 
 // Sorts by falling score, then rising token, then beam.
 void deal_beam_rank(deal_search *search);

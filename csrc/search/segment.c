@@ -18,6 +18,8 @@
  * at position j of slot i is number (seed, i, j), so that best of n chooses among what
  * sampling returns with n streams.
  */
+#include <math.h>
+
 #include "common/alloc.h"
 #include "search/search_internal.h"
 
@@ -189,6 +191,8 @@ rank_options(deal_search *search, int32_t g)
         size_t i_row = (size_t)search->slot_row[i];
         for (int32_t j = 0; j < k; j++) {
             size_t i_top = i_row * (size_t)k + (size_t)j;
+            if (search->masks && search->top_logit[i_top] == -INFINITY)
+                break; // so are all that follow: forbidden
             double logprob =
                 (double)search->top_logit[i_top] - (double)search->log_z[i_row];
             offer(search, &n,

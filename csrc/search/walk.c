@@ -16,6 +16,7 @@ typedef struct walk_row {
 struct deal_walk {
     deal_lm *lm;
     const deal_controls *controls;
+    const deal_walk_text *text; // as given
     size_t tap_len;
     walk_row *row; // (n_row,)
     int32_t n_row;
@@ -35,6 +36,8 @@ struct deal_walk {
     int32_t *item_depth;  // (DEAL_WALK_BATCH,) tokens before it
     size_t *target_begin; // (DEAL_WALK_BATCH,)
     float *taps;          // (DEAL_WALK_BATCH, tap_len)
+    int32_t *top;         // (DEAL_WALK_BATCH,) likeliest token after an item
+    float *top_logit;     // (DEAL_WALK_BATCH,)
     int32_t *target;      // (target_cap,) of all items
     float *target_logit;  // (target_cap,)
     size_t n_target, target_cap;
@@ -54,6 +57,9 @@ check_text(const deal_walk *walk, const deal_walk_text *text, int32_t i,
         return deal_fail(err, DEAL_ERR_CONTEXT_FULL,
                          "text %d: expected at most %d tokens (max_length), got %d", i,
                          walk->lm->n_ctx, text->n_token);
+    if (text->is_greedy && !text->logprob)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "text %d: is_greedy is asked for without log-probs", i);
     if (!text->logprob && walk->tap_len == 0)
         return deal_fail(err, DEAL_ERR_INVALID_ARG,
                          "text %d: states are asked for without a tap", i);
@@ -144,8 +150,11 @@ init(deal_walk *walk, const deal_walk_text *text, int32_t n_text, deal_error *er
     walk->item_depth = deal_alloc(n, sizeof *walk->item_depth);
     walk->target_begin = deal_alloc(n, sizeof *walk->target_begin);
     walk->taps = deal_alloc(n * walk->tap_len, sizeof *walk->taps);
+    walk->top = deal_alloc(n, sizeof *walk->top);
+    walk->top_logit = deal_alloc(n, sizeof *walk->top_logit);
     if (!walk->root || !walk->path || !walk->i_placed || !walk->item ||
-        !walk->item_row || !walk->item_depth || !walk->target_begin || !walk->taps)
+        !walk->item_row || !walk->item_depth || !walk->target_begin || !walk->taps ||
+        !walk->top || !walk->top_logit)
         return deal_fail_memory(err, "batch of texts");
     return DEAL_OK;
 }
@@ -162,6 +171,7 @@ deal_walk_new(deal_lm *lm, const deal_controls *controls, const deal_walk_text *
         return deal_fail_memory(err, "walk");
     walk->lm = lm;
     walk->controls = controls;
+    walk->text = text;
     walk->tap_len = controls ? controls->tap_len : 0;
     deal_status status = init(walk, text, n_text, err);
     if (status != DEAL_OK) {
@@ -191,7 +201,8 @@ deal_walk_free(deal_walk *walk)
     void *const block[] = {walk->row,        walk->root,         walk->path,
                            walk->i_placed,   walk->item,         walk->item_row,
                            walk->item_depth, walk->target_begin, walk->taps,
-                           walk->target,     walk->target_logit};
+                           walk->target,     walk->target_logit, walk->top,
+                           walk->top_logit};
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         deal_free(block[i]);
     deal_free(walk);
@@ -250,6 +261,8 @@ add_wants(deal_walk *walk, int32_t i_item, deal_error *err)
         const deal_walk_text *text = walk->row[i].text;
         if (text->sum || (text->slot && text->slot[n - 1] >= 0))
             item->want |= DEAL_WANT_TAPS;
+        if (target >= 0 && text->is_greedy)
+            item->want |= DEAL_WANT_TOP_K;
         if (target < 0 || target == last)
             continue;
         DEAL_TRY(reserve_targets(walk, walk->n_target + 1, err));
@@ -258,6 +271,9 @@ add_wants(deal_walk *walk, int32_t i_item, deal_error *err)
     }
     item->n_target = (int32_t)(walk->n_target - walk->target_begin[i_item]);
     item->taps = walk->taps + (size_t)i_item * walk->tap_len;
+    item->top_k = 1;
+    item->top_token = walk->top + i_item;
+    item->top_logit = walk->top_logit + i_item;
     return DEAL_OK;
 }
 
@@ -326,6 +342,8 @@ serve(deal_walk *walk, int32_t i_item)
             i_target += item->targets[i_target] != target;
             text->logprob[n - text->n_prompt] =
                 (double)item->target_logits[i_target] - (double)item->log_z;
+            if (text->is_greedy)
+                *text->is_greedy &= item->top_token[0] == target;
         }
         if (text->slot && text->slot[n - 1] >= 0) {
             float *to = text->states + (size_t)text->slot[n - 1] * walk->tap_len;
@@ -367,4 +385,16 @@ deal_walk_step(deal_walk *walk, bool *is_done, deal_error *err)
     drop_roots(walk, is_over ? walk->n_group : walk->row[walk->i_row].i_group);
     *is_done = is_over;
     return DEAL_OK;
+}
+
+int32_t
+deal_walk_n_done(const deal_walk *walk)
+{
+    return walk->i_row;
+}
+
+int32_t
+deal_walk_done_at(const deal_walk *walk, int32_t i)
+{
+    return (int32_t)(walk->row[i].text - walk->text);
 }

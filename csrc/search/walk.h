@@ -23,6 +23,8 @@ typedef struct deal_walk_text {
     int32_t n_token;
     int32_t n_prompt;    // in [1, n_token]
     double *logprob;     // (n_token - n_prompt,) natural log, of the tokens after it
+    bool *is_greedy;     // true at first; false where one of those is not the likeliest
+                         // token at its place. NULL: not asked; needs `logprob`
     const int32_t *slot; // (n_token,) row of `states` for a token's state, or -1
     float *states;       // (n_slot, tap_len)
     double *sum;         // (tap_len,) zero at first; of the states of all tokens
@@ -38,5 +40,10 @@ void deal_walk_free(deal_walk *walk);
 
 // Evaluates the next batch. After a failure the walk can only be freed.
 deal_status deal_walk_step(deal_walk *walk, bool *is_done, deal_error *err);
+
+// How many texts' results are complete, which only grows, and the index of the i-th of
+// them.
+int32_t deal_walk_n_done(const deal_walk *walk);
+int32_t deal_walk_done_at(const deal_walk *walk, int32_t i);
 
 #endif

@@ -149,7 +149,8 @@ def make_request(
         Settings of the call: a `do_sample` that is only the model's default gives way
         to a search.
     given : mapping
-        `rewards`, `search` and `stop` (strings besides ``config.stop_strings``).
+        `rewards`, `search`, `constraint` and `stop` (strings besides
+        ``config.stop_strings``).
     n_prompt : int
         Tokens of the prompt, padding included.
     n_vocab, max_length : int
@@ -192,6 +193,7 @@ def make_request(
         "num_return_sequences": config.num_return_sequences or 1,
         "stop": [*_texts(config.stop_strings), *_texts(given["stop"])],
         "eos_token_id": end_tokens(config),
+        "constraint": given["constraint"],
     }
     return make_options(request, n_vocab, max_length, [])
 

@@ -44,6 +44,7 @@ def custom_generate(
     tokenizer: Any = None,
     streamer: Any = None,
     stop: str | Sequence[str] | None = None,
+    constraint: Any = None,
     reward_kwargs: Mapping[str, Any] | None = None,
     batch_size: int = 32,
     kv_budget: int | None = None,
@@ -58,7 +59,7 @@ def custom_generate(
 
     Parameters
     ----------
-    rewards, search, stop
+    rewards, search, stop, constraint
         As in :meth:`deal.Model.generate`. `stop` stands in for ``stop_strings``, which
         transformers does not hand to a callable.
     tokenizer : transformers.PreTrainedTokenizerBase
@@ -95,6 +96,7 @@ def custom_generate(
         "tokenizer": tokenizer,
         "streamer": streamer,
         "stop": stop,
+        "constraint": constraint,
         "reward_kwargs": reward_kwargs,
     }
     check_int("batch_size", batch_size, 1, 2**31 - 1)
@@ -113,6 +115,7 @@ def custom_generate(
         deal_tokenizer: Any = None,
         deal_streamer: Any = None,
         stop: Any = None,
+        constraint: Any = None,
         reward_kwargs: Any = None,
         **model_kwargs: Any,
     ) -> Any:
@@ -122,6 +125,7 @@ def custom_generate(
             "tokenizer": deal_tokenizer,
             "streamer": deal_streamer,
             "stop": stop,
+            "constraint": constraint,
             "reward_kwargs": reward_kwargs,
         }
         given = {k: made[k] if value is None else value for k, value in call.items()}
@@ -260,7 +264,14 @@ class _Run:
                     (cells.trie, None), self.tokenizer, encoded, one, columns
                 )
                 try:
-                    found += drive(search, one, row, self.given["streamer"], criteria)
+                    found += drive(
+                        search,
+                        one,
+                        self.tokenizer,
+                        row,
+                        self.given["streamer"],
+                        criteria,
+                    )
                 finally:
                     del search
         finally:

@@ -157,6 +157,7 @@ class DealForCausalLM:
         rewards: Any = None,
         search: Search | None = None,
         stop: str | Sequence[str] | None = None,
+        constraint: Any = None,
         reward_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -181,7 +182,7 @@ class DealForCausalLM:
         streamer : BaseStreamer, optional
             Gets the prompt, then each token once it is decided: with several beams, all
             of them at the end. One prompt and one sequence alone.
-        rewards, search, stop
+        rewards, search, stop, constraint
             As in :meth:`deal.Model.generate`. A model's own default of do_sample=True
             gives way to a search.
         reward_kwargs : mapping, optional
@@ -213,6 +214,7 @@ class DealForCausalLM:
             "rewards": self.rewards if rewards is None else rewards,
             "search": self.search if search is None else search,
             "stop": stop,
+            "constraint": constraint,
         }
         config, unused, explicit = _config.merge(
             self.generation_config, generation_config, kwargs
@@ -276,7 +278,9 @@ class DealForCausalLM:
             with _rollouts.sessions(model, one) as sessions:
                 search = model._start(sessions, encoded, one, columns, controls)
                 try:
-                    found += drive(search, one, row, streamer, criteria)
+                    found += drive(
+                        search, one, model.tokenizer, row, streamer, criteria
+                    )
                 finally:
                     del search  # gives its nodes back before the sessions are
         return found

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 
 from deal._request import Options, generations
 from deal.generation import Generation
+from deal.tokenizer import Tokenizer
 
 
 @dataclass
@@ -56,7 +57,12 @@ LogitsOf = Callable[[int, Sequence[int]], torch.Tensor]
 
 
 def drive(
-    search: Any, options: Options, prompt: torch.Tensor, streamer: Any, criteria: Any
+    search: Any,
+    options: Options,
+    tokenizer: Tokenizer,
+    prompt: torch.Tensor,
+    streamer: Any,
+    criteria: Any,
 ) -> list[Generation]:
     """Runs a search; tells a streamer and asks stopping criteria token by token.
 
@@ -64,6 +70,8 @@ def drive(
     ----------
     search : deal._core.Search
     options : Options
+    tokenizer : Tokenizer
+        The engine's.
     prompt : LongTensor, shape (1, n_prompt)
         As it was given, padding included.
     streamer : BaseStreamer or None
@@ -72,7 +80,7 @@ def drive(
     """
     if streamer is None and not criteria:
         search.run()
-        return generations(search, options)
+        return generations(search, options, tokenizer)
     is_done, n_told = False, 0
     while not is_done:
         is_done = search.step()
@@ -85,7 +93,7 @@ def drive(
                 search.stop()
                 is_done = True
         n_told = len(tokens)
-    return generations(search, options)
+    return generations(search, options, tokenizer)
 
 
 def requests_of(options: Options, criteria: Any) -> list[Options]:

@@ -9,10 +9,12 @@ A reward gives every completion of a prompt a number; higher is better.
     rewards = deal.rewards.Keywords(["cat", "couch"]) + 0.5 * polite
 
 Native rewards, :class:`Keywords`, :class:`Length`, :class:`Repetition`,
-:class:`Format`, :class:`Lexicon`, :class:`NgramModel`, :class:`RewardModel` and third
-parties' scorers in :class:`Native`, run in C without the interpreter, token by token.
+:class:`Format`, :class:`Lexicon`, :class:`NgramModel`, the heads :class:`RewardModel`
+and :class:`Classifier`, and third parties' scorers in :class:`Native`, run in C without
+the interpreter, token by token.
 """
 
+from deal.rewards._pooled import pooled_states
 from deal.rewards.base import Part, Reward, WeightedSum, as_reward
 from deal.rewards.checking import Violation, check
 from deal.rewards.combine import (
@@ -27,23 +29,26 @@ from deal.rewards.combine import (
     scheduled,
 )
 from deal.rewards.constraints import Constraint, Grammar, JsonSchema, Regex
+from deal.rewards.heads import HeadFit
 from deal.rewards.huggingface import from_pipeline, from_transformers
 from deal.rewards.lexicon import NEGATORS, Lexicon
 from deal.rewards.models import Contrast, Fluency, from_model
 from deal.rewards.native import Keywords, Length, Native
 from deal.rewards.ngram import NgramFeatures, NgramFit, NgramModel
 from deal.rewards.python import PythonReward, reward
-from deal.rewards.reward_model import RewardModel
+from deal.rewards.reward_model import Classifier, RewardModel
 from deal.rewards.text_checks import Format, Repetition
 from deal.rewards.trl import from_trl
 
 __all__ = [
+    "Classifier",
     "Combination",
     "Format",
     "Constraint",
     "Contrast",
     "Fluency",
     "Grammar",
+    "HeadFit",
     "JsonSchema",
     "Keywords",
     "Length",
@@ -69,6 +74,7 @@ __all__ = [
     "maximum",
     "minimum",
     "penalty",
+    "pooled_states",
     "product",
     "from_model",
     "from_pipeline",

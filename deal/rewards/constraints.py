@@ -1,7 +1,8 @@
-"""Rewards for text of a given form, matched with llguidance.
+"""Text of a given form, matched with llguidance: as a reward, or as a hard constraint.
 
-A matcher is kept for every text that was asked about, so that of a text which continues
-an earlier one only the new bytes are matched.
+As rewards they match bytes: a matcher is kept for every text that was asked about, so
+that of a text which continues an earlier one only the new bytes are matched. As
+constraints they match a model's tokens, in the search itself.
 """
 
 from __future__ import annotations
@@ -12,21 +13,26 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from deal._errors import RewardError
+from deal._errors import ConstraintError, RewardError
+from deal._pieces import SPECIAL
 from deal.rewards._extras import needed
 from deal.rewards.python import PythonReward
 
 _N_KEPT = 1024  # matchers
 _END = 256  # the only token that is no byte
+_BEFORE = "\x02"  # so that no space is put before a text that continues another
 
 
 class Constraint(PythonReward):
-    """How far a text has the form of a grammar.
+    """How far a text has the form of a grammar; or that it must have it.
 
-    1 where the text is complete, 0 where no continuation of it can be, and `partial`
-    where it is the beginning of one. What is 0 stays 0, which a search knows: the
-    bounds of such a text say so.
+    As a reward: 1 where the text is complete, 0 where no continuation of it can be, and
+    `partial` where it is the beginning of one. What is 0 stays 0, which a search knows:
+    the bounds of such a text say so. As ``lm.generate(..., constraint=)``: no token is
+    taken after which no continuation can match, and the text ends only where it is
+    complete; see docs/constraints.md.
 
     Parameters
     ----------
@@ -67,12 +73,47 @@ class Constraint(PythonReward):
         self.matchers = matchers
         self.grammar = grammar
         self.partial = float(partial)
+        self._strip = strip
+        self._starts: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+    def matcher(self, tokenizer: Any) -> Any:
+        """Matcher over a model's tokens: what ``constraint=`` takes.
+
+        Parameters
+        ----------
+        tokenizer : Tokenizer
+
+        Returns
+        -------
+        llguidance.LLMatcher
+            Of the empty text; the search copies it.
+
+        Raises
+        ------
+        ValueError
+            If `strip` is set: a hard constraint has the text as it is.
+        ConstraintError
+            With llguidance's message, if it fails on the grammar.
+        """
+        if self._strip:
+            raise ValueError(
+                "constraint: strip: a hard constraint has the text as it is; expected "
+                "False, got True"
+            )
+        if tokenizer not in self._starts:
+            kind = _llguidance(f"deal.rewards.{type(self).__name__}").LLMatcher
+            start = kind(_token_tokenizer(tokenizer), self.grammar, log_level=0)
+            if start.is_error():
+                raise ConstraintError(f"{self.name}: {start.get_error()}")
+            self._starts[tokenizer] = start
+        return self._starts[tokenizer]
 
 
 class Regex(Constraint):
     """How far a text matches a regular expression, from its start to its end.
 
-    Scores as :class:`Constraint`: 1 complete, 0 dead, `partial` in between.
+    Scores as :class:`Constraint`: 1 complete, 0 dead, `partial` in between; or a hard
+    constraint, ``constraint=`` of ``lm.generate``.
 
     Parameters
     ----------
@@ -106,7 +147,8 @@ class Regex(Constraint):
 class JsonSchema(Constraint):
     """How far a text is a JSON value of a schema.
 
-    Scores as :class:`Constraint`: 1 complete, 0 dead, `partial` in between. Properties
+    Scores as :class:`Constraint`: 1 complete, 0 dead, `partial` in between; or a hard
+    constraint, ``constraint=`` of ``lm.generate``. Properties
     come in the order of the schema, and characters are written out, not escaped as
     ``\\u00e9``: what llguidance takes.
 
@@ -144,7 +186,8 @@ class JsonSchema(Constraint):
 class Grammar(Constraint):
     """How far a text is a sentence of a context-free grammar.
 
-    Scores as :class:`Constraint`: 1 complete, 0 dead, `partial` in between.
+    Scores as :class:`Constraint`: 1 complete, 0 dead, `partial` in between; or a hard
+    constraint, ``constraint=`` of ``lm.generate``.
 
     Parameters
     ----------
@@ -198,6 +241,65 @@ class _Bytes:
 def _byte_tokenizer() -> Any:
     llguidance = _llguidance("deal.rewards.Constraint")
     return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes()), slices=[])
+
+
+class _Tokens:
+    """A model's tokens, as llguidance asks for them: an id is what it adds to a text.
+
+    It wants one end token; which tokens end a text, the search knows.
+    """
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Any) -> None:
+        vocab, n = tokenizer.vocab, tokenizer.vocab_size
+        names = tokenizer.tokens()
+        is_special = [vocab.kind(i) == SPECIAL for i in range(n)]
+        self.tokens = [
+            (names[i] or "").encode() if is_special[i] else vocab.piece(i)
+            for i in range(n)
+        ]
+        self.special_token_ids = [i for i in range(n) if is_special[i] and names[i]]
+        self.eos_token_id = tokenizer.eos_token_id
+        if self.eos_token_id is None:
+            raise ValueError("constraint: the tokenizer has no end token")
+        self._tokenizer = tokenizer
+        special = {*self.special_token_ids}
+        words = [i for i in range(n) if self.tokens[i] and i not in special]
+        self._ids = {self.tokens[i]: i for i in reversed(words)}  # the lowest id
+        self._longest = max(map(len, self._ids), default=0)
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """Ids of a continuation, as the model would have it cut: of forced text."""
+        data = text.encode() if isinstance(text, str) else text
+        try:
+            ids = self._tokenizer.encode(_BEFORE + data.decode(), False)
+        except UnicodeDecodeError:
+            return self._greedy(data)
+        before = self._tokenizer.encode(_BEFORE, False)
+        ids = ids[len(before) :] if ids[: len(before)] == before else []
+        is_same = b"".join(self.tokens[i] for i in ids) == data
+        return ids if is_same else self._greedy(data)
+
+    def _greedy(self, data: bytes) -> list[int]:
+        """The longest token first."""
+        ids: list[int] = []
+        while data:
+            n = next(n for n in range(self._longest, 0, -1) if data[:n] in self._ids)
+            ids.append(self._ids[data[:n]])
+            data = data[n:]
+        return ids
+
+
+_token_tokenizers: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+def _token_tokenizer(tokenizer: Any) -> Any:
+    if tokenizer not in _token_tokenizers:
+        llguidance = _llguidance("deal.rewards.Constraint")
+        wrapper = llguidance.TokenizerWrapper(_Tokens(tokenizer))
+        _token_tokenizers[tokenizer] = llguidance.LLTokenizer(wrapper)
+    return _token_tokenizers[tokenizer]
 
 
 class Matchers:

@@ -20,6 +20,7 @@ from deal import _core
 from deal._states import residual_taps
 from deal.controls import ControlSet, in_force
 from deal.rewards.base import Reward
+from deal.rewards.heads import Head
 from deal.rewards.python import PythonReward
 from deal.rewards.reward_model import RewardModel
 from deal.settings import check_int
@@ -130,7 +131,7 @@ def from_model(
     cache_tokens: int = _CACHE_TOKENS,
     name: str = "reward_model",
 ) -> Reward:
-    """A linear head over the hidden states of another engine model as a reward.
+    """A head over the hidden states of another engine model as a reward.
 
     For a reward model with another tokenizer than the model that generates: completions
     are cut into its own tokens. Where both are the same model, ``RewardModel`` alone
@@ -139,8 +140,8 @@ def from_model(
     Parameters
     ----------
     model : deal.Model
-    head : RewardModel or array_like of float, shape (n_layers * n_embd,)
-        A `RewardModel` brings bias, layers and pooling along.
+    head : RewardModel, Classifier or array_like of float, shape (n_layers * n_embd,)
+        Those that are heads bring bias, layers and pooling along.
     text : {"prompt+completion", "completion", "chat"} or callable
         What the model reads. "chat" writes the prompt as the user's turn of the model's
         chat template, with the completion after it; with ``lm.chat`` its messages are
@@ -168,9 +169,9 @@ def from_model(
     texts = ("prompt+completion", "completion", "chat")
     if not callable(text) and text not in texts:
         raise ValueError(f"text: expected a callable or one of {texts}, got {text!r}")
-    if isinstance(head, RewardModel):
+    if isinstance(head, Head):
         if (bias, tuple(layers), pooling, sigmoid) != (0.0, (-1,), "last", True):
-            raise ValueError("head: a RewardModel has its own bias, layers and pooling")
+            raise ValueError("head: a head has its own bias, layers and pooling")
         if head.n_embd != model.hparams.n_embd:
             raise ValueError(
                 f"head: expected {model.hparams.n_embd} features a layer (the model's "
@@ -361,9 +362,7 @@ class _Contrast:
 
 
 class _Head:
-    def __init__(
-        self, reading: _Reading, head: RewardModel, text: Any, sigmoid: bool
-    ) -> None:
+    def __init__(self, reading: _Reading, head: Head, text: Any, sigmoid: bool) -> None:
         self._reading, self._head = reading, head
         self._text, self._sigmoid = text, sigmoid
 
@@ -378,7 +377,7 @@ class _Head:
             contexts = _contexts(self._context, prompts, columns)
             pairs = list(map(reading.encode, contexts, completions))
         states = reading.states(pairs, self._head.pooling)
-        values = states.astype(np.float64) @ self._head.weight + self._head.bias
+        values = self._head.decision_function(states)
         if self._sigmoid:
             values = 0.5 * (1.0 + np.tanh(0.5 * values))
         return values.tolist()

@@ -1,25 +1,44 @@
-"""A reward that is a head over the language model's own hidden states."""
+"""Rewards that are heads over the language model's own hidden states."""
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from deal import _core
-from deal.rewards.base import Reward
+from deal.rewards._pooled import pooled_states
+from deal.rewards.heads import (
+    ACTIVATIONS,
+    AnyHead,
+    Head,
+    HeadFit,
+    check_choices,
+    checked_layers,
+    checked_states,
+)
+from deal.rewards.ngram import (
+    _checked_labels,
+    _checked_texts,
+    _costs,
+    _progress,
+    _split,
+)
 from deal.settings import check_int
 
-_POOLINGS = {"last": 0, "mean": 1}
 
+class RewardModel(Head):
+    """A head with a sigmoid over hidden states, in (0, 1).
 
-class RewardModel(Reward):
-    """A linear head with a sigmoid over hidden states, in (0, 1).
-
-    The score is ``sigmoid(weight . (pooled - mean) / std + bias)``, computed in C from
-    states that the search evaluates tokens for anyway: there is no second pass.
+    The score is ``sigmoid(weight . x + bias)`` of the standardised pooled states ``x =
+    (pooled - mean) / std``, or with a hidden layer ``sigmoid(weight .
+    activation(hidden_weight x + hidden_bias) + bias)``. It is computed in C from states
+    that the search evaluates tokens for anyway: there is no second pass. Made from
+    weights, by :meth:`fit` from preference pairs, or by :meth:`load`.
 
     Parameters
     ----------
@@ -27,6 +46,12 @@ class RewardModel(Reward):
         Finite. The reward is for models with these `n_embd` features; a search over
         another one raises when it starts.
     bias : float, default=0.0
+    hidden_weight : array_like of float, shape (n_hidden, n_layers * n_embd), optional
+        One hidden layer, at most 1024 units: `weight` then has the shape (n_hidden,).
+    hidden_bias : array_like of float, shape (n_hidden,), optional
+        Default: zeros.
+    activation : {"tanh", "relu", "gelu"}, default="tanh"
+        Of the hidden layer; "gelu" is the exact one, with the error function.
     layers : sequence of int, default=(-1,)
         As for :meth:`deal.Model.hidden`: 0 to n_layer - 1 is the residual stream after
         that layer, -1 the final normed state. States of several layers are
@@ -36,20 +61,24 @@ class RewardModel(Reward):
         token at the end is none of them. Of an empty completion both are the state of
         the prompt's last token. Where a stop string has cut the text, all tokens that
         were generated count.
-    mean, std : array_like of float, shape of `weight`, optional
+    mean, std : array_like of float, shape (n_layers * n_embd,), optional
         What features were standardised with when the head was fitted.
     model : deal.Model, optional
-        Checked against the weights, and needed by :meth:`score`; a search uses its own.
+        Checked against the weights, and needed by :meth:`score` and :meth:`save`; a
+        search uses its own.
     name : str, default="reward_model"
 
     Attributes
     ----------
-    weight : ndarray of float64, shape (n_layers * n_embd,)
+    weight : ndarray of float64, shape (n_layers * n_embd,) or (n_hidden,)
     bias : float
-        Both with `mean` and `std` worked in.
+    hidden_weight, hidden_bias : ndarray of float64
+        All with `mean` and `std` worked in.
     layers : tuple of int
-    pooling : str
-    n_embd : int
+    pooling, activation : str
+    n_embd, n_hidden : int
+    report : HeadFit or None
+        Of :meth:`fit`.
 
     Raises
     ------
@@ -59,113 +88,359 @@ class RewardModel(Reward):
 
     Examples
     --------
-    >>> states = lm.hidden(texts, layers=[-1])[:, 0]          # (n_texts, n_embd)
-    >>> weight = np.linalg.lstsq(states, labels - 0.5)[0]     # labels 0 or 1
-    >>> r = lm.generate(prompt, rewards=deal.rewards.RewardModel(weight))
+    >>> pairs = [("Q: Why?\\nA:", " Because it rains.", " Go away.")]  # and many more
+    >>> head = RewardModel.fit(lm, pairs, layers=[13], pooling="mean")
+    >>> r = lm.generate(prompt, rewards=head)
     """
 
-    def __init__(
-        self,
-        weight: Any,
-        bias: float = 0.0,
+    _kind = "reward_model"
+
+    @classmethod
+    def fit(
+        cls,
+        lm: Any,
+        pairs: Sequence[Any],
         *,
         layers: Sequence[int] = (-1,),
         pooling: str = "last",
-        mean: Any = None,
-        std: Any = None,
-        model: Any = None,
-        name: str = "reward_model",
-    ) -> None:
-        super().__init__(name, (0.0, 1.0))
-        if pooling not in _POOLINGS:
-            raise ValueError(f"pooling: expected 'last' or 'mean', got {pooling!r}")
-        self.layers = _checked_layers(layers, model)
-        self.pooling = pooling
-        self.weight = _checked_weight(weight, len(self.layers))
-        self.n_embd = self.weight.size // len(self.layers)
-        if model is not None and self.n_embd != model.hparams.n_embd:
-            raise ValueError(
-                f"weight: expected {len(self.layers)} * {model.hparams.n_embd} numbers "
-                f"(layers and the model's n_embd), got {self.weight.size}"
+        n_hidden: int = 0,
+        activation: str = "tanh",
+        l2: float = 0.1,
+        validation: float = 0.1,
+        patience: int = 10,
+        max_steps: int = 500,
+        tolerance: float = 1e-6,
+        seed: int = 0,
+        states: Any = None,
+        progress: bool = True,
+        name: str | None = None,
+    ) -> RewardModel:
+        """Fit a head to preferences, by the loss of Bradley and Terry [1]_.
+
+        Parameters
+        ----------
+        lm : deal.Model
+            Whose states are read, with the controls in force.
+        pairs : sequence of (str, str, str) or of mapping
+            Prompt, chosen and rejected completion, in this order or by these names. A
+            completion follows its prompt as it is: a space between them belongs to it.
+        layers, pooling, activation, name
+            As for the class.
+        n_hidden : int, default=0
+            Units of a hidden layer, at most 1024; 0: none.
+        l2 : float, default=0.1
+            Penalty: ``l2 / 2`` times the sum of squared weights, on standardised
+            features, beside the mean loss. In terms of scikit-learn's
+            ``LogisticRegression``: ``C = 1 / (l2 * n)`` for n texts that are fitted.
+        validation : float, default=0.1
+            Share that is not fitted on, drawn by `seed`: the fit stops where the loss
+            on it has not fallen for `patience` steps and keeps the best weights, and it
+            calibrates the score. 0: fits on all, to the end, without calibration.
+        patience : int, default=10
+        max_steps : int, default=500
+        tolerance : float, default=1e-6
+            Done where no part of the gradient is greater.
+        seed : int, default=0
+            Of the share held out and of a hidden layer's first weights: the same seed
+            gives the same head.
+        states : ndarray of float32, optional
+            Those of the completions where they are known, as :func:`pooled_states`
+            reads them: chosen and rejected of the first pair, of the second, and so on,
+            (2 * n_pairs, n_layers, n_embd). No text is then read.
+        progress : bool, default=True
+            Bars of the texts that are read and of the steps.
+
+        Returns
+        -------
+        RewardModel
+            Its score is ``sigmoid(slope * (r - mean))`` of the fitted reward r: `mean`
+            is that over the completions fitted on, and `slope` is fitted on pairs held
+            out, so that the difference of two scores' log odds is the log odds of the
+            preference [2]_. Pairs with the same prompt are held out together.
+
+        Raises
+        ------
+        ValueError
+            For no pairs, a pair without one of the texts, or numbers out of range.
+
+        References
+        ----------
+        .. [1] R. A. Bradley and M. E. Terry, "Rank analysis of incomplete block
+           designs", Biometrika 39, 1952.
+        .. [2] J. Platt, "Probabilistic outputs for support vector machines", 1999.
+        """
+        rows = [
+            _checked_pair(i, pair) for i, pair in enumerate(_listed("pairs", pairs))
+        ]
+        if len(rows) < 2:
+            raise ValueError(f"pairs: expected at least 2, got {len(rows)}")
+        prompts = [prompt for prompt, _, _ in rows]
+        order, n_train = _split_groups(prompts, validation, seed)
+        if states is None:
+            states = pooled_states(
+                lm,
+                [text for _, *both in rows for text in both],
+                [prompt for prompt in prompts for _ in range(2)],
+                layers=layers,
+                pooling=pooling,
+                progress=progress,
             )
-        self.bias = float(bias)
-        if not math.isfinite(self.bias):
-            raise ValueError(f"bias: expected a finite number, got {bias!r}")
-        if std is not None:
-            self.weight = self.weight / _checked_scale(std, self.weight)
-        if mean is not None:
-            self.bias -= float(self.weight @ _checked_like("mean", mean, self.weight))
-        self._model = model
-        self._owner = _core.head(
-            np.ascontiguousarray(self.weight),
-            self.bias,
-            self.layers,
-            _POOLINGS[pooling],
-        )
+        x = _known_states(lm, states, layers, 2 * len(rows))
+        x = x.reshape(len(rows), 2, -1)[order]
+        head, report = _fit(
+            cls, lm, x, None, None, n_train, layers=layers, pooling=pooling,
+            n_hidden=n_hidden, activation=activation, l2=l2, max_steps=max_steps,
+            tolerance=tolerance, patience=patience, seed=seed, progress=progress,
+            name=name,
+        )  # fmt: skip
+        held_out = head.decision_function(x[n_train:].reshape(-1, x.shape[-1]))
+        gap = held_out[0::2] - held_out[1::2]
+        is_right = (gap > 0) + 0.5 * (gap == 0)
+        head.report = _report(report, n_train, is_right)
+        return head
 
-    def _score(
-        self, completions: list[Any], prompts: list[Any], columns: Mapping[str, Any]
-    ) -> list[float]:
-        if self._model is None:
+
+class Classifier(Head):
+    """A head that tells texts of two kinds apart, in (0, 1); otherwise a
+    :class:`RewardModel`, whose parameters and attributes it has.
+
+    Made from weights, by :meth:`fit` from labelled texts, or by :meth:`load`.
+
+    Examples
+    --------
+    >>> head = Classifier.fit(lm, texts, labels, layers=[17], pooling="mean")
+    >>> r = lm.generate(prompt, rewards=head)
+    """
+
+    _kind = "classifier"
+
+    @classmethod
+    def fit(
+        cls,
+        lm: Any,
+        texts: Sequence[str],
+        labels: Sequence[Any],
+        *,
+        prompts: Sequence[str] | None = None,
+        layers: Sequence[int] = (-1,),
+        pooling: str = "mean",
+        n_hidden: int = 0,
+        activation: str = "tanh",
+        l2: float = 0.1,
+        class_weight: str | None = None,
+        validation: float = 0.1,
+        patience: int = 10,
+        max_steps: int = 500,
+        tolerance: float = 1e-6,
+        seed: int = 0,
+        states: Any = None,
+        progress: bool = True,
+        name: str | None = None,
+    ) -> Classifier:
+        """Fit a head to labelled texts, by the logistic loss.
+
+        Parameters
+        ----------
+        lm : deal.Model
+            Whose states are read, with the controls in force.
+        texts : sequence of str
+        labels : sequence of bool or int
+            1 for texts that should score high, 0 for others; both have to occur.
+        prompts : sequence of str, optional
+            What each text follows: its tokens are not pooled. None: texts alone.
+        layers, pooling, activation, name
+            As for the class.
+        n_hidden : int, default=0
+            Units of a hidden layer, at most 1024; 0: none.
+        class_weight : {None, "balanced"}, default=None
+            "balanced": both labels count the same, however often they occur.
+        l2 : float, default=0.1
+            Penalty: ``l2 / 2`` times the sum of squared weights, on standardised
+            features, beside the mean loss. In terms of scikit-learn's
+            ``LogisticRegression``: ``C = 1 / (l2 * n)`` for n texts that are fitted.
+        validation : float, default=0.1
+            Share that is not fitted on, drawn by `seed`: the fit stops where the loss
+            on it has not fallen for `patience` steps and keeps the best weights, and it
+            calibrates the score. 0: fits on all, to the end, without calibration.
+        patience : int, default=10
+        max_steps : int, default=500
+        tolerance : float, default=1e-6
+            Done where no part of the gradient is greater.
+        seed : int, default=0
+            Of the share held out and of a hidden layer's first weights: the same seed
+            gives the same head.
+        states : ndarray of float32, optional
+            Those of the texts where they are known, as :func:`pooled_states` reads
+            them, (n_texts, n_layers, n_embd). No text is then read.
+        progress : bool, default=True
+            Bars of the texts that are read and of the steps.
+
+        Returns
+        -------
+        Classifier
+            Its score is the probability of label 1, calibrated on the texts held out
+            [1]_.
+
+        Raises
+        ------
+        ValueError
+            If lengths differ, a label is neither 0 nor 1, one of them is missing, or
+            numbers are out of range.
+
+        References
+        ----------
+        .. [1] J. Platt, "Probabilistic outputs for support vector machines", 1999.
+        """
+        rows = _checked_texts(texts)
+        target = _checked_labels(labels, len(rows))
+        if class_weight not in (None, "balanced"):
             raise ValueError(
-                f"reward {self.name!r}: it scores hidden states; give the model that "
-                "they come from, RewardModel(..., model=lm)"
+                f"class_weight: expected None or 'balanced', got {class_weight!r}"
             )
-        states = self._model._completion_states(prompts, completions, self.layers)
-        return [self._score_states(rows) for rows in states]
-
-    def _score_states(self, states: np.ndarray) -> float:
-        """Score of (n_tokens + 1, n_layers, n_embd), the prompt's last token first."""
-        state = _core.RewardState(self._owner, "")
-        for row in states:
-            state.observe(row)
-        return state.score()
-
-    def _capsule(self, kwargs: Mapping[str, Any]) -> Any:
-        return self._owner
-
-
-def _checked_layers(layers: Any, model: Any) -> tuple[int, ...]:
-    if isinstance(layers, (str, bytes)) or not hasattr(layers, "__iter__"):
-        raise TypeError(f"layers: expected a list of integers, got {layers!r}")
-    high = 2**31 - 1 if model is None else model.hparams.n_layer - 1
-    checked = tuple(check_int("layers", layer, -1, high) for layer in layers)
-    if not checked:
-        raise ValueError("layers: expected at least one, got none")
-    return checked
+        _check_share(validation)
+        order, n_train = _split(target, validation, seed)
+        if states is None:
+            states = pooled_states(
+                lm, rows, prompts, layers=layers, pooling=pooling, progress=progress
+            )
+        x = _known_states(lm, states, layers, len(rows))[order]
+        target = [target[i] for i in order]
+        cost = _costs(target[:n_train], target, class_weight == "balanced")
+        head, report = _fit(
+            cls, lm, x, target, cost, n_train, layers=layers, pooling=pooling,
+            n_hidden=n_hidden, activation=activation, l2=l2, max_steps=max_steps,
+            tolerance=tolerance, patience=patience, seed=seed, progress=progress,
+            name=name,
+        )  # fmt: skip
+        is_high = head.decision_function(x[n_train:]) > 0
+        head.report = _report(report, n_train, is_high == np.array(target[n_train:]))
+        return head
 
 
-def _as_floats(name: str, value: Any) -> np.ndarray:
-    array = np.asarray(value, dtype=np.float64)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
-    return array
+# --- fitting --------------------------------------------------------------------------
 
 
-def _checked_weight(weight: Any, n_layers: int) -> np.ndarray:
-    array = _as_floats("weight", weight)
-    n = array.size
-    fits = array.ndim == 1 or (array.ndim == 2 and len(array) == n_layers)
-    if n == 0 or n % n_layers or not fits:
-        raise ValueError(
-            f"weight: expected shape ({n_layers} * n_embd,) for {n_layers} layer(s), "
-            f"got {array.shape}"
+def _fit(
+    cls: type[AnyHead],
+    lm: Any,
+    x: np.ndarray,
+    target: Sequence[float] | None,
+    cost: Sequence[float] | None,
+    n_train: int,
+    *,
+    layers: Sequence[int],
+    pooling: str,
+    n_hidden: int,
+    activation: str,
+    l2: float,
+    max_steps: int,
+    tolerance: float,
+    patience: int,
+    seed: int,
+    progress: bool,
+    name: str | None,
+) -> tuple[AnyHead, tuple[Any, ...]]:
+    """A head fitted to rows (n, n_in) with targets, or pairs (n, 2, n_in) without."""
+    check_choices(pooling, activation)
+    n_hidden = check_int("n_hidden", n_hidden, 0, 1024)
+    max_steps = check_int("max_steps", max_steps, 1, 2**31 - 1)
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise ValueError(f"tolerance: expected a number >= 0, got {tolerance!r}")
+    with _progress(max_steps) if progress else nullcontext() as on_step:
+        weight, bias, hidden_weight, hidden_bias, report = _core.head_fit(
+            x,
+            x.shape[-1],
+            None if target is None else np.array(target, np.float32),
+            None if cost is None else np.array(cost, np.float32),
+            n_train,
+            n_hidden,
+            ACTIVATIONS.index(activation),
+            float(l2),
+            max_steps,
+            tolerance,
+            check_int("patience", patience, 1, 2**31 - 1),
+            check_int("seed", seed, 0, 2**64 - 1),
+            on_step,
         )
-    return array.reshape(-1).copy()
+    hidden: dict[str, Any] = {}
+    if n_hidden:
+        hidden["hidden_weight"] = np.frombuffer(hidden_weight).reshape(n_hidden, -1)
+        hidden["hidden_bias"] = np.frombuffer(hidden_bias)
+    head = cls(
+        np.frombuffer(weight), bias, **hidden, activation=activation, layers=layers,
+        pooling=pooling, model=lm, name=name,
+    )  # fmt: skip
+    return head, report
 
 
-def _checked_like(name: str, value: Any, weight: np.ndarray) -> np.ndarray:
-    array = _as_floats(name, value)
-    if array.size != weight.size:
-        raise ValueError(
-            f"{name}: expected {weight.size} numbers, as many as weights, got "
-            f"{array.size}"
+def _report(report: tuple[Any, ...], n_train: int, is_right: np.ndarray) -> HeadFit:
+    n_steps, best_step, loss, validation_loss, converged = report
+    has_rest = len(is_right) > 0
+    return HeadFit(
+        n_train,
+        len(is_right),
+        n_steps,
+        best_step,
+        loss,
+        validation_loss if has_rest else None,
+        float(is_right.mean()) if has_rest else None,
+        converged,
+    )
+
+
+def _known_states(lm: Any, states: Any, layers: Any, n: int) -> np.ndarray:
+    n_layers = len(checked_layers(layers, lm))
+    x = checked_states(states, n_layers, lm.hparams.n_embd)
+    if len(x) != n:
+        raise ValueError(f"states: expected those of {n} texts, got {len(x)}")
+    return x
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
+        raise TypeError(f"{name}: expected a list, got {values!r:.80}")
+    return list(values)
+
+
+def _checked_pair(i: int, pair: Any) -> tuple[str, str, str]:
+    names = ("prompt", "chosen", "rejected")
+    if isinstance(pair, Mapping):
+        missing = [name for name in names if name not in pair]
+        if missing:
+            raise ValueError(f"pairs[{i}]: expected a field {missing[0]!r}, got none")
+        found = tuple(pair[name] for name in names)
+    elif isinstance(pair, (tuple, list)) and len(pair) == 3:
+        found = tuple(pair)
+    else:
+        raise TypeError(
+            f"pairs[{i}]: expected (prompt, chosen, rejected) or a mapping with these "
+            f"fields, got {pair!r:.80}"
         )
-    return array.reshape(-1)
+    for name, text in zip(names, found, strict=True):
+        if not isinstance(text, str):
+            raise TypeError(f"pairs[{i}]: {name}: expected str, got {text!r:.80}")
+    return found
 
 
-def _checked_scale(std: Any, weight: np.ndarray) -> np.ndarray:
-    scale = _checked_like("std", std, weight)
-    if not (scale > 0).all():
-        raise ValueError(f"std: expected positive numbers, got {scale.min()}")
-    return scale
+def _check_share(validation: Any) -> None:
+    if not isinstance(validation, (int, float)) or not 0 <= validation < 1:
+        raise ValueError(f"validation: expected a share in [0, 1), got {validation!r}")
+
+
+def _split_groups(
+    prompts: Sequence[str], validation: float, seed: int
+) -> tuple[list[int], int]:
+    """A random order in which about this share comes last, pairs of a prompt together,
+    and how many come before; at least one group does."""
+    _check_share(validation)
+    groups: dict[str, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        groups.setdefault(prompt, []).append(i)
+    rows = list(groups.values())
+    random.Random(seed).shuffle(rows)
+    n_out, n_train = round(validation * len(prompts)), len(prompts)
+    for group in rows[:0:-1]:
+        if len(prompts) - n_train + len(group) > n_out:
+            break
+        n_train -= len(group)
+    return [i for group in rows for i in group], n_train

@@ -21,6 +21,7 @@
  *     n_term (kind i n x)*n_term          of a formula over the rewards
  *     n_number numbers                    of its schedules
  *     pass row                            seconds that EXACT takes for measured, or 0 0
+ *     n_state (accepts favourite next*n_vocab)*n_state   of a constraint; 0: none
  */
 #include <math.h>
 #include <stdbool.h>
@@ -34,11 +35,13 @@
 #include "reward/length.h"
 #include "search/exact_internal.h"
 #include "table_lm.h"
+#include "toy_constraint.h"
 #include "toy_reward.h"
 
 #define N_MAX 80       // of tokens in a vocabulary or prompt, stops, rewards
 #define WORD_SIZE 1024 // bytes of the longest word
 #define N_EMBD 3       // features of a hidden state
+#define N_IN_MAX ((DEAL_TABLE_LAYERS + 1) * N_EMBD) // of a head
 
 typedef struct test_case {
     deal_table_lm *lm, *rollout_lm; // the second one or NULL
@@ -56,6 +59,8 @@ typedef struct test_case {
     deal_term term[N_MAX];
     double number[N_MAX];
     double pass, row;
+    toy_constraint constraint;
+    int32_t next[TOY_N_STATE * N_MAX];
 } test_case;
 
 static deal_error err;
@@ -182,14 +187,25 @@ read_layers(test_case *t, int32_t i)
 static void
 read_head(test_case *t, int32_t i)
 {
-    double weight[(DEAL_TABLE_LAYERS + 1) * N_EMBD];
-    deal_head_params params = {
-        .weight = weight, .layer = t->layer[i], .n_embd = N_EMBD};
+    double weight[N_IN_MAX], hidden_bias[N_IN_MAX], hidden[N_IN_MAX * N_IN_MAX];
+    deal_head_params params = {.weight = weight,
+                               .layer = t->layer[i],
+                               .n_embd = N_EMBD,
+                               .hidden_weight = hidden,
+                               .hidden_bias = hidden_bias};
     params.pooling = (deal_pooling)read_int(0, 1);
     params.bias = read_number();
     params.n_layer = read_layers(t, i);
-    for (int32_t j = 0; j < params.n_layer * N_EMBD; j++)
+    params.n_hidden = read_int(0, N_IN_MAX);
+    params.activation = (deal_activation)read_int(0, DEAL_ACTIVATION_GELU);
+    int32_t n_in = params.n_layer * N_EMBD;
+    for (int32_t j = 0; j < (params.n_hidden ? params.n_hidden : n_in); j++)
         weight[j] = read_number();
+    for (int32_t k = 0; k < params.n_hidden; k++) {
+        hidden_bias[k] = read_number();
+        for (int32_t j = 0; j < n_in; j++)
+            hidden[k * n_in + j] = read_number();
+    }
     need(deal_reward_head_new(&params, &t->native[i], &err) == DEAL_OK, err.message);
     t->free_native[i] = deal_reward_head_free;
     toy_reward_wrap(&t->toy[i], t->native[i]);
@@ -281,6 +297,20 @@ read_formula(test_case *t)
 }
 
 static void
+read_constraint(test_case *t, int32_t n_vocab)
+{
+    int32_t n = read_int(0, TOY_N_STATE);
+    toy_constraint_init(&t->constraint, n, n_vocab, t->next);
+    for (int32_t i = 0; i < n; i++) {
+        t->constraint.accepts[i] = read_int(0, 1);
+        t->constraint.favourite[i] = read_int(-1, n_vocab - 1);
+        for (int32_t j = 0; j < n_vocab; j++)
+            t->next[i * n_vocab + j] = read_int(-1, n - 1);
+    }
+    t->request.constraint = n > 0 ? &t->constraint.constraint : NULL;
+}
+
+static void
 read_case(test_case *t, int32_t n_vocab)
 {
     t->lm = read_lm(n_vocab);
@@ -313,6 +343,7 @@ read_case(test_case *t, int32_t n_vocab)
     read_formula(t);
     t->pass = read_number();
     t->row = read_number();
+    read_constraint(t, n_vocab);
 }
 
 // --- writing -------------------------------------------------------------------------
@@ -393,7 +424,7 @@ put_log_z(test_case *t)
 static void
 put_results(const deal_search *search, int32_t n_reward)
 {
-    static const char *const reason[] = {"none", "end", "stop", "length"};
+    static const char *const reason[] = {"none", "end", "stop", "length", "dead end"};
     printf(",\"results\":[");
     for (int32_t i = 0; i < deal_search_n_result(search); i++) {
         deal_search_result r;
@@ -509,7 +540,7 @@ static void
 put_rest(const test_case *t)
 {
     int64_t n_calls = 0;
-    int32_t n_state = 0, n_node = t->lm->n_live;
+    int32_t n_state = t->constraint.n_live, n_node = t->lm->n_live;
     n_node += t->rollout_lm ? t->rollout_lm->n_live : 0;
     printf(",\"reward_counts\":[");
     for (int32_t i = 0; i < t->request.n_reward; i++) {
@@ -519,7 +550,8 @@ put_rest(const test_case *t)
         n_calls += toy->n_calls;
         n_state += toy->n_state;
     }
-    printf("],\"n_calls\":%lld,\"n_state\":%d,\"n_node\":%d}\n", (long long)n_calls,
+    printf("],\"n_masks\":%lld", (long long)t->constraint.n_masks);
+    printf(",\"n_calls\":%lld,\"n_state\":%d,\"n_node\":%d}\n", (long long)n_calls,
            (int)n_state, (int)n_node);
 }
 

@@ -19,7 +19,7 @@ static double weight[N_STATE];
 static float states[N_TOKEN + 1][N_STATE]; // the prompt's last token, and six
 
 typedef union state_bytes {
-    char bytes[64];
+    char bytes[128];
     long double align;
 } state_bytes;
 
@@ -123,6 +123,61 @@ test_ends(void)
     deal_reward_head_free(NULL);
 }
 
+// A hidden layer: its state grows with the features, which `state_bytes` has room for.
+static void
+test_hidden_layer(deal_activation activation, deal_pooling pooling)
+{
+    enum { N_HIDDEN = 3, N_SEEN = 4 };
+    double first[N_HIDDEN * N_STATE], shift[N_HIDDEN], last[N_HIDDEN];
+    for (uint64_t k = 0; k < N_HIDDEN; k++) {
+        shift[k] = deal_rng_uniform(2, 0, k) - 0.5;
+        last[k] = 2.0 * deal_rng_uniform(2, 1, k) - 1.0;
+        for (uint64_t i = 0; i < N_STATE; i++)
+            first[k * N_STATE + i] = deal_rng_uniform(2, 2, k * N_STATE + i) - 0.5;
+    }
+    deal_head_params params = make_params(pooling);
+    params.weight = last;
+    params.n_hidden = N_HIDDEN;
+    params.hidden_weight = first;
+    params.hidden_bias = shift;
+    params.activation = activation;
+    deal_reward *r = NULL;
+    deal_error err;
+    CHECK_EQ_INT(deal_reward_head_new(&params, &r, &err), DEAL_OK);
+    CHECK(r->state_size <= sizeof(state_bytes));
+    state_bytes state;
+    CHECK_EQ_INT(r->init(r->self, &state, NULL, message), 0);
+    for (int32_t t = 0; t <= N_SEEN; t++)
+        CHECK_EQ_INT(r->observe(r->self, &state, t, states[t], message), 0);
+    double decision = 0.25;
+    float pooled[N_STATE];
+    for (int i = 0; i < N_STATE; i++) {
+        double sum = 0.0;
+        for (int t = 1; t <= N_SEEN; t++)
+            sum += (double)states[t][i] / N_SEEN;
+        pooled[i] = pooling == DEAL_POOLING_MEAN ? (float)sum : states[N_SEEN][i];
+    }
+    for (int k = 0; k < N_HIDDEN; k++) {
+        double z = shift[k];
+        for (int i = 0; i < N_STATE; i++)
+            z += first[k * N_STATE + i] * (double)pooled[i];
+        double unit = activation == DEAL_ACTIVATION_TANH ? tanh(z)
+                      : activation == DEAL_ACTIVATION_RELU
+                          ? fmax(z, 0.0)
+                          : z * (1 + erf(z / sqrt(2))) / 2;
+        decision += last[k] * unit;
+    }
+    CHECK_NEAR(score_of(r, &state), 1.0 / (1.0 + exp(-decision)), 1e-6);
+    double found;
+    CHECK_EQ_INT(deal_reward_head_decide(r, pooled, 1, &found, &err), DEAL_OK);
+    CHECK_NEAR(found, decision, 1e-12);
+    deal_alloc_fail_at(1);
+    CHECK_EQ_INT(deal_reward_head_decide(r, pooled, 1, &found, &err),
+                 DEAL_ERR_NO_MEMORY);
+    deal_alloc_fail_at(0);
+    deal_reward_head_free(r);
+}
+
 static void
 expect_bad(const deal_head_params *params, const char *part)
 {
@@ -155,6 +210,19 @@ test_bad_params(void)
     BAD(layer, low, "layers[1]: expected at least -1, got -2");
     BAD(n_embd, 0, "n_embd: expected at least 1, got 0");
     BAD(pooling, (deal_pooling)2, "pooling: expected 0 to 1, got 2");
+    BAD(activation, (deal_activation)3, "activation: expected 0 to 2, got 3");
+    BAD(n_hidden, -1, "n_hidden: expected 0 to 1024, got -1");
+    BAD(n_hidden, 1025, "n_hidden: expected 0 to 1024, got 1025");
+    BAD(n_embd, INT32_MAX, "n_embd: expected at least 1");
+    bad[7] = 0.0;
+    deal_head_params params = make_params(DEAL_POOLING_LAST);
+    params.n_hidden = 1;
+    params.hidden_weight = bad;
+    params.hidden_bias = &bad[7];
+    bad[3] = NAN;
+    expect_bad(&params, "hidden_weight[3]: expected a finite number");
+    bad[7] = INFINITY;
+    expect_bad(&params, "hidden_bias[0]: expected a finite number, got inf");
 }
 
 static void
@@ -162,7 +230,7 @@ test_out_of_memory(void)
 {
     deal_head_params params = make_params(DEAL_POOLING_LAST);
     deal_error err;
-    for (size_t n = 1; n <= 3; n++) {
+    for (size_t n = 1; n <= 5; n++) {
         deal_reward *reward = NULL;
         deal_alloc_fail_at(n);
         CHECK_EQ_INT(deal_reward_head_new(&params, &reward, &err), DEAL_ERR_NO_MEMORY);
@@ -236,6 +304,9 @@ main(void)
     make_numbers();
     test_scores(DEAL_POOLING_LAST);
     test_scores(DEAL_POOLING_MEAN);
+    for (int a = DEAL_ACTIVATION_TANH; a <= DEAL_ACTIVATION_GELU; a++)
+        for (int p = DEAL_POOLING_LAST; p <= DEAL_POOLING_MEAN; p++)
+            test_hidden_layer((deal_activation)a, (deal_pooling)p);
     test_ends();
     test_bad_params();
     test_out_of_memory();

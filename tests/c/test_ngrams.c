@@ -92,26 +92,34 @@ test_murmur(void)
     }
 }
 
+// Adds n to the count of a slot; what it was.
+static int32_t
+add(deal_counts **c, int32_t slot, int32_t n)
+{
+    CHECK(deal_counts_reserve(c, 1));
+    return deal_counts_add((*c)->place, (*c)->bits, slot, n, &(*c)->n_item);
+}
+
 static void
 test_counts(void)
 {
     deal_counts *a = deal_counts_new(), *b;
-    for (int32_t i = 0; i < 1000; i++)
-        *deal_counts_at(&a, i * 7) += i;
+    for (int32_t i = 0; i < 3000; i++)
+        CHECK_EQ_INT(add(&a, i % 1000 * 7, 1), i / 1000);
+    CHECK(a->n_item == 1000);
     b = deal_counts_share(a);
     CHECK(b == a);
-    *deal_counts_at(&b, 7) += 10; // the other share stays as it was
-    CHECK(b != a && deal_counts_get(a, 7) == 1 && deal_counts_get(b, 7) == 11);
-    CHECK(deal_counts_get(a, 999 * 7) == 999 && deal_counts_get(b, 999 * 7) == 999);
-    CHECK(deal_counts_get(a, 1) == 0);
+    CHECK_EQ_INT(add(&b, 7, -1), 3); // the other share stays as it was
+    CHECK(b != a && deal_counts_get(a, 7) == 3 && deal_counts_get(b, 7) == 2);
+    CHECK(deal_counts_get(a, 1) == 0 && deal_counts_get(b, 999 * 7) == 3);
     deal_counts *c = deal_counts_share(b), *was = c;
     deal_alloc_fail_at(1);
-    CHECK(deal_counts_at(&c, 7) == NULL && c == was);
+    CHECK(!deal_counts_reserve(&c, 1) && c == was);
     deal_alloc_fail_at(0);
     deal_counts_release(c);
-    size_t before = deal_alloc_count();
-    *deal_counts_at(&b, 7) += 1; // its own again
-    CHECK(deal_alloc_count() == before && deal_counts_get(b, 7) == 12);
+    size_t n_alloc = deal_alloc_count();
+    CHECK_EQ_INT(add(&b, 7, 1), 2); // its own again
+    CHECK(deal_alloc_count() == n_alloc);
     deal_counts_release(a);
     deal_counts_release(b);
     deal_counts_release(NULL);

@@ -17,6 +17,7 @@
 typedef struct cases {
     int32_t token[N_TEXT][LEN_MAX];
     double logprob[N_TEXT][LEN_MAX], expected[N_TEXT][LEN_MAX];
+    bool is_greedy[N_TEXT];
     deal_walk_text text[N_TEXT];
     int32_t n_distinct; // prefixes that must be evaluated
 } cases;
@@ -28,7 +29,9 @@ all_cases(void)
     for (int i = 0; i < N_TEXT; i++) {
         deal_walk_text *text = &c.text[i];
         uint64_t u = (uint64_t)i;
-        *text = (deal_walk_text){.token = c.token[i], .logprob = c.logprob[i]};
+        *text = (deal_walk_text){
+            .token = c.token[i], .logprob = c.logprob[i], .is_greedy = &c.is_greedy[i]};
+        c.is_greedy[i] = true;
         text->n_token = 1 + (int32_t)(deal_rng_uniform(1, 1, u) * LEN_MAX);
         text->n_prompt = 1 + (int32_t)(deal_rng_uniform(1, 2, u) * text->n_token);
         for (int t = 0; t < text->n_token; t++) // half the texts continue another
@@ -103,6 +106,72 @@ test_against_single(cases *c)
     deal_table_lm_free(table);
 }
 
+// The likeliest token after every prefix of a text, one node at a time, and from
+// n_prompt on in the text's place where `is_written`.
+static bool
+is_likeliest(deal_lm *lm, deal_walk_text *text, int32_t *token, bool is_written)
+{
+    deal_error err;
+    deal_node node, root;
+    bool is_greedy = true;
+    CHECK(lm->ops->root(lm, &root, &err) == DEAL_OK);
+    node = root;
+    for (int t = 0; t < text->n_token - 1; t++) {
+        int32_t top;
+        float logit;
+        deal_lm_item item = {.parent = node, .i_parent = -1, .token = token[t]};
+        item.want = DEAL_WANT_TOP_K;
+        item.top_k = 1;
+        item.top_token = &top;
+        item.top_logit = &logit;
+        CHECK(lm->ops->extend(lm, &item, 1, &err) == DEAL_OK);
+        lm->ops->release(lm, node);
+        node = item.node;
+        if (t + 1 < text->n_prompt)
+            continue;
+        if (is_written)
+            token[t + 1] = top;
+        is_greedy &= token[t + 1] == top;
+    }
+    lm->ops->release(lm, node);
+    return is_greedy;
+}
+
+// Every third text is what greedy decoding writes; results come once each, in time.
+static void
+test_greedy(cases *c)
+{
+    deal_error err;
+    deal_table_lm *table = make_lm();
+    bool expected[N_TEXT], is_told[N_TEXT] = {false};
+    int n_greedy = 0, n_told = 0;
+    for (int i = 0; i < N_TEXT; i++) {
+        if (i % 3 == 0)
+            is_likeliest(&table->lm, &c->text[i], c->token[i], true);
+        expected[i] = is_likeliest(&table->lm, &c->text[i], c->token[i], false);
+        CHECK(expected[i] || i % 3 != 0);
+        n_greedy += expected[i];
+        c->is_greedy[i] = true;
+    }
+    CHECK(n_greedy > N_TEXT / 3 && n_greedy < N_TEXT);
+    deal_walk *walk;
+    bool is_done = false;
+    CHECK(deal_walk_new(&table->lm, NULL, c->text, N_TEXT, &walk, &err) == DEAL_OK);
+    while (!is_done) {
+        CHECK(deal_walk_step(walk, &is_done, &err) == DEAL_OK);
+        CHECK(is_done == (deal_walk_n_done(walk) == N_TEXT));
+        for (; n_told < deal_walk_n_done(walk); n_told++) {
+            int32_t i = deal_walk_done_at(walk, n_told);
+            CHECK(!is_told[i] && c->is_greedy[i] == expected[i]);
+            is_told[i] = true;
+        }
+    }
+    deal_walk_free(walk);
+    CHECK_EQ_INT(n_told, N_TEXT);
+    CHECK_EQ_INT(table->n_live, 0);
+    deal_table_lm_free(table);
+}
+
 static void
 test_faults(cases *c)
 {
@@ -128,16 +197,23 @@ test_faults(cases *c)
     bad[1] = c->text[1];
     bad[1].logprob = NULL;
     CHECK(run(&table->lm, bad, 2, &err) == DEAL_ERR_INVALID_ARG);
+    CHECK_HAS(err.message, "is_greedy is asked for without log-probs");
+    bad[1].is_greedy = NULL;
+    CHECK(run(&table->lm, bad, 2, &err) == DEAL_ERR_INVALID_ARG);
     CHECK_HAS(err.message, "without a tap");
     const int32_t token[LEN_MAX + 2] = {0};
-    bad[1] = (deal_walk_text){token, LEN_MAX + 2, 1, c->logprob[0], NULL, NULL, NULL};
+    bad[1] = (deal_walk_text){.token = token,
+                              .n_token = LEN_MAX + 2,
+                              .n_prompt = 1,
+                              .logprob = c->logprob[0]};
     CHECK(run(&table->lm, bad, 2, &err) == DEAL_ERR_CONTEXT_FULL);
     const deal_controls none = {0};
     deal_walk *walk;
     CHECK(deal_walk_new(&table->lm, &none, c->text, 1, &walk, &err) ==
           DEAL_ERR_UNSUPPORTED);
     const int32_t unknown[] = {0, N_VOCAB};
-    bad[1] = (deal_walk_text){unknown, 2, 1, c->logprob[0], NULL, NULL, NULL};
+    bad[1] = (deal_walk_text){
+        .token = unknown, .n_token = 2, .n_prompt = 1, .logprob = c->logprob[0]};
     CHECK(run(&table->lm, bad, 2, &err) == DEAL_ERR_INVALID_ARG);
     deal_table_lm_free(table);
 }
@@ -146,6 +222,7 @@ int
 main(void)
 {
     test_against_single(all_cases());
+    test_greedy(all_cases());
     test_faults(all_cases());
     return check_report("test_walk");
 }

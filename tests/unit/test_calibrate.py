@@ -1,4 +1,4 @@
-"""Standardised rewards, calibrated weights and the alignment prompt."""
+"""Standardised rewards and calibrated weights."""
 
 from __future__ import annotations
 
@@ -107,26 +107,3 @@ def test_bad_calibrations(
 def test_a_reward_that_tells_nothing_apart(lm: deal.Model) -> None:
     with pytest.raises(ValueError, match="all 2 completions score 0"):
         Keywords(["no such word"]).standardise(lm, PROMPTS[:1], n=2, max_new_tokens=4)
-
-
-def test_alignment_prompt_is_a_system_message(lm: deal.Model) -> None:
-    user = {"role": "user", "content": "a b"}
-    system = {"role": "system", "content": "Be brief."}
-    seen: list[Any] = []
-
-    def keep(completions: list[str], prompts: list[str], **kwargs: Any) -> list[float]:
-        seen.extend(prompts)
-        return [0.0] * len(completions)
-
-    def prompt_of(messages: Any, **kwargs: Any) -> str:
-        seen.clear()
-        lm.chat(messages, rewards=keep, max_new_tokens=2, **kwargs)
-        return seen[0]
-
-    kind = {"role": "system", "content": "Be kind."}
-    assert prompt_of([user], align="Be kind.") == prompt_of([kind, user])
-    both = {"role": "system", "content": "Be kind.\n\nBe brief."}
-    assert prompt_of([system, user], align="Be kind.") == prompt_of([both, user])
-    assert prompt_of([user]) != prompt_of([user], align="Be kind.")
-    with pytest.raises(ValueError, match="align: expected a non-empty string"):
-        lm.chat([user], align="")

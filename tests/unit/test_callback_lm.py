@@ -30,7 +30,7 @@ def run(evaluate: Any, **given: Any) -> Any:
     options = make_options(GENERATE_DEFAULTS | given, N_VOCAB, 32, [])
     search = start((lm, None), TOKENIZER, ([0, 1], "ab"), options, {})
     search.run()
-    found = generations(search, options)
+    found = generations(search, options, TOKENIZER)
     del search
     assert (lm.n_live, lm.n_logits) == (0, 0)
     return found
@@ -134,7 +134,7 @@ def test_stopping() -> None:
     search.stop()
     search.stop()  # once more is no error
     assert search.step() and search.tokens() == tokens
-    result = generations(search, options)[0]
+    result = generations(search, options, TOKENIZER)[0]
     assert list(result.token_ids) == tokens and len(tokens) == 3
     assert result.text == b"".join(PIECES[t] for t in tokens).decode()
     beams = make_options(GENERATE_DEFAULTS | {"num_beams": 2}, N_VOCAB, 32, [])

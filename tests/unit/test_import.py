@@ -20,6 +20,7 @@ HEAVY = (
     "matplotlib",
     "ray",
     "sklearn",
+    "lm_eval",
 )
 
 

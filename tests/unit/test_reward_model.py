@@ -202,12 +202,16 @@ def test_standardised_features(plain: deal.Model) -> None:
     assert score == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-9)
 
 
-def test_documented_head(plain: deal.Model) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text("utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    (example,) = [block for block in blocks if "RewardModel(" in block]
+def test_documented_heads(
+    plain: deal.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(__file__).parents[2] / "docs" / "reward-models.md"
+    fitted, by_hand = re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), re.S)
     names: dict[str, Any] = {"lm": plain, "deal": deal, "np": np}
-    exec(example, names)
+    exec(fitted, names)
+    assert set(names["r"].rewards) == {"reward_model", "classifier"}
+    exec(by_hand, names)
     good, bad = names["head"].score(names["texts"], "a")
     assert good > bad and 0 < names["r"].reward < 1
 

@@ -82,7 +82,13 @@ def test_quality(data: Path, tmp_path: Path) -> None:
         assert all(rate > 0 for rate in row["bytes_s"].values())
     text = tables.results_text(out, "quality")
     assert "| wiki_toxicity | Lexicon, LDNOOBW's | AUROC | 1.000 |" in text
-    assert "| Lexicon, per word |" in tables.results_text(out, "throughput")
+    result["throughput"][0]["bytes_s"] = {"4": 49e6, "64": 51e6}
+    for row in result["throughput"][1:]:
+        row["bytes_s"] = {"4": 50e6, "64": 50e6}
+    out.write_text(json.dumps(result))
+    text = tables.results_text(out, "throughput")
+    assert "| Lexicon, per word | 50 | 50 |" in text
+    assert "Goal: 50. Below it: Keywords, 5 concepts, tokens of 4 bytes." in text
     assert "not measured" in tables.results_text(out, "search")
 
 
@@ -94,10 +100,13 @@ def test_search(tmp_path: Path) -> None:
     command = ["--parts", "search", "--model", str(model), *size, "--json", str(out)]
     assert rewards.main(command) == 0
     rows = json.loads(out.read_text())["search"]
-    assert len(rows) == 2 * 5
+    assert len(rows) == 2 * 7
     assert [row["of_keywords"] for row in rows if row["reward"] == "Keywords"] == [1, 1]
     (naive,) = [r for r in rows if r["reward"] == "Python" and r["mode"] == "naive"]
     assert naive["call_overhead"] > 0 and naive["n_texts_call"] >= 1
-    assert "| exact | Lexicon |" in tables.results_text(out, "search")
+    assert all(row["rows_token"] > 0 for row in rows)
+    text = tables.results_text(out, "search")
+    assert "| exact | Lexicon |" in text
+    assert "| exact | Lexicon, clipped at 0.5 |" in text
     assert rewards.main([*command, "--into", "--parts", "throughput"]) == 0
     assert set(json.loads(out.read_text())) >= {"search", "throughput"}

@@ -1,0 +1,1 @@
+"""Files that pages embed: the tree's own, and D3 with its licence."""
