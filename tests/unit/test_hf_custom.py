@@ -286,6 +286,44 @@ def test_keywords_of_the_call_go_first() -> None:
     assert set(seen) == {("one two", "x"), ("the cat", "y")}
 
 
+class Even:
+    """A constraint whose matcher allows tokens of even ids alone."""
+
+    name = "even"
+
+    def __init__(self, n_vocab: int = 0) -> None:
+        self.n_vocab = n_vocab
+
+    def matcher(self, tokenizer: Any) -> Even:
+        return Even(tokenizer.vocab_size)
+
+    def deep_copy(self) -> Even:
+        return Even(self.n_vocab)
+
+    def consume_token(self, token: int) -> bool:
+        return token % 2 == 0
+
+    def compute_bitmask(self) -> bytes:
+        return bytes([0b01010101] * ((self.n_vocab + 31) // 32 * 4))
+
+    def is_accepting(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("kind", ["engine", "torch"])
+def test_hard_constraints(kind: str) -> None:
+    model, tokenizer = llama()
+    given: dict[str, Any] = {"rewards": vowels, "search": deal.Search(**SEARCH)}
+    given |= {"constraint": Even(), "max_new_tokens": 8}
+    if kind == "engine":
+        lm = DealForCausalLM.from_transformers(model, tokenizer, threads=1)
+        ids = lm.generate(**batch(), **given)
+    else:
+        fn = custom_generate(tokenizer=tokenizer)
+        ids = model.generate(**batch(), custom_generate=fn, **given)
+    assert ids.shape == (3, 6 + 8) and (ids[:, 6:] % 2 == 0).all()
+
+
 # --- refusals, faults and memory -----------------------------------------------------
 
 
