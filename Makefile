@@ -105,16 +105,17 @@ test-neon:
 model: build/.installed
 	$(PYTHON) -m deal models --fetch smollm2-135m-instruct
 
-# What the tests of deal.hf need, and skip without. One pinned torch: an open range may
-# bring gigabytes for a GPU that nothing here uses.
+# What the tests of deal.hf and of lm-eval's model type "hf" need, and skip without. One
+# pinned torch, and that first: an open range may bring gigabytes for a GPU that nothing
+# here uses.
 TORCH := torch==2.13.0
-TRANSFORMERS := transformers==5.24.0
+TRANSFORMERS := transformers==5.24.0 accelerate==1.15.0
 
 hf: build/.hf
 
 build/.hf: build/.installed
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check '$(TRANSFORMERS)'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check $(TRANSFORMERS)
 	@touch $@
 
 test-py: build/.installed $(BUILD)/search_table model
