@@ -61,7 +61,6 @@ class TorchCells:
     processors : LogitsProcessorList
         Applied to the logits of every node: the search sees what they make of them.
 
-
     Attributes
     ----------
     trie : deal._core.CallbackLM

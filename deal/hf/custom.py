@@ -30,7 +30,7 @@ from deal.tokenizer import Tokenizer
 _Tokenizers = dict[tuple[int, int], tuple[Any, Tokenizer]]
 
 # What generate() hands on of its own accord, and the search has no use for.
-_IGNORED = {"position_ids", "logits_to_keep", "use_cache", "synced_gpus"}
+_IGNORED = {"logits_to_keep", "use_cache", "synced_gpus"}
 # Processors that keep a state of their own between calls.
 _STATEFUL = ("UnbatchedClassifierFreeGuidanceLogitsProcessor",)
 # Processors that are told the rows of a batch apart.
@@ -188,9 +188,12 @@ class _Run:
         rows = input_ids[::n_each]  # transformers repeats them
         mask = model_kwargs.pop("attention_mask", None)
         mask = None if mask is None else mask[::n_each]
+        positions = model_kwargs.pop("position_ids", None)
         _check_kwargs(model_kwargs)
         options = self._options(rows.shape[1])
         prompts = prompts_of(rows, mask, None, ())
+        if positions is not None:
+            _check_positions(positions[::n_each], prompts)
         criteria = _without_ours(criteria_list(stopping_criteria))
         if criteria:
             _config.check_one_by_one(options, self.given["search"], "stopping_criteria")
@@ -297,6 +300,16 @@ def _check_kwargs(model_kwargs: Mapping[str, Any]) -> None:
             f"generate: {name}: no argument that deal's search honours, got "
             f"{type(value).__name__}"
         )
+
+
+def _check_positions(positions: torch.Tensor, prompts: Sequence[list[int]]) -> None:
+    """TypeError for positions of the caller's own: a node's is its depth."""
+    for row, prompt in zip(positions, prompts, strict=True):
+        if row.ndim != 1 or row[-len(prompt) :].tolist() != list(range(len(prompt))):
+            raise TypeError(
+                "position_ids: expected none, or 0, 1, ... over each prompt, got "
+                f"{row.tolist()}"
+            )
 
 
 def _without_ours(criteria: StoppingCriteriaList) -> StoppingCriteriaList:

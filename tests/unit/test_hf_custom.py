@@ -338,6 +338,7 @@ class Stateful(transformers.LogitsProcessor):
     ("given", "error", "message"),
     [
         ({"deal_tokenizer": "x"}, TypeError, "tokenizer: expected"),
+        ({"position_ids": torch.full((3, 6), 9)}, TypeError, "position_ids"),
         ({"guidance_scale": 2.0}, ValueError, "logits_processor: Unbatched"),
         ({"early_stopping": True, "num_beams": 2}, ValueError, "early_stopping"),
         ({"use_cache": False}, ValueError, "use_cache"),
