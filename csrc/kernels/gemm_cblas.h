@@ -20,9 +20,9 @@
 // Set of numbers of rows, bit r / DEAL_GEMM_PANEL - 1 for r rows; a panel always.
 typedef uint32_t deal_gemm_sizes;
 
-// y[r, o] = sum_i x[r, i] w[o, i] for `n_row` rows, a multiple of DEAL_GEMM_PANEL and at
-// most DEAL_GEMM_ROWS_MAX, and `n_out` outputs; x (n_row, n_in), w (n_out, n_in), y rows
-// are `y_stride` apart. Thread-safe.
+// y[r, o] = sum_i x[r, i] w[o, i] for `n_row` rows, a multiple of DEAL_GEMM_PANEL and
+// at most DEAL_GEMM_ROWS_MAX, and `n_out` outputs; x (n_row, n_in), w (n_out, n_in), y
+// rows are `y_stride` apart. Thread-safe.
 void deal_gemm(int32_t n_row, int32_t n_out, int32_t n_in, const float *x,
                const float *w, float *y, size_t y_stride);
 
