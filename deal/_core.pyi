@@ -24,7 +24,7 @@ _OnStep: TypeAlias = Callable[[int, float, float], object]  # step, loss, held-o
 # Items of lists, which are invariant: a list[list[int]] is as good as any.
 _IdsT = TypeVar("_IdsT", bound=_Ids)
 _WordsT = TypeVar("_WordsT", bound=Sequence[str])
-_PathT = TypeVar("_PathT", bound=StrOrBytesPath)
+_SourceT = TypeVar("_SourceT", bound=StrOrBytesPath | _Buffer)
 
 # ---- Models --------------------------------------------------------------------------
 
@@ -50,7 +50,7 @@ class Model:  # made by from_gguf and from_tensors alone
         cls,
         hparams: _Hparams,
         tensors: list[tuple[str, int, tuple[int, ...], int, int, int]],
-        files: list[_PathT],
+        files: list[_SourceT],
         compute: int,
         /,
     ) -> Self: ...
@@ -123,6 +123,37 @@ class Session:
     def n_forward_tokens(self) -> int: ...
     @property
     def n_forward_passes(self) -> int: ...
+
+@final
+class CallbackLM:
+    # evaluate(past, nodes, tokens, wanted), int32 (n_row, n_past) and (n_row, n_new),
+    # gives float32 (n_wanted, n_vocab)
+    def __new__(
+        cls,
+        evaluate: Callable[
+            [
+                NDArray[np.int32],
+                NDArray[np.int32],
+                NDArray[np.int32],
+                NDArray[np.int32],
+            ],
+            ArrayLike,
+        ],
+        n_vocab: int,
+        max_length: int,
+        n_row_max: int,
+        n_logits_max: int,
+        n_node_max: int = 0,
+    ) -> Self: ...
+    def set_node_max(self, n: int, /) -> None: ...
+    @property
+    def n_live(self) -> int: ...
+    @property
+    def n_logits(self) -> int: ...
+    @property
+    def n_node_cap(self) -> int: ...
+
+_LM: TypeAlias = Session | CallbackLM
 
 @final
 class Reader:
@@ -253,7 +284,7 @@ class Search:
     # params: every field of deal_search_params
     def __new__(
         cls,
-        session: Session,
+        session: _LM,
         vocab: Vocab,
         prompt: _Ids,
         prompt_text: str,
@@ -263,7 +294,7 @@ class Search:
         weights: tuple[float, ...],
         params: dict[str, int | float],
         controls: Controls | None = None,
-        rollout_session: Session | None = None,
+        rollout_session: _LM | None = None,
         rollout_controls: Controls | None = None,
         formula: Formula | None = None,
         recall: Recall | None = None,
@@ -272,6 +303,9 @@ class Search:
     ) -> Self: ...
     def step(self) -> bool: ...
     def run(self) -> bool: ...
+    # ends a search of one hypothesis with what it has
+    def stop(self) -> None: ...
+    def tokens(self) -> list[int]: ...
     def text(self) -> str: ...
     def results(self) -> list[_Result]: ...
     def stats(self) -> _Stats: ...
