@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_model import make_tiny, write_hf_folder
 
 import deal
 from deal import _hub, _info, cli, demo
@@ -477,6 +478,15 @@ needs_model = pytest.mark.skipif(
     _hub.cached_path(ALIAS) is None,
     reason=f"{ALIAS} is not in the cache; `deal models --fetch {ALIAS}` puts it there",
 )
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_info_names_a_folders_types(dtype: str, tmp_path: Path) -> None:
+    write_hf_folder(make_tiny(), tmp_path / "model", dtype)
+    lm = deal.load(tmp_path / "model")
+    types = _info.model_facts(lm.path, lm)["types"]
+    assert types.keys() == {dtype, "F32"}  # norms are F32
+    assert types[dtype]["tensors"] > 0
 
 
 def run_deal(*arguments: str) -> subprocess.CompletedProcess:

@@ -28,7 +28,7 @@ def test_models_of_transformers(
 
 @pytest.mark.parametrize("missing", ["torch", "transformers"])
 def test_the_facade(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(deal, "hf", raising=False)
+    monkeypatch.delitem(vars(deal), "hf", raising=False)
     for name in [n for n in sys.modules if n == "deal.hf" or n.startswith("deal.hf.")]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("torch", "transformers"):
