@@ -380,9 +380,7 @@ class Model(Scoring):
         controls: Any,
         recalls: Sequence[Any] = (None, None),
     ) -> Any:
-        return start(
-            sessions, self.tokenizer, prompt, options, row, controls, recalls
-        )
+        return start(sessions, self.tokenizer, prompt, options, row, controls, recalls)
 
     def _generate_all(
         self,
