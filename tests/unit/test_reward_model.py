@@ -290,7 +290,6 @@ def test_score_without_a_model(plain: deal.Model) -> None:
         RewardModel(np.ones(64)).score(["a"], PROMPT)
 
 
-
 def test_states_by_hand() -> None:
     head = RewardModel([1.0, -1.0, 0.5, 0.0], layers=(0, 1), pooling="mean")
     state = _core.RewardState(head._capsule({}), "")
