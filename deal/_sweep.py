@@ -23,7 +23,7 @@ from deal._request import (
     rows_of,
 )
 from deal._resume import Checkpoint
-from deal._trade_off import plot, summary_rows
+from deal._trade_off import page_part, plot, summary_rows
 from deal.model import Model
 from deal.rewards._extras import needed
 from deal.rewards.base import Reward, as_reward
@@ -70,9 +70,9 @@ class Outcome:
     error: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sweep:
-    """Made by :func:`sweep`.
+    """Made by :func:`sweep`; notebooks show the means.
 
     Attributes
     ----------
@@ -170,6 +170,12 @@ class Sweep:
             f"{self.n_forward_tokens} tokens evaluated, "
             f"{self.n_recalled_tokens} recalled"
         )
+
+    def __repr__(self) -> str:
+        return f"<deal.Sweep: {self}>"
+
+    def _repr_html_(self) -> str:
+        return page_part(self)
 
 
 # --- the grid ------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from deal._html import safe
 from deal.rewards._extras import needed
 
 
@@ -38,6 +39,29 @@ def summary_rows(sweep: Any) -> list[dict[str, Any]]:
             row[name] = sum(map(value, good)) / len(good) if good else None
         rows.append(row)
     return rows
+
+
+def page_part(sweep: Any) -> str:
+    """The means as a table, for a notebook."""
+    rows = summary_rows(sweep)
+    cell = 'style="text-align:right;padding:2px 10px"'
+    heads = "".join(f"<th {cell}>{safe(key)}</th>" for key in rows[0])
+    lines = "".join(
+        "<tr>"
+        + "".join(f"<td {cell}>{safe(_shortly(value))}</td>" for value in row.values())
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div style="overflow-x:auto">{safe(str(sweep))}<table><thead><tr>{heads}</tr>'
+        f"</thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
+def _shortly(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
