@@ -23,7 +23,7 @@ from deal._request import (
     rows_of,
 )
 from deal._resume import Checkpoint
-from deal._trade_off import page_part, plot, summary_rows
+from deal._trade_off import front_rows, page_part, plot, summary_rows
 from deal.model import Model
 from deal.rewards._extras import needed
 from deal.rewards.base import Reward, as_reward
@@ -138,6 +138,28 @@ class Sweep:
             None where `n` is 0.
         """
         return summary_rows(self)
+
+    def front(self, x: str | None = None, y: str | None = None) -> list[dict[str, Any]]:
+        """The points that no other one is better than in one of two means and at least
+        as good as in the other.
+
+        Parameters
+        ----------
+        x, y : str, optional
+            Keys of :meth:`summary`, as for :meth:`plot`.
+
+        Returns
+        -------
+        list of dict
+            Those rows of :meth:`summary`, by rising `x`; empty where no prompt went
+            well.
+
+        Raises
+        ------
+        ValueError
+            For a key that is none.
+        """
+        return front_rows(self, x, y)
 
     def plot(self, x: str | None = None, y: str | None = None, ax: Any = None) -> Any:
         """Draw the trade-off between two means, with the Pareto front.

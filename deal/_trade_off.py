@@ -93,6 +93,13 @@ def _axes_of(sweep: Any, x: str | None, y: str | None) -> tuple[str, str]:
     return x, y
 
 
+def front_rows(sweep: Any, x: str | None, y: str | None) -> list[dict[str, Any]]:
+    """What ``Sweep.front`` returns."""
+    x, y = _axes_of(sweep, x, y)
+    rows = [row for row in summary_rows(sweep) if row["n"] > 0]
+    return [rows[i] for i in pareto_front([(row[x], row[y]) for row in rows])]
+
+
 def plot(sweep: Any, x: str | None, y: str | None, ax: Any) -> Any:
     """What ``Sweep.plot`` returns."""
     x, y = _axes_of(sweep, x, y)
@@ -103,9 +110,10 @@ def plot(sweep: Any, x: str | None, y: str | None, ax: Any) -> Any:
         pyplot = needed("matplotlib.pyplot", "notebook", "Sweep.plot")
         ax = pyplot.subplots(figsize=(6.4, 4.8))[1]
     places = [(row[x], row[y]) for row in rows]
-    front = pareto_front(places)
+    ax.margins(0.12)  # room for labels beside the outermost points
     ax.scatter(*zip(*places, strict=True), color="#94a3b8", label="points", zorder=2)
-    on_front = list(zip(*(places[i] for i in front), strict=True))
+    front = [(row[x], row[y]) for row in front_rows(sweep, x, y)]
+    on_front = list(zip(*front, strict=True))
     ax.plot(*on_front, "o-", color="#c2410c", label="Pareto front", zorder=3)
     varied = [k for k in sweep.points[0] if len({str(p[k]) for p in sweep.points}) > 1]
     for place, told in _labels(rows, places, varied):

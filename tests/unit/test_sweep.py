@@ -470,6 +470,10 @@ def test_plot(lm: deal.Model) -> None:
     assert drawn == [pytest.approx(place) for place in places]
     front = axes.lines[0].get_xydata().tolist()
     assert front == [pytest.approx(places[i]) for i in pareto_front(places)]
+    assert found.front() == [rows[i] for i in pareto_front(places)]
+    timed = [(row["reward"], row["seconds"]) for row in rows]
+    chosen = [rows[i] for i in pareto_front(timed)]
+    assert found.front("reward", "seconds") == chosen
     labels = [text.get_text() for text in axes.texts]
     assert len(labels) == len(set(places))
     assert labels[0].startswith("0, 2")
@@ -481,7 +485,10 @@ def test_plot(lm: deal.Model) -> None:
     assert found.plot("logprob_per_token", "reward", ax=given) is given
     with pytest.raises(ValueError, match="y: expected one of .*got 'speed'"):
         found.plot(y="speed")
+    with pytest.raises(ValueError, match="x: expected one of .*got 'speed'"):
+        found.front("speed")
     failed = run(lm, {"top_k": [2]}, [""])
+    assert failed.front() == []
     with pytest.raises(ValueError, match="nothing to plot"):
         failed.plot()
 
