@@ -5,8 +5,8 @@
 #   make asan       the whole suite under ASan  make tsan       threads under TSan
 #   make test-neon  Arm kernels under qemu      make lint       layers, headers, style
 #   make fuzz       mutated GGUF files          make clean
-#   make bench      result files, README table
-#   make docs       the site, in build/site     make wheels    sdist, wheels, tried
+#   make bench      result files, README table  make hf         torch and transformers
+#   make docs       the site, in build/site     make wheels     sdist, wheels, tried
 #   make test-exact mode exact against naive on a real model, 40 items
 
 ifdef VIRTUAL_ENV
@@ -38,7 +38,7 @@ endif
 SHARED_ASAN = $(shell $(CC) -print-file-name=libasan.so)
 
 .SECONDARY:  # objects are kept between runs
-.PHONY: all test test-c test-exact test-neon test-py demo model lint asan tsan fuzz bench docs wheels clean
+.PHONY: all test test-c test-exact test-neon test-py demo model hf lint asan tsan fuzz bench docs wheels clean
 
 all: build/.installed
 
@@ -104,6 +104,19 @@ test-neon:
 
 model: build/.installed
 	$(PYTHON) -m deal models --fetch smollm2-135m-instruct
+
+# What the tests of deal.hf and of lm-eval's model type "hf" need, and skip without. One
+# pinned torch, and that first: an open range may bring gigabytes for a GPU that nothing
+# here uses.
+TORCH := torch==2.13.0
+TRANSFORMERS := transformers==5.24.0 accelerate==1.15.0
+
+hf: build/.hf
+
+build/.hf: build/.installed
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check $(TRANSFORMERS)
+	@touch $@
 
 test-py: build/.installed $(BUILD)/search_table model
 	$(PYTHON) -m pytest -q

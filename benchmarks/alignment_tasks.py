@@ -20,9 +20,8 @@ import numpy as np
 import deal
 from benchmarks import reward_quality, search_runs
 from benchmarks.commongen import read_items
-from benchmarks.sentiment_head import fit_logistic
 from deal.demo import prompt_for
-from deal.rewards import Length, Lexicon, NgramModel, RewardModel
+from deal.rewards import Classifier, Length, Lexicon, NgramModel, pooled_states
 
 # Of the data folder: what each part of the benchmark reads.
 COMMONGEN = Path("commongen/dev.jsonl")
@@ -72,7 +71,6 @@ REFUSALS = (
 N_JUDGE_PAIRS = 200  # fitted on, and as many to see what the judge is worth
 N_JUDGE_TOKENS = 32  # of an answer, as many as are generated
 JUDGE_RIDGE = 3000.0
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -186,46 +184,33 @@ def answer_ids(lm: deal.Model, answer: str) -> list[int]:
     return lm.tokenizer.encode(answer, add_special_tokens=False)[:N_JUDGE_TOKENS]
 
 
-def fit_judge(lm: deal.Model, pairs: Sequence[Answer]) -> RewardModel:
+def fit_judge(lm: deal.Model, pairs: Sequence[Answer]) -> Classifier:
     """A head over the mean state, of the middle layer, of answers after questions.
 
     Returns
     -------
-    RewardModel
+    Classifier
         Its score is near 1 for answers like those that were preferred.
     """
-    layer = lm.hparams.n_layer // 2
-    sequences, starts = [], []
-    for pair in pairs:
-        prompt = question_ids(lm, pair.question)
-        for answer in (pair.chosen, pair.rejected):
-            sequences.append(prompt + answer_ids(lm, answer))
-            starts.append(len(prompt))
-    rows: list[np.ndarray] = []
-    for i in range(0, len(sequences), BATCH):
-        part = lm.hidden(sequences[i : i + BATCH], layers=[layer], positions="all")
-        rows += [
-            states[0, start:].mean(0)
-            for states, start in zip(part, starts[i : i + BATCH], strict=True)
-        ]
-    x = np.array(rows, np.float64)
-    mean, std = x.mean(0), x.std(0) + 1e-6
-    labels = np.tile([1.0, 0.0], len(pairs))
-    weight, bias = fit_logistic((x - mean) / std, labels, JUDGE_RIDGE)
-    return RewardModel(
-        weight,
-        bias,
-        layers=[layer],
-        pooling="mean",
-        mean=mean,
-        std=std,
-        model=lm,
+    texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+    prompts = [question_ids(lm, pair.question) for pair in pairs for _ in range(2)]
+    head = {"layers": [lm.hparams.n_layer // 2], "pooling": "mean"}
+    answers = [answer_ids(lm, text) for text in texts]
+    return Classifier.fit(
+        lm,
+        texts,
+        [1, 0] * len(pairs),
+        states=pooled_states(lm, answers, prompts, **head),
+        l2=JUDGE_RIDGE / len(texts),
+        validation=0.0,
+        progress=False,
         name="judge",
+        **head,
     )
 
 
 def judged(
-    lm: deal.Model, judge: RewardModel, questions: Sequence[str], answers: Sequence[str]
+    lm: deal.Model, judge: Classifier, questions: Sequence[str], answers: Sequence[str]
 ) -> list[float]:
     """Scores of the judge, in (0, 1), of answers to questions."""
     prompts = [question_ids(lm, question) for question in questions]
@@ -237,7 +222,7 @@ class Harmlessness:
     """The reward, fitted on one half of the pairs, and the judges, on other data."""
 
     reward: NgramModel
-    judge: RewardModel
+    judge: Classifier
     toxicity: NgramModel
 
     @classmethod

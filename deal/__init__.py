@@ -30,11 +30,12 @@ from deal._errors import (
     TokenizerError,
 )
 from deal._explain import Explanation, explain
+from deal._load import from_transformers, load
 from deal._sweep import Outcome, Sweep, sweep
 from deal._tree import Tree
 from deal.controls import AddResidual, EditFinal, MapHead
 from deal.generation import Candidate, Decision, Generation, Stats
-from deal.model import HParams, Model, Stream, load
+from deal.model import HParams, Model, Stream
 from deal.rewards import Reward, reward
 from deal.settings import Exact, Sampling, Search
 
@@ -70,6 +71,7 @@ __all__ = [
     "compare",
     "controls",
     "explain",
+    "from_transformers",
     "get_include",
     "load",
     "reward",
@@ -90,7 +92,7 @@ def get_include() -> str:
     return str(_Path(__file__).resolve().parent / "include")
 
 
-_INTEGRATIONS = ("ray",)  # modules of their own: loaded where they are used
+_INTEGRATIONS = ("hf", "ray")  # modules of their own: loaded where they are used
 
 
 def __getattr__(name: str) -> _Any:

@@ -155,9 +155,11 @@ def calibrate(
         )
     if not 0.0 < target <= 1.0:
         raise ValueError(f"target: expected a share in (0, 1], got {target}")
-    if not search.reward_weight > 0.0 or not max_weight >= search.reward_weight:
+    if not isinstance(search, Search):
+        raise TypeError(f"search: expected a deal.Search, got {search!r}")
+    if not 0.0 < search.reward_weight <= max_weight < math.inf:
         raise ValueError(
-            "max_weight: expected 0 < search.reward_weight <= max_weight, got "
+            "max_weight: expected 0 < search.reward_weight <= max_weight < inf, got "
             f"{search.reward_weight} and {max_weight}"
         )
     check_int("n_bisect", n_bisect, 0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -108,15 +108,16 @@ class CheckpointTensor:
     type : int
         Number of the weight type, as in csrc/kernels/quant.h.
     shape : tuple of int
-    path : Path
+    source : Path or buffer
+        A file, or contiguous memory with the buffer protocol in its place.
     offset, size : int
-        Bytes from the start of the file.
+        Bytes from its start.
     """
 
     name: str
     type: int
     shape: tuple[int, ...]
-    path: Path
+    source: Any
     offset: int
     size: int
 
@@ -152,17 +153,38 @@ def read_folder(folder: Path) -> Checkpoint:
         For an architecture or setting that the engine does not run.
     """
     config = read_json((folder / "config.json").read_bytes(), "config.json")
+    return read_tensors(
+        config,
+        lambda: [
+            CheckpointTensor(name, _TYPES[t.dtype], t.shape, t.path, t.offset, t.size)
+            for name, t in _read_shards(folder).items()
+        ],
+    )
+
+
+def read_tensors(
+    config: Mapping[str, Any], stored: Callable[[], Iterable[CheckpointTensor]]
+) -> Checkpoint:
+    """A checkpoint of a ``config.json`` and of tensors under Hugging Face's names.
+
+    `stored` is asked for the tensors once the settings are found good.
+
+    Raises
+    ------
+    ModelFormatError
+        If a setting is missing or impossible.
+    NotImplementedError
+        For an architecture, setting or tensor that the engine has no place for.
+    """
     architecture = _architecture(config)
     family = _FAMILIES[architecture]
     hparams = _hparams(config, family)
-    stored = _read_shards(folder)
     tensors = []
-    for name, tensor in stored.items():
+    for tensor in stored():
+        name = tensor.name
         if _BUFFER.fullmatch(name) or (hparams["is_tied"] and name == "lm_head.weight"):
             continue  # computed, and the embedding once more
-        row = (tensor.shape, tensor.path, tensor.offset, tensor.size)
-        kind = _TYPES[tensor.dtype]
-        tensors.append(CheckpointTensor(_canonical(name, family), kind, *row))
+        tensors.append(replace(tensor, name=_canonical(name, family)))
     return Checkpoint(architecture, hparams, tuple(tensors))
 
 

@@ -12,6 +12,7 @@ from deal import _core
 from deal._chat_template import check_messages
 from deal.generation import Generation, Stats, decisions
 from deal.rewards import Reward, as_reward
+from deal.rewards.combine import formula_of
 from deal.settings import (
     Sampling,
     Search,
@@ -21,6 +22,7 @@ from deal.settings import (
     search_params,
     segment_params,
 )
+from deal.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | np.ndarray
 
@@ -224,6 +226,36 @@ def _stops(stop: Any) -> tuple[bytes, ...]:
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ValueError(f"stop: expected valid Unicode, got {text!r}")
     return tuple(text.encode() for text in texts)
+
+
+def start(
+    sessions: Any,
+    tokenizer: Tokenizer,
+    prompt: tuple[Sequence[int], str],
+    options: Options,
+    row: dict[str, Any],
+    controls: Any = (None, None),
+    recalls: Sequence[Any] = (None, None),
+) -> Any:
+    """The C search of a request, in the session of each of two models, or of one."""
+    parts = () if options.reward is None else options.reward.leaves()
+    return _core.Search(
+        sessions[0],
+        tokenizer.vocab,
+        prompt[0],
+        prompt[1],
+        options.ends,
+        options.stops,
+        tuple(part.reward._capsule(row) for part in parts),
+        tuple(float(part.weight) for part in parts),
+        options.params,
+        controls[0],
+        sessions[1],
+        controls[1],
+        None if options.reward is None else formula_of(options.reward),
+        *recalls,
+        constraint=constraint_capsule(options.constraint, tokenizer),
+    )
 
 
 def generations(search: Any, options: Options, tokenizer: Any) -> list[Generation]:

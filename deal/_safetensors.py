@@ -20,6 +20,7 @@ import numpy as np
 from deal._errors import ModelFormatError
 
 _MAX_HEADER = 100 * 2**20  # as the safetensors library has it
+_MAX_RANK = 64  # NumPy's
 _SIZES = {"F32": 4, "F16": 2, "BF16": 2}  # bytes of a value
 _WHOLE_SIZES = {"F32": 4, "F64": 8}  # in files that are read as a whole
 _DTYPES = {"F32": "<f4", "F64": "<f8"}
@@ -97,6 +98,12 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         For a dtype other than F32 and F64.
     """
     stored, metadata = _read_header(path, _WHOLE_SIZES)
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise ModelFormatError(
+                f"{path.name}: safetensors metadata: {key!r:.80}: expected a string, "
+                f"got {value!r:.80}"
+            )
     raw = path.read_bytes()
     tensors = {}
     for name, tensor in stored.items():
@@ -169,8 +176,9 @@ def _read_entry(
         raise NotImplementedError(
             f"{where}: expected dtype {', '.join(names)} or {last}, got {dtype!r}"
         )
-    if not isinstance(shape, list) or not all(_is_count(d) for d in shape):
-        raise ModelFormatError(f"{where}: expected a shape, got {shape!r}")
+    is_shape = isinstance(shape, list) and len(shape) <= _MAX_RANK
+    if not is_shape or not all(_is_count(d) for d in shape):
+        raise ModelFormatError(f"{where}: expected a shape, got {shape!r:.200}")
     if (
         not isinstance(offsets, list)
         or len(offsets) != 2

@@ -200,13 +200,21 @@ class Scoring:
         self, prompts: Sequence[Any], completions: Sequence[Any], layers: Sequence[int]
     ) -> list[np.ndarray]:
         """Those of a prompt's last token and of its completion's tokens, for each:
-        (n_tokens + 1, n_layers, n_embd). An end token at the end is left out."""
+        (n_tokens + 1, n_layers, n_embd). An end token at the end is left out. Where the
+        prompt has no token, the completion's first one stands in for its last."""
         sequences, starts = [], []
         for prompt, completion in zip(prompts, completions, strict=True):
-            ids, n_prompt = self._encode_pair(prompt, completion)
+            if prompt == "" and not self.tokenizer.encode(prompt):
+                ids, n_prompt = self._encode(completion)[0], 0
+            else:
+                ids, n_prompt = self._encode_pair(prompt, completion)
             sequences.append(ids)
             starts.append(n_prompt - 1)
-        return read_tails(self, sequences, starts, layers)
+        rows = read_tails(self, sequences, [max(start, 0) for start in starts], layers)
+        return [
+            np.concatenate([row[:1], row]) if start < 0 else row
+            for start, row in zip(starts, rows, strict=True)
+        ]
 
     def _encode_pair(self, prompt: Prompt, completion: Prompt) -> tuple[list[int], int]:
         """Ids of both, but an end token at the end, and how many are the prompt's."""

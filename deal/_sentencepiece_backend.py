@@ -11,7 +11,6 @@ import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from deal import _gguf_vocab as gguf
@@ -171,13 +170,6 @@ class SentencePieceBackend:
             raise NotImplementedError(
                 f"{self._name}: denormalizer_spec: expected none, got a character map"
             )
-
-    @classmethod
-    def from_file(
-        cls, path: Path, added: dict[str, tuple[int, bool]]
-    ) -> SentencePieceBackend:
-        """Read a .model file."""
-        return cls(path.read_bytes(), path.name, added)
 
     @classmethod
     def from_gguf(cls, vocab: GgufVocab) -> SentencePieceBackend:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from deal._errors import ModelFormatError
@@ -75,18 +74,17 @@ class TokenizersBackend:
         self.uses_post_processor = uses_post_processor
 
     @classmethod
-    def from_file(cls, path: Path) -> TokenizersBackend:
-        """Read a tokenizer.json."""
+    def from_json(cls, data: bytes, name: str) -> TokenizersBackend:
+        """Read the bytes of a tokenizer.json."""
         import tokenizers
 
-        text = path.read_bytes()
         try:
-            tokenizer = tokenizers.Tokenizer.from_buffer(text)
+            tokenizer = tokenizers.Tokenizer.from_buffer(data)
         except Exception as error:  # the library raises plain Exception
-            raise ModelFormatError(f"{path.name}: {error}") from error
+            raise ModelFormatError(f"{name}: {error}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        return cls(tokenizer, path.name)
+        return cls(tokenizer, name)
 
     @classmethod
     def from_gguf(cls, vocab: GgufVocab) -> TokenizersBackend:

@@ -478,7 +478,7 @@ def _load(
     kv_type: KvType = KvType.f32,
     kv_budget: int | None = None,
 ) -> Model:
-    from deal.model import load
+    from deal._load import load
 
     with _interruptible():  # fetching and reading may take a while
         return load(

@@ -1,9 +1,7 @@
-"""Loading a model and generating with it."""
+"""A model that generates."""
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -11,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deal import _checkpoint, _core, _fingerprint, _hub, _rollouts
+from deal import _core, _fingerprint, _rollouts
 from deal import controls as _controls
-from deal._errors import ModelFormatError
 from deal._progress import bar_over
 from deal._request import (
     GENERATE_DEFAULTS,
     Options,
     Prompt,
     aligned,
-    constraint_capsule,
     generations,
     is_batch,
     is_chats,
@@ -28,16 +24,14 @@ from deal._request import (
     known,
     make_options,
     rows_of,
+    start,
 )
 from deal._scoring import Scoring
-from deal.rewards.combine import formula_of
 from deal.settings import Sampling, Search, check_int
 from deal.stream import Stream
 from deal.tokenizer import Tokenizer
 
-_COMPUTE = {"f32": 0, "int8": 1}  # deal_compute
-_KV_TYPE = {"f32": 0, "f16": 1}  # deal_kv_type
-_FLOAT_TYPES = ("F32", "F16", "BF16")
+KV_TYPES = {"f32": 0, "f16": 1}  # deal_kv_type
 
 Message = Mapping[str, Any]
 
@@ -76,140 +70,6 @@ class HParams:
     rope_low_freq_factor: float
     rope_high_freq_factor: float
     rope_n_ctx_orig: int
-
-
-def load(
-    model: str | os.PathLike[str] = "smollm2-135m-instruct",
-    *,
-    compute: str = "auto",
-    threads: int | None = None,
-    max_length: int | None = None,
-    kv_type: str = "f32",
-    kv_budget: int | None = None,
-    progress: bool = False,
-) -> Model:
-    """Load a model.
-
-    Parameters
-    ----------
-    model : str or path
-        An alias (``deal models`` lists them), a ``.gguf`` file, a folder with
-        ``config.json`` and safetensors, or a hub id such as ``"org/name"``.
-    compute : {"auto", "int8", "f32"}, default="auto"
-        "f32" is the reference. "int8" keeps the weights at their file's precision (or
-        in 8 bits, in groups of 32) and quantises activations to 8 bits in groups of 32.
-        "auto" is "int8" for quantised files and "f32" for files of F32, F16 or BF16.
-    threads : int, optional
-        Default: the processors this process may run on.
-    max_length : int, optional
-        Longest context in tokens, prompt included. Default: the model's own.
-    kv_type : {"f32", "f16"}, default="f32"
-        Numbers that keys and values are kept in between steps (llama.cpp's
-        ``--cache-type-k`` and ``-v``). "f16" takes about half the memory and rounds
-        them to 11 bits; sums stay in f32, and results depend on the batch no more than
-        with "f32". It holds numbers up to 65504: a model that needs more is an error.
-    kv_budget : int, optional
-        Most bytes of KV cells that one request may hold; they come in pages of 64
-        tokens, and less than a page is an error. A request that needs more fails with
-        `KVBudgetError`, and the model stays usable. Default: no limit but the context.
-    progress : bool, default=False
-        Show a tqdm bar while an alias is downloaded.
-
-    Returns
-    -------
-    Model
-
-    Raises
-    ------
-    ValueError
-        For an unknown alias or a bad argument.
-    ModelFormatError
-        If the file is damaged or not what its header says.
-    NotImplementedError
-        For an architecture, weight type or RoPE scaling that is not supported.
-    OSError
-        If a file cannot be read or fetched.
-    """
-    if compute not in ("auto", *_COMPUTE):
-        raise ValueError(f"compute: expected 'auto', 'int8' or 'f32', got {compute!r}")
-    if threads is None:
-        threads = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else (os.cpu_count() or 1)
-        )
-    if not isinstance(kv_type, str) or kv_type not in _KV_TYPE:
-        raise ValueError(f"kv_type: expected 'f32' or 'f16', got {kv_type!r}")
-    if kv_budget is not None:
-        check_int("kv_budget", kv_budget, 1, sys.maxsize)
-    check_int("threads", threads, 1, 1024)
-    path = _hub.resolve(os.fspath(model), progress=progress)
-    if path.is_dir():
-        core, types, tokenizer, architecture = _load_folder(path, compute)
-    else:
-        core, types, tokenizer, architecture = _load_gguf(path, compute)
-    hparams = HParams(**core.hparams)
-    if max_length is None:
-        max_length = hparams.n_ctx_train
-    check_int("max_length", max_length, 1, hparams.n_ctx_train)
-    page_size = core.kv_page_size(_KV_TYPE[kv_type])
-    if kv_budget is not None and kv_budget < page_size:
-        raise ValueError(
-            f"kv_budget: expected at least {page_size} bytes (one page of 64 cells), "
-            f"got {kv_budget}"
-        )
-    compute = _pick_compute(compute, types)
-    return Model(
-        core,
-        tokenizer,
-        hparams,
-        path,
-        compute,
-        threads,
-        max_length,
-        architecture,
-        kv_type,
-        kv_budget,
-    )
-
-
-def _pick_compute(compute: str, types: Sequence[str]) -> str:
-    if compute != "auto":
-        return compute
-    return "f32" if all(name in _FLOAT_TYPES for name in types) else "int8"
-
-
-def _load_gguf(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer, str]:
-    gguf = _core.Gguf(path)
-    types = [row[1] for row in gguf.tensors]
-    architecture = gguf.metadata.get("general.architecture")
-    # The tokenizer first: what making it needs for a while is free again for weights.
-    tokenizer = Tokenizer.from_gguf(gguf.metadata)
-    del gguf
-    core = _core.Model.from_gguf(path, _COMPUTE[_pick_compute(compute, types)])
-    if tokenizer.vocab_size != core.hparams["n_vocab"]:
-        raise ModelFormatError(
-            f"{path.name}: tokenizer.ggml.tokens: expected {core.hparams['n_vocab']} "
-            f"tokens (rows of the embedding), got {tokenizer.vocab_size}"
-        )
-    return core, types, tokenizer, architecture
-
-
-def _load_folder(path: Path, compute: str) -> tuple[Any, list[str], Tokenizer, str]:
-    checkpoint = _checkpoint.read_folder(path)
-    files: list[str] = []
-    tensors = []
-    for tensor in checkpoint.tensors:
-        name = os.fspath(tensor.path)
-        if name not in files:
-            files.append(name)
-        row = (tensor.name, tensor.type, tuple(tensor.shape), files.index(name))
-        tensors.append((*row, tensor.offset, tensor.size))
-    types = ["F32"]  # safetensors hold floating-point weights only
-    code = _COMPUTE[_pick_compute(compute, types)]
-    core = _core.Model.from_tensors(dict(checkpoint.hparams), tensors, files, code)
-    tokenizer = Tokenizer.from_pretrained(path, n_vocab=core.hparams["n_vocab"])
-    return core, types, tokenizer, checkpoint.architecture
 
 
 class Model(Scoring):
@@ -290,7 +150,7 @@ class Model(Scoring):
                 self._core,
                 self.max_length,
                 self.threads,
-                _KV_TYPE[self.kv_type],
+                KV_TYPES[self.kv_type],
                 self.kv_budget or 0,
             )
             with self._lock:
@@ -518,25 +378,10 @@ class Model(Scoring):
         options: Options,
         row: dict,
         controls: Any,
-        recalls: tuple[Any, ...] = (),
+        recalls: Sequence[Any] = (None, None),
     ) -> Any:
-        parts = () if options.reward is None else options.reward.leaves()
-        return _core.Search(
-            sessions[0],
-            self.tokenizer.vocab,
-            prompt[0],
-            prompt[1],
-            options.ends,
-            options.stops,
-            tuple(part.reward._capsule(row) for part in parts),
-            tuple(float(part.weight) for part in parts),
-            options.params,
-            controls[0],
-            sessions[1],
-            controls[1],
-            None if options.reward is None else formula_of(options.reward),
-            *recalls,
-            constraint_capsule(options.constraint, self.tokenizer),
+        return start(
+            sessions, self.tokenizer, prompt, options, row, controls, recalls
         )
 
     def _generate_all(
@@ -560,3 +405,11 @@ class Model(Scoring):
                     del search  # gives its nodes back before the sessions are
             results.append(found[0] if options.params["n_return"] == 1 else found)
         return results
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":  # `deal.load` by its longer name; loading needs this module
+        from deal._load import load
+
+        return load
+    raise AttributeError(f"module 'deal.model' has no attribute {name!r}")

@@ -20,7 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from deal.model import Model, load
+from deal._load import load
+from deal.model import Model
 from deal.rewards import as_reward
 from deal.rewards._extras import needed
 from deal.settings import check_int

@@ -8,7 +8,7 @@ gives the library's own text.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -172,7 +172,24 @@ class Tokenizer:
         NotImplementedError
             For a decoder that is not known; names it.
         """
-        return _from_folder(cls, Path(folder), n_vocab)
+        return _from_files(cls, str(folder), _Folder(Path(folder)), n_vocab)
+
+    @classmethod
+    def from_files(
+        cls, name: str, files: Mapping[str, bytes], n_vocab: int | None = None
+    ) -> Tokenizer:
+        """The same from files in memory.
+
+        Parameters
+        ----------
+        name : str
+            What the files belong to, for messages.
+        files : mapping of str to bytes
+            By their names in a folder; see :meth:`from_pretrained`.
+        n_vocab : int, optional
+            Rows of the model's embedding.
+        """
+        return _from_files(cls, name, files, n_vocab)
 
     def __len__(self) -> int:
         return self.vocab_size
@@ -340,17 +357,40 @@ def _add_ends(
 # --- Hugging Face folders -------------------------------------------------------------
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+class _Folder(Mapping[str, bytes]):
+    """The files of a folder by their names, read when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __getitem__(self, name: str) -> bytes:
+        try:
+            return (self._folder / name).read_bytes()
+        except (FileNotFoundError, IsADirectoryError):
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return (path.name for path in self._folder.iterdir() if path.is_file())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+_Files = Mapping[str, bytes]
+
+
+def _read_json(files: _Files, name: str) -> dict[str, Any]:
     """The object in a JSON file; empty where there is no such file."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    data = files.get(name)
+    if data is None:
         return {}
+    try:
+        value = json.loads(data)
     except ValueError as error:  # JSON or UTF-8
-        raise ModelFormatError(f"{path.name}: {error}") from error
+        raise ModelFormatError(f"{name}: {error}") from error
     if not isinstance(value, dict):
         raise ModelFormatError(
-            f"{path.name}: expected an object, got {type(value).__name__}"
+            f"{name}: expected an object, got {type(value).__name__}"
         )
     return value
 
@@ -362,13 +402,13 @@ def _token_text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _added_tokens(folder: Path, config: dict[str, Any]) -> dict[str, tuple[int, bool]]:
+def _added_tokens(files: _Files, config: dict[str, Any]) -> dict[str, tuple[int, bool]]:
     """Tokens beyond a .model file's: id, and whether it is special."""
     added: dict[str, tuple[int, bool]] = {}
     special = {
         _token_text(value) for key, value in config.items() if key.endswith("_token")
     }
-    for text, i in _read_json(folder / "added_tokens.json").items():
+    for text, i in _read_json(files, "added_tokens.json").items():
         if isinstance(i, int) and i >= 0:
             added[text] = (i, text in special)
     decoder = config.get("added_tokens_decoder")
@@ -380,10 +420,10 @@ def _added_tokens(folder: Path, config: dict[str, Any]) -> dict[str, tuple[int, 
     return added
 
 
-def _folder_template(folder: Path, config: dict[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
+def _read_template(files: _Files, config: dict[str, Any]) -> str | None:
+    data = files.get("chat_template.jinja")
+    if data is not None:
+        return data.decode()
     template = config.get("chat_template")
     if isinstance(template, list):  # several, by name
         named = {
@@ -391,14 +431,14 @@ def _folder_template(folder: Path, config: dict[str, Any]) -> str | None:
         }
         template = named.get("default")
     if template is None:
-        template = _read_json(folder / "chat_template.json").get("chat_template")
+        template = _read_json(files, "chat_template.json").get("chat_template")
     return template if isinstance(template, str) else None
 
 
-def _folder_ends(folder: Path) -> list[int]:
+def _read_ends(files: _Files) -> list[int]:
     """End tokens that the generation settings list, or else the model's."""
     for name in ("generation_config.json", "config.json"):
-        value = _read_json(folder / name).get("eos_token_id")
+        value = _read_json(files, name).get("eos_token_id")
         ends = value if isinstance(value, list) else [value]
         ends = [i for i in ends if isinstance(i, int) and not isinstance(i, bool)]
         if ends:
@@ -406,25 +446,28 @@ def _folder_ends(folder: Path) -> list[int]:
     return []
 
 
-def _from_folder(cls: type[Tokenizer], folder: Path, n_vocab: int | None) -> Tokenizer:
-    config = _read_json(folder / "special_tokens_map.json")
-    config |= _read_json(folder / "tokenizer_config.json")
-    backend: _Backend
-    is_json = (folder / "tokenizer.json").is_file()
-    if is_json:
+def _make_backend(folder: str, files: _Files, config: dict[str, Any]) -> _Backend:
+    if (data := files.get("tokenizer.json")) is not None:
         from deal._tokenizers_backend import TokenizersBackend
 
-        backend = TokenizersBackend.from_file(folder / "tokenizer.json")
-    elif (folder / "tokenizer.model").is_file():
+        return TokenizersBackend.from_json(data, "tokenizer.json")
+    if (data := files.get("tokenizer.model")) is not None:
         from deal._sentencepiece_backend import SentencePieceBackend
 
-        added = _added_tokens(folder, config)
-        backend = SentencePieceBackend.from_file(folder / "tokenizer.model", added)
-    else:
-        raise FileNotFoundError(
-            f"{folder}: expected tokenizer.json or tokenizer.model, found neither"
-        )
+        added = _added_tokens(files, config)
+        return SentencePieceBackend(data, "tokenizer.model", added)
+    raise FileNotFoundError(
+        f"{folder}: expected tokenizer.json or tokenizer.model, found neither"
+    )
 
+
+def _from_files(
+    cls: type[Tokenizer], folder: str, files: _Files, n_vocab: int | None
+) -> Tokenizer:
+    config = _read_json(files, "special_tokens_map.json")
+    config |= _read_json(files, "tokenizer_config.json")
+    backend = _make_backend(folder, files, config)
+    is_json = "tokenizer.json" in files
     texts = {key: _token_text(value) for key, value in config.items()}
     texts = {
         key: text for key, text in texts.items() if text and key.endswith("_token")
@@ -438,23 +481,23 @@ def _from_folder(cls: type[Tokenizer], folder: Path, n_vocab: int | None) -> Tok
     specials = _Specials(
         *(ids.get(name) for name in _SPECIAL_NAMES),
         texts={name: text for name, text in texts.items() if text is not None},
-        chat_template=_folder_template(folder, config),
+        chat_template=_read_template(files, config),
     )
-    _set_ends(specials, folder, backend)
+    _set_ends(specials, files, backend)
     _set_additions(backend, specials, config, is_json)
     tokenizer = cls(backend, specials, n_vocab)
     for i in tokenizer.eos_token_ids:
         if not 0 <= i < tokenizer.vocab_size:
             raise ModelFormatError(
-                f"{folder.name}: eos_token_id: expected 0 to "
+                f"{folder}: eos_token_id: expected 0 to "
                 f"{tokenizer.vocab_size - 1}, "
                 f"got {i}"
             )
     return tokenizer
 
 
-def _set_ends(specials: _Specials, folder: Path, backend: _Backend) -> None:
-    ends = _folder_ends(folder)
+def _set_ends(specials: _Specials, files: _Files, backend: _Backend) -> None:
+    ends = _read_ends(files)
     if not ends:
         found = (backend.token_id(piece) for piece in _END_PIECES)
         ends = [i for i in found if i is not None]

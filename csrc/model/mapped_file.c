@@ -29,7 +29,7 @@ deal_mapped_file_open(const char *path, deal_mapped_file *file, deal_error *err)
         if (data == MAP_FAILED)
             status = deal_fail(err, DEAL_ERR_IO, "%s: %s", path, strerror(errno));
         else
-            *file = (deal_mapped_file){data, size};
+            *file = (deal_mapped_file){.data = data, .size = size};
     }
     close(fd);
     return status;
@@ -39,7 +39,7 @@ void
 deal_mapped_file_forget(const deal_mapped_file *file, const void *data, size_t size)
 {
     uintptr_t first = (uintptr_t)file->data, at = (uintptr_t)data;
-    if (!file->data || at < first || at - first > file->size ||
+    if (!file->data || file->is_borrowed || at < first || at - first > file->size ||
         size > file->size - (at - first))
         return;
     uintptr_t page_size = (uintptr_t)sysconf(_SC_PAGESIZE);
@@ -52,7 +52,7 @@ deal_mapped_file_forget(const deal_mapped_file *file, const void *data, size_t s
 void
 deal_mapped_file_close(deal_mapped_file *file)
 {
-    if (file->data)
+    if (file->data && !file->is_borrowed)
         munmap((void *)(uintptr_t)file->data, file->size);
     *file = (deal_mapped_file){0};
 }

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "common/alloc.h"
-#include "kernels/gemm_cblas.h"
 
 deal_status
 deal_matmul_init(deal_matmul *matmul, deal_pool *pool, deal_compute compute,
@@ -14,7 +13,7 @@ deal_matmul_init(deal_matmul *matmul, deal_pool *pool, deal_compute compute,
     if (compute == DEAL_COMPUTE_F32) {
         size_t n_thread = (size_t)deal_pool_n_thread(pool);
         matmul->size =
-            n_thread * DEAL_GEMM_PANEL * DEAL_MATMUL_CHUNK * sizeof *matmul->chunk;
+            n_thread * DEAL_GEMM_ROWS_MAX * DEAL_MATMUL_CHUNK * sizeof *matmul->chunk;
         matmul->chunk = deal_alloc(matmul->size, 1);
     } else {
         size_t n_group = ((size_t)n_in_max + DEAL_QUANT_GROUP - 1) / DEAL_QUANT_GROUP;
@@ -86,7 +85,17 @@ deal_matmul_put_rows(deal_matmul *matmul, const deal_activations *x)
     deal_parallel_for(matmul->pool, x->n_row, 0, put_some, &loop);
 }
 
-// Panels of rows through a scratch tile, since OpenBLAS writes whole panels.
+// The most rows at once that have the bits of panels; through a scratch tile, since
+// OpenBLAS writes whole panels.
+static int32_t
+n_row_at_once(deal_gemm_sizes sizes, int32_t n_row)
+{
+    for (int32_t n = DEAL_GEMM_ROWS_MAX; n > DEAL_GEMM_PANEL; n -= DEAL_GEMM_PANEL)
+        if (n <= n_row && sizes >> (n / DEAL_GEMM_PANEL - 1) & 1)
+            return n;
+    return DEAL_GEMM_PANEL;
+}
+
 static void
 chunk_f32(const deal_matmul *matmul, const deal_activations *x, const deal_matrix *w,
           int32_t i_out, int32_t n_out, const float *bias, bool adds, float *y,
@@ -94,12 +103,14 @@ chunk_f32(const deal_matmul *matmul, const deal_activations *x, const deal_matri
 {
     size_t n_in = (size_t)x->n_in;
     float *tile =
-        matmul->chunk + (size_t)i_thread * DEAL_GEMM_PANEL * DEAL_MATMUL_CHUNK;
+        matmul->chunk + (size_t)i_thread * DEAL_GEMM_ROWS_MAX * DEAL_MATMUL_CHUNK;
     const float *rows = w->data + (size_t)i_out * n_in;
-    for (int32_t r0 = 0; r0 < x->n_row; r0 += DEAL_GEMM_PANEL) {
-        deal_gemm_panel(n_out, x->n_in, x->x + (size_t)r0 * n_in, rows, tile,
-                        DEAL_MATMUL_CHUNK);
-        for (int32_t r = r0; r < x->n_row && r < r0 + DEAL_GEMM_PANEL; r++) {
+    deal_gemm_sizes sizes = n_out == DEAL_MATMUL_CHUNK ? w->sizes : w->last_sizes;
+    for (int32_t r0 = 0, n; r0 < x->n_row; r0 += n) {
+        n = n_row_at_once(sizes, x->n_row - r0);
+        deal_gemm(n, n_out, x->n_in, x->x + (size_t)r0 * n_in, rows, tile,
+                  DEAL_MATMUL_CHUNK);
+        for (int32_t r = r0; r < x->n_row && r < r0 + n; r++) {
             float *from = tile + (r - r0) * DEAL_MATMUL_CHUNK;
             float *to = y + (size_t)r * y_stride;
             if (bias)

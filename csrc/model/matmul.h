@@ -6,10 +6,6 @@
 #include "kernels/kernels.h"
 #include "model/weights.h"
 
-// Outputs computed by one call of a kernel: a fixed number, so that the shapes that
-// OpenBLAS sees do not depend on the threads. A multiple of DEAL_PANEL_LEN.
-#define DEAL_MATMUL_CHUNK 192
-
 // Activations of a batch, as one kind of compute needs them.
 typedef struct deal_activations {
     int32_t n_row, n_in;
@@ -32,7 +28,7 @@ typedef struct deal_matmul {
     deal_pool *pool;
     deal_compute compute;
     int32_t *tiles; // scratch for one batch of quantised activations; INT8
-    float *chunk;   // (n_thread, DEAL_GEMM_PANEL, DEAL_MATMUL_CHUNK); F32
+    float *chunk;   // (n_thread, DEAL_GEMM_ROWS_MAX, DEAL_MATMUL_CHUNK); F32
     size_t size;    // bytes of scratch
 } deal_matmul;
 

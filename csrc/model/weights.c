@@ -168,6 +168,9 @@ static deal_status
 make_f32(loader *l, const deal_tensor *tensor, deal_matrix *m)
 {
     m->data = tensor->data;
+    m->sizes = deal_gemm_sizes_get(DEAL_MATMUL_CHUNK, m->n_in);
+    if (m->n_out % DEAL_MATMUL_CHUNK > 0)
+        m->last_sizes = deal_gemm_sizes_get(m->n_out % DEAL_MATMUL_CHUNK, m->n_in);
     if (tensor->type == DEAL_TYPE_F32 && (uintptr_t)tensor->data % sizeof(float) == 0)
         return DEAL_OK;
     size_t n_out = (size_t)m->n_out, n_in = (size_t)m->n_in;

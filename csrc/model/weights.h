@@ -5,6 +5,7 @@
 #define DEAL_MODEL_WEIGHTS_H
 
 #include "common/arena.h"
+#include "kernels/gemm_cblas.h"
 #include "kernels/panels.h"
 #include "model/hparams.h"
 #include "model/tensor.h"
@@ -14,12 +15,17 @@ typedef enum deal_compute {
     DEAL_COMPUTE_INT8 = 1, // integer weights and activations in groups of 32
 } deal_compute;
 
+// Outputs computed by one call of a kernel: a fixed number, so that the shapes that
+// OpenBLAS sees do not depend on the threads. A multiple of DEAL_PANEL_LEN.
+#define DEAL_MATMUL_CHUNK 192
+
 // A matrix ready for one kind of compute.
 //   F32:  `data`, borrowed from the file where it is f32 there, else dequantised.
 //   INT8: `panels`, repacked without loss from a grouped type (deal_type_is_grouped);
 //         other types are quantised to Q8_0 first.
 typedef struct deal_matrix {
     const float *data; // (n_out, n_in)
+    deal_gemm_sizes sizes, last_sizes; // of DEAL_MATMUL_CHUNK outputs, of the rest; F32
     deal_panels panels;
     int32_t n_out, n_in;
 } deal_matrix;

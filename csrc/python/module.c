@@ -6,6 +6,7 @@
  *     Search(session, vocab, ...)               one generation, step by step
  *     Controls(model, edits, taps)              edits and taps of the forward pass
  *     Reader(session, controls, n_keep)          log-probs and states of growing texts
+ *     CallbackLM(evaluate, ...)                 a trie over a forward pass in Python
  *     Recall(session, controls, ...)            what searches of one prompt were told
  *     branches(session, prefix, first, n_step)  greedy branches, in lockstep
  *     Vocab, Detokenizer                        ids -> text
@@ -82,7 +83,8 @@ module_exec(PyObject *module)
         deal_py_session_register(module) < 0 || deal_py_search_register(module) < 0 ||
         deal_py_branches_register(module) < 0 ||
         deal_py_controls_register(module) < 0 || deal_py_formula_register(module) < 0 ||
-        deal_py_reader_register(module) < 0 || deal_py_recall_register(module) < 0)
+        deal_py_reader_register(module) < 0 || deal_py_recall_register(module) < 0 ||
+        deal_py_callback_lm_register(module) < 0)
         return -1;
     return 0;
 }
@@ -100,6 +102,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->reward_state_type);
     Py_VISIT(state->controls_type);
     Py_VISIT(state->reader_type);
+    Py_VISIT(state->callback_lm_type);
     Py_VISIT(state->recall_type);
     Py_VISIT(state->errors);
     return 0;
@@ -118,6 +121,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->reward_state_type);
     Py_CLEAR(state->controls_type);
     Py_CLEAR(state->reader_type);
+    Py_CLEAR(state->callback_lm_type);
     Py_CLEAR(state->recall_type);
     Py_CLEAR(state->errors);
     return 0;

@@ -20,6 +20,7 @@ typedef struct deal_module_state {
     PyTypeObject *controls_type;
     PyTypeObject *formula_type;
     PyTypeObject *reader_type;
+    PyTypeObject *callback_lm_type;
     PyTypeObject *recall_type;
     PyObject *errors; // the module deal._errors
 } deal_module_state;
@@ -41,6 +42,7 @@ int deal_py_branches_register(PyObject *module);
 int deal_py_controls_register(PyObject *module);
 int deal_py_formula_register(PyObject *module);
 int deal_py_reader_register(PyObject *module);
+int deal_py_callback_lm_register(PyObject *module);
 int deal_py_recall_register(PyObject *module);
 
 // Makes a heap type from `spec`, stores it in `*slot` and adds it to the module.

@@ -92,3 +92,35 @@ deal_py_f32_data(PyObject *array)
 {
     return PyArray_DATA((PyArrayObject *)array);
 }
+
+PyObject *
+deal_py_new_i32(int64_t n_row, int64_t n_column, int32_t **data)
+{
+    npy_intp dim[2] = {(npy_intp)n_row, (npy_intp)n_column};
+    PyObject *array = PyArray_SimpleNew(2, dim, NPY_INT32);
+    if (array)
+        *data = PyArray_DATA((PyArrayObject *)array);
+    return array;
+}
+
+const float *
+deal_py_f32_rows(PyObject *object, const char *what, int64_t n_row, int64_t n_column)
+{
+    PyArrayObject *array = (PyArrayObject *)object;
+    if (!PyArray_Check(object) || PyArray_TYPE(array) != NPY_FLOAT32 ||
+        !PyArray_IS_C_CONTIGUOUS(array)) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s: expected a contiguous array of float32, got %s", what,
+                     Py_TYPE(object)->tp_name);
+        return NULL;
+    }
+    if (PyArray_NDIM(array) == 2 && PyArray_DIM(array, 0) == n_row &&
+        PyArray_DIM(array, 1) == n_column)
+        return PyArray_DATA(array);
+    PyObject *shape = PyObject_GetAttrString(object, "shape");
+    if (shape)
+        PyErr_Format(PyExc_ValueError, "%s: expected shape (%lld, %lld), got %R", what,
+                     (long long)n_row, (long long)n_column, shape);
+    Py_XDECREF(shape);
+    return NULL;
+}

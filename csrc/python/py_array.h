@@ -17,4 +17,12 @@ int deal_py_ids(PyObject *object, const char *what, int32_t **ids, int32_t *n_id
 PyObject *deal_py_new_f32(int64_t n_row, int64_t n_column, float **data);
 float *deal_py_f32_data(PyObject *array); // of such an array
 
+// The same of int32.
+PyObject *deal_py_new_i32(int64_t n_row, int64_t n_column, int32_t **data);
+
+// The numbers of a C-contiguous float32 array (n_row, n_column), borrowed; NULL with
+// TypeError or ValueError naming `what` where it is none.
+const float *deal_py_f32_rows(PyObject *array, const char *what, int64_t n_row,
+                              int64_t n_column);
+
 #endif

@@ -62,13 +62,13 @@ branches(PyObject *module, PyObject *args)
     }
     deal_error err;
     deal_branches_times times;
-    if (deal_py_session_enter(self) == 0) {
+    if (deal_py_lm_enter(&self->base) == 0) {
         deal_status status;
         Py_BEGIN_ALLOW_THREADS
         status = deal_branches_run(deal_session_lm(self->session), prefix, n_prefix,
                                    first, n_branch, n_step, token, &times, &err);
         Py_END_ALLOW_THREADS
-        deal_py_session_leave(self);
+        deal_py_lm_leave(&self->base);
         PyObject *rows = status == DEAL_OK ? list_of(token, n_branch, n_step)
                                            : deal_py_raise(module, &err);
         if (rows)

@@ -215,12 +215,36 @@ read_tensor(PyObject *module, PyObject *row, const deal_mapped_file *file,
     return 0;
 }
 
+// The bytes of an object with the buffer protocol, which `memory` then keeps.
 static int
-map_files(PyObject *module, PyObject *paths, deal_mapped_file *file)
+borrow_memory(PyObject *source, PyObject *memory, deal_mapped_file *file)
 {
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(paths); i++) {
-        PyObject *path;
-        if (!PyUnicode_FSConverter(PyList_GET_ITEM(paths, i), &path))
+    PyObject *view = PyMemoryView_FromObject(source);
+    if (!view)
+        return -1;
+    const Py_buffer *buffer = PyMemoryView_GET_BUFFER(view);
+    int failed = !PyBuffer_IsContiguous(buffer, 'C');
+    if (failed)
+        PyErr_SetString(PyExc_ValueError, "files: expected contiguous memory");
+    failed = failed || PyList_Append(memory, view) < 0;
+    if (!failed)
+        *file = (deal_mapped_file){
+            .data = buffer->buf, .size = (size_t)buffer->len, .is_borrowed = true};
+    Py_DECREF(view);
+    return failed ? -1 : 0;
+}
+
+static int
+map_files(PyObject *module, PyObject *sources, PyObject *memory, deal_mapped_file *file)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(sources); i++) {
+        PyObject *path, *source = PyList_GET_ITEM(sources, i);
+        if (PyObject_CheckBuffer(source)) {
+            if (borrow_memory(source, memory, &file[i]) < 0)
+                return -1;
+            continue;
+        }
+        if (!PyUnicode_FSConverter(source, &path))
             return -1;
         deal_error err;
         deal_status status =
@@ -234,10 +258,12 @@ map_files(PyObject *module, PyObject *paths, deal_mapped_file *file)
     return 0;
 }
 
-PyDoc_STRVAR(from_tensors_doc,
-             "from_tensors(hparams, tensors, files, compute)\n--\n\n"
-             "Load from tensors in files: hparams is a dict of deal_hparams' fields,\n"
-             "tensors a list of (name, type, shape, i_file, offset, size).");
+PyDoc_STRVAR(
+    from_tensors_doc,
+    "from_tensors(hparams, tensors, files, compute)\n--\n\n"
+    "Load from tensors in files, or in contiguous memory in their place, which\n"
+    "the model shares: hparams is a dict of deal_hparams' fields, tensors a\n"
+    "list of (name, type, shape, i_file, offset, size).");
 
 static PyObject *
 model_from_tensors(PyObject *cls, PyObject *args)
@@ -256,7 +282,8 @@ model_from_tensors(PyObject *cls, PyObject *args)
     int failed = !table.tensor || !file;
     if (failed)
         PyErr_NoMemory();
-    failed = failed || map_files(module, paths, file) < 0;
+    PyObject *memory = failed ? NULL : PyList_New(0);
+    failed = !memory || map_files(module, paths, memory, file) < 0;
     for (int32_t i = 0; !failed && i < table.n_tensor; i++)
         failed = read_tensor(module, PyList_GET_ITEM(rows, i), file, n_file,
                              &table.tensor[i]) < 0;
@@ -276,22 +303,30 @@ model_from_tensors(PyObject *cls, PyObject *args)
         deal_free(file);
     }
     deal_free(table.tensor);
-    return model ? wrap_model((PyTypeObject *)cls, model) : NULL;
+    PyObject *self = model ? wrap_model((PyTypeObject *)cls, model) : NULL;
+    if (self)
+        ((PyModel *)self)->memory = memory;
+    else
+        Py_XDECREF(memory);
+    return self;
 }
 
 static int
 object_traverse(PyObject *object, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(object));
+    Py_VISIT(((PyModel *)object)->memory);
     return 0;
 }
 
+// The weights may point into the memory, so they go first.
 static void
 model_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     deal_model_free(((PyModel *)object)->model);
+    Py_CLEAR(((PyModel *)object)->memory);
     type->tp_free(object);
     Py_DECREF(type);
 }

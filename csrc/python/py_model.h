@@ -1,4 +1,6 @@
-/* The Python objects around a model and a session. */
+/* The Python objects around a model and a session, and what is common to language
+ * models.
+ */
 #ifndef DEAL_PYTHON_PY_MODEL_H
 #define DEAL_PYTHON_PY_MODEL_H
 
@@ -8,18 +10,29 @@
 typedef struct PyModel {
     PyObject_HEAD
     deal_model *model;
+    PyObject *memory; // list of memoryviews that the weights may point into, or NULL
 } PyModel;
 
-typedef struct PySession {
+// The head of every object that is a language model.
+typedef struct PyLm {
     PyObject_HEAD
+    deal_lm *lm;
+    int is_in_use; // by a call that has released the GIL; changed with the GIL held
+} PyLm;
+
+typedef struct PySession {
+    PyLm base;
     PyModel *model; // strong reference; the session borrows its model
     deal_session *session;
-    int is_in_use; // by a call that has released the GIL; changed with the GIL held
 } PySession;
 
-// Marks the session as in use, or raises RuntimeError and returns -1: a second thread,
-// or a reward that calls back into its own search.
-int deal_py_session_enter(PySession *session);
-void deal_py_session_leave(PySession *session);
+// Marks the model as in use, or raises RuntimeError and returns -1: a second thread, or
+// a reward that calls back into its own search.
+int deal_py_lm_enter(PyLm *lm);
+void deal_py_lm_leave(PyLm *lm);
+
+// `object` as a session or a CallbackLM, borrowed; TypeError naming `what` where it is
+// neither.
+PyLm *deal_py_lm_get(PyObject *module, PyObject *object, const char *what);
 
 #endif

@@ -102,14 +102,14 @@ fail:
 static int
 run(PyReader *self, const deal_reader_text *text, int32_t n_text)
 {
-    if (deal_py_session_enter(self->session) < 0)
+    if (deal_py_lm_enter(&self->session->base) < 0)
         return -1;
     deal_error err;
     deal_status status;
     Py_BEGIN_ALLOW_THREADS
     status = deal_reader_read(self->reader, text, n_text, &err);
     Py_END_ALLOW_THREADS
-    deal_py_session_leave(self->session);
+    deal_py_lm_leave(&self->session->base);
     if (status == DEAL_OK)
         return 0;
     deal_py_raise(PyType_GetModule(Py_TYPE(self)), &err);
@@ -228,9 +228,9 @@ reader_close(PyObject *object, PyObject *unused)
     (void)unused;
     PyReader *self = (PyReader *)object;
     if (self->reader) {
-        if (deal_py_session_enter(self->session) < 0)
+        if (deal_py_lm_enter(&self->session->base) < 0)
             return NULL;
-        deal_py_session_leave(self->session);
+        deal_py_lm_leave(&self->session->base);
         reader_clear(object);
     }
     Py_RETURN_NONE;

@@ -31,7 +31,7 @@ recall_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 }
 
 int
-deal_py_recall_get(PyObject *module, PyObject *object, const PySession *session,
+deal_py_recall_get(PyObject *module, PyObject *object, const PyLm *session,
                    PyObject *controls, PyRecall **recall)
 {
     *recall = NULL;
@@ -42,7 +42,7 @@ deal_py_recall_get(PyObject *module, PyObject *object, const PySession *session,
         return -1;
     }
     PyRecall *found = (PyRecall *)object;
-    if (found->session != session || found->controls != controls) {
+    if (&found->session->base != session || found->controls != controls) {
         PyErr_SetString(PyExc_ValueError,
                         "recall: expected one over the search's session and controls");
         return -1;

@@ -16,7 +16,7 @@ typedef struct PyRecall {
 
 // The object as one over that session and those controls, borrowed, or NULL for None.
 // TypeError, or ValueError where it is over others, and -1 otherwise.
-int deal_py_recall_get(PyObject *module, PyObject *object, const PySession *session,
+int deal_py_recall_get(PyObject *module, PyObject *object, const PyLm *session,
                        PyObject *controls, PyRecall **recall);
 
 #endif

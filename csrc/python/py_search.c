@@ -16,7 +16,7 @@
 typedef struct PySearch {
     PyObject_HEAD
     deal_search *search;
-    PySession *session, *rollout_session; // the second one or NULL
+    PyLm *session, *rollout_session; // the second one or NULL
     PyObject *vocab;
     PyObject *text;     // str, of the prompt
     PyObject *stop;     // tuple of bytes
@@ -131,12 +131,11 @@ take_rollouts(PySearch *self, PyObject *session, PyObject *controls,
         return -1;
     if (session == Py_None)
         return 0;
-    if (!PyObject_TypeCheck(session, deal_module_state_get(module)->session_type)) {
-        PyErr_SetString(PyExc_TypeError, "rollout_session: expected Session or None");
+    PyLm *lm = deal_py_lm_get(module, session, "rollout_session");
+    if (!lm)
         return -1;
-    }
-    self->rollout_session = (PySession *)Py_NewRef(session);
-    request->rollout_lm = deal_session_lm(self->rollout_session->session);
+    self->rollout_session = (PyLm *)Py_NewRef(lm);
+    request->rollout_lm = lm->lm;
     return 0;
 }
 
@@ -202,19 +201,20 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
              *constraint = Py_None;
     deal_search_request request = {0};
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O!O!OUOO!O!O!O!|OOOOOOO:Search", keyword,
-            state->session_type, &session, state->vocab_type, &vocab, &prompt, &text,
-            &end, &PyTuple_Type, &stop, &PyTuple_Type, &capsules, &PyTuple_Type,
-            &weights, &PyDict_Type, &dict, &given, &second, &second_given, &formula,
-            &recall, &rollout_recall, &constraint) ||
+            args, kwargs, "OO!OUOO!O!O!O!|OOOOOOO:Search", keyword, &session,
+            state->vocab_type, &vocab, &prompt, &text, &end, &PyTuple_Type, &stop,
+            &PyTuple_Type, &capsules, &PyTuple_Type, &weights, &PyDict_Type, &dict,
+            &given, &second, &second_given, &formula, &recall, &rollout_recall,
+            &constraint) ||
         deal_py_controls_get(module, given, &request.controls) < 0 ||
         deal_py_formula_get(module, formula, &request.formula) < 0 ||
         deal_py_constraint_get(constraint, &request.constraint) < 0)
         return NULL;
-    PySearch *self = (PySearch *)type->tp_alloc(type, 0);
+    PyLm *lm = deal_py_lm_get(module, session, "session");
+    PySearch *self = lm ? (PySearch *)type->tp_alloc(type, 0) : NULL;
     if (!self)
         return NULL;
-    self->session = (PySession *)Py_NewRef(session);
+    self->session = (PyLm *)Py_NewRef(lm);
     self->vocab = Py_NewRef(vocab);
     self->text = Py_NewRef(text);
     self->stop = Py_NewRef(stop);
@@ -222,7 +222,7 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->controls = Py_NewRef(given);
     self->formula = Py_NewRef(formula);
     self->constraint = Py_NewRef(constraint);
-    request.lm = deal_session_lm(self->session->session);
+    request.lm = lm->lm;
     request.vocab = ((PyVocab *)vocab)->vocab;
     Py_ssize_t text_size;
     const char *utf8 = PyUnicode_AsUTF8AndSize(text, &text_size);
@@ -244,20 +244,20 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static int
 enter(PySearch *self)
 {
-    if (deal_py_session_enter(self->session) < 0)
+    if (deal_py_lm_enter(self->session) < 0)
         return -1;
-    if (!self->rollout_session || deal_py_session_enter(self->rollout_session) == 0)
+    if (!self->rollout_session || deal_py_lm_enter(self->rollout_session) == 0)
         return 0;
-    deal_py_session_leave(self->session);
+    deal_py_lm_leave(self->session);
     return -1;
 }
 
 static void
 leave(PySearch *self)
 {
-    deal_py_session_leave(self->session);
+    deal_py_lm_leave(self->session);
     if (self->rollout_session)
-        deal_py_session_leave(self->rollout_session);
+        deal_py_lm_leave(self->rollout_session);
 }
 
 // Steps until done, or once. Between steps signals are handled, so that Ctrl-C works.
@@ -301,6 +301,26 @@ search_run(PyObject *self, PyObject *unused)
     return advance((PySearch *)self, 0);
 }
 
+// Scores what the search has, and no more.
+static PyObject *
+search_stop(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    PySearch *self = (PySearch *)object;
+    if (enter(self) < 0)
+        return NULL;
+    deal_error err;
+    deal_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = deal_search_stop(self->search, &err);
+    Py_END_ALLOW_THREADS
+    leave(self);
+    if (status != DEAL_OK)
+        return deal_py_raise(PyType_GetModule(Py_TYPE(object)), &err);
+    self->is_done = 1;
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 search_text(PyObject *self, PyObject *unused)
 {
@@ -323,6 +343,16 @@ id_list(const int32_t *ids, size_t n_ids)
             PyList_SET_ITEM(list, (Py_ssize_t)i, id);
     }
     return list;
+}
+
+static PyObject *
+search_tokens(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    const int32_t *token;
+    int32_t n_token;
+    deal_search_tokens(((PySearch *)self)->search, &token, &n_token);
+    return id_list(token, (size_t)n_token);
 }
 
 static PyObject *
@@ -490,6 +520,9 @@ static PyMethodDef search_methods[] = {
     {"step", search_step, METH_NOARGS,
      "step()\n--\n\nTakes one decision; True when done."},
     {"run", search_run, METH_NOARGS, "run()\n--\n\nSteps until done."},
+    {"stop", search_stop, METH_NOARGS,
+     "stop()\n--\n\nEnds a search of one hypothesis with what it has."},
+    {"tokens", search_tokens, METH_NOARGS, "tokens()\n--\n\nIds decided so far."},
     {"text", search_text, METH_NOARGS, "text()\n--\n\nText that is final so far."},
     {"results", search_results, METH_NOARGS, "results()\n--\n\nlist of dict."},
     {"stats", search_stats, METH_NOARGS, "stats()\n--\n\ndict of counts and seconds."},

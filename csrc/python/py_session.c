@@ -7,7 +7,7 @@
 #include "python/py_walk.h"
 
 int
-deal_py_session_enter(PySession *self)
+deal_py_lm_enter(PyLm *self)
 {
     if (self->is_in_use) {
         PyErr_SetString(PyExc_RuntimeError,
@@ -20,9 +20,21 @@ deal_py_session_enter(PySession *self)
 }
 
 void
-deal_py_session_leave(PySession *self)
+deal_py_lm_leave(PyLm *self)
 {
     self->is_in_use = 0;
+}
+
+PyLm *
+deal_py_lm_get(PyObject *module, PyObject *object, const char *what)
+{
+    deal_module_state *state = deal_module_state_get(module);
+    if (PyObject_TypeCheck(object, state->session_type) ||
+        PyObject_TypeCheck(object, state->callback_lm_type))
+        return (PyLm *)object;
+    PyErr_Format(PyExc_TypeError, "%s: expected Session or CallbackLM, got %s", what,
+                 Py_TYPE(object)->tp_name);
+    return NULL;
 }
 
 // Long calls run without the GIL and ask here, so that Ctrl-C ends a long prompt too.
@@ -68,6 +80,7 @@ session_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return deal_py_raise(module, &err);
     }
     deal_session_set_poll(self->session, check_signals, NULL);
+    self->base.lm = deal_session_lm(self->session);
     return (PyObject *)self;
 }
 
@@ -139,11 +152,11 @@ session_logits(PyObject *object, PyObject *args)
                            lm->n_ctx, n_ids);
     else
         array = deal_py_new_f32(n_ids, lm->n_vocab, &data);
-    if (array && deal_py_session_enter(self) == 0) {
+    if (array && deal_py_lm_enter(&self->base) == 0) {
         Py_BEGIN_ALLOW_THREADS
         status = run_logits(lm, controls, ids, n_ids, data, &err);
         Py_END_ALLOW_THREADS
-        deal_py_session_leave(self);
+        deal_py_lm_leave(&self->base);
     } else {
         Py_CLEAR(array);
     }

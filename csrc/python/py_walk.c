@@ -113,7 +113,7 @@ run(PyObject *object, const text_list *list, const deal_controls *controls,
     PyObject *done)
 {
     PySession *self = (PySession *)object;
-    if (deal_py_session_enter(self) < 0)
+    if (deal_py_lm_enter(&self->base) < 0)
         return -1;
     deal_lm *lm = deal_session_lm(self->session);
     deal_walk *walk = NULL;
@@ -133,7 +133,7 @@ run(PyObject *object, const text_list *list, const deal_controls *controls,
             failed = tell(list, walk, &n_told, done) < 0;
     }
     deal_walk_free(walk);
-    deal_py_session_leave(self);
+    deal_py_lm_leave(&self->base);
     if (status != DEAL_OK)
         deal_py_raise(PyType_GetModule(Py_TYPE(object)), &err);
     return status == DEAL_OK && !failed ? 0 : -1;

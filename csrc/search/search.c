@@ -419,6 +419,44 @@ deal_search_step(deal_search *search, bool *is_done, deal_error *err)
     return DEAL_OK;
 }
 
+// The live hypothesis as a result, in the pool where the mode has one.
+static deal_status
+stop(deal_search *search, deal_error *err)
+{
+    deal_hypothesis *live = &search->live[0], *best = &search->pool[0];
+    live->finish = DEAL_FINISH_STOP;
+    if (!is_deal(search))
+        return finish(search, err);
+    deal_reward_case one;
+    DEAL_TRY(deal_hypothesis_case(live, &search->rewards, &one, err));
+    search->rewards.position = INT32_MAX;
+    DEAL_TRY(deal_observe_all(search, live, 1, err));
+    DEAL_TRY(deal_reward_set_score(&search->rewards, &one, 1, err));
+    live->score = live->logprob + search->request.params.reward_weight * live->h;
+    if (search->n_pool == 0 || live->score > best->score) {
+        deal_hypothesis found = *live;
+        *live = *best;
+        *best = found;
+        search->n_pool = 1;
+    }
+    return finish(search, err);
+}
+
+deal_status
+deal_search_stop(deal_search *search, deal_error *err)
+{
+    if (search->is_done)
+        return DEAL_OK;
+    if (search->is_failed || !search->is_started || search->n_live_max != 1 ||
+        search->request.params.mode == DEAL_SEARCH_SEGMENT)
+        return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                         "stop: expected a running search of one hypothesis");
+    deal_status status = stop(search, err);
+    search->is_failed = status != DEAL_OK;
+    search->is_done = status == DEAL_OK;
+    return status;
+}
+
 // --- what comes out ------------------------------------------------------------------
 
 void
@@ -439,6 +477,17 @@ deal_search_text(const deal_search *search, const char **text, size_t *size)
     }
     *text = n_byte ? (const char *)first->text.data : "";
     *size = n_byte;
+}
+
+void
+deal_search_tokens(const deal_search *search, const int32_t **token, int32_t *n_token)
+{
+    int32_t n = 0;
+    const deal_hypothesis *first = search->is_done ? results(search, &n) : NULL;
+    if (!first && search->n_live_max == 1)
+        first = &search->live[0];
+    *token = first ? first->token : NULL;
+    *n_token = first ? first->n_token : 0;
 }
 
 int32_t

@@ -142,6 +142,17 @@ void deal_search_free(deal_search *search);
 // fails with INVALID_ARG.
 deal_status deal_search_step(deal_search *search, bool *is_done, deal_error *err);
 
+// Ends a search of a single hypothesis before its time, as a stop string would: scores
+// what there is, and makes it the result unless one that has ended scores higher. Does
+// nothing where the search is done. Fails with INVALID_ARG where several hypotheses
+// compete, in mode SEGMENT and before the first step.
+deal_status deal_search_stop(deal_search *search, deal_error *err);
+
+// Tokens of hypothesis 0 that are decided, (n_token,). None until the end where several
+// hypotheses compete. Borrowed until the next step.
+void deal_search_tokens(const deal_search *search, const int32_t **token,
+                        int32_t *n_token);
+
 // Text that is final and will not change, from the start, of hypothesis 0. Empty until
 // the end where several hypotheses compete. Borrowed until the next step.
 void deal_search_text(const deal_search *search, const char **text, size_t *size);

@@ -368,3 +368,10 @@ def check_texts(name: str, completions: Sequence[Any]) -> None:
             raise TypeError(
                 f"reward {name!r}: completions[{i}]: expected str, got {text!r}"
             )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"reward {name!r}: completions[{i}]: expected valid Unicode, got a "
+                f"lone surrogate at {error.start}"
+            ) from None

@@ -81,6 +81,16 @@ class Builder:
         """An operation on what was pushed last."""
         self._terms.append((kind, 0, 0, x))
 
+    def put_into(self, builder: Builder) -> None:
+        """All terms of this formula, after those of another."""
+        for kind, i, n, x in self._terms:
+            if kind == REWARD:
+                builder.leaf(self.leaves[i])
+            elif kind == SCHEDULE:
+                builder.schedule(self._numbers[i : i + n])
+            else:
+                builder._terms.append((kind, i, n, x))
+
     @property
     def n_position(self) -> int:
         """Positions before all schedules have come to their last weight."""
@@ -132,8 +142,8 @@ class Combination(Reward):
     _is_leaf = False
 
     def __init__(self, name: str, build: Build) -> None:
-        self._push = build
-        builder = _built(self)
+        self._built = builder = Builder()
+        build(builder)
         self._leaves, self._formula = tuple(builder.leaves), builder.formula()
         lows = [leaf.range[0] for leaf in self._leaves]
         highs = [leaf.range[1] for leaf in self._leaves]
@@ -145,7 +155,10 @@ class Combination(Reward):
         super().__init__(name, (low, high), all(leaf.pure for leaf in self._leaves))
 
     def _build(self, builder: Builder) -> None:
-        self._push(builder)
+        self._built.put_into(builder)
+
+    def __reduce__(self) -> Any:
+        return Combination, (self.name, self._built.put_into)
 
     def _score(
         self, completions: list[Any], prompts: list[str], columns: Mapping[str, Any]

@@ -266,7 +266,7 @@ static void
 test_bad_hidden(void)
 {
     static const int32_t sound[] = {-1, 2}, high[] = {0, 3}, low[] = {-1, -2};
-    const char *form = "reward \"toy\" (0): hidden states: expected";
+    const char *form = "reward \"toy\": hidden states: expected";
     toy_reward_init(&toy, TOY_STATES, 1);
     toy_reward_ask(&toy, sound, 2, 2);
     expect_refused(2, DEAL_OK, "");

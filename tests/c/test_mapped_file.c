@@ -19,7 +19,7 @@ test_forget(void)
         mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (!CHECK(data != MAP_FAILED))
         return;
-    deal_mapped_file file = {data, size - page}; // the last page is somebody else's
+    deal_mapped_file file = {.data = data, .size = size - page}; // the last page is somebody else's
     memset(data, 7, size);
     deal_mapped_file_forget(&file, data + 3 * page, 2 * page); // reaches past the end
     deal_mapped_file_forget(&file, data + 4 * page, page);     // lies past the end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
@@ -86,6 +87,9 @@ def test_a_level_that_no_weight_reaches(lm: deal.Model) -> None:
         ({"target": 0.0}, ValueError, "target: expected a share"),
         ({"rewards": lambda completions, **k: [0.0]}, ValueError, "no known"),
         ({"max_weight": 0.1}, ValueError, "max_weight: expected 0 < "),
+        ({"max_weight": math.inf}, ValueError, "max_weight: expected 0 < "),
+        ({"max_weight": math.nan}, ValueError, "max_weight: expected 0 < "),
+        ({"search": None}, TypeError, "search: expected a deal.Search"),
         ({"prompts": []}, ValueError, "prompts: expected at least one"),
         ({"prompts": "a b"}, TypeError, "prompts: expected a list"),
         (

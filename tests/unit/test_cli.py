@@ -107,7 +107,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> StubModel:
         model.loaded.append((name, options))
         return model
 
-    monkeypatch.setattr("deal.model.load", load)
+    monkeypatch.setattr("deal._load.load", load)
     monkeypatch.delenv("DEAL_DEBUG", raising=False)
     return model
 

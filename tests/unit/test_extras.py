@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import deal
 from deal.rewards import Grammar, JsonSchema, Regex, from_pipeline, from_transformers
 
 
@@ -21,6 +22,18 @@ def test_models_of_transformers(
     what = rf"deal\.rewards\.{make.__name__} needs {missing}, .*'deal-lm\[hf\]'"
     with pytest.raises(ImportError, match=what):
         make("some/model")
+
+
+@pytest.mark.parametrize("missing", ["torch", "transformers"])
+def test_the_facade(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(deal, "hf", raising=False)
+    for name in [n for n in sys.modules if n == "deal.hf" or n.startswith("deal.hf.")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("torch", "transformers"):
+        module = None if name == missing else sys.modules.get(name, sys)
+        monkeypatch.setitem(sys.modules, name, module)  # type: ignore[arg-type]
+    with pytest.raises(ImportError, match=rf"deal\.hf needs {missing}, .*-lm\[hf\]'"):
+        deal.hf.custom_generate()
 
 
 @pytest.mark.parametrize("make", [Regex, Grammar, JsonSchema])

@@ -465,6 +465,14 @@ def test_damaged_files(lm: deal.Model, tmp_path: Path) -> None:
     refused(tensors, metadata | {"format": "deal.head.v2"})
     refused(tensors, {"format": metadata["format"], "fingerprint": lm.fingerprint})
     refused({}, metadata)
+    for change in ({"settings": 3}, {"settings": ["a"]}, {"model": None}):
+        refused(tensors, metadata | change)
+    raw = path.read_bytes()
+    (size,) = struct.unpack("<Q", raw[:8])
+    deep = raw[8 : 8 + size].replace(b"[3]", b"[3" + b", 1" * 64 + b"]")
+    bad.write_bytes(struct.pack("<Q", len(deep)) + deep + raw[8 + size :])
+    with pytest.raises(ModelFormatError, match="expected a shape"):
+        Classifier.load(bad, model=lm)
     nan = tensors["hidden_weight"].copy()
     nan[1, 2] = np.nan
     for change in (

@@ -27,6 +27,12 @@ def sum_of_three() -> Any:
     return R.Keywords(["cat"]) + 0.5 * R.Length("words", max=3) - R.Format(bullets=3)
 
 
+def combined() -> Any:
+    cat, short = R.Keywords(["cat"]), R.Length("words", max=3)
+    first = R.lexicographic((cat, 0.5), R.scheduled(short, [0.2, 0.4]))
+    return R.minimum(first, 2.0 - R.clip(sum_of_three(), -1.0, 1.0), first * short)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -38,6 +44,7 @@ def sum_of_three() -> Any:
         lambda: deal.reward(shouting, per_text=True),
         fitted,
         sum_of_three,
+        combined,
     ],
 )
 def test_the_copy_scores_the_same(make: Any) -> None:

@@ -14,7 +14,7 @@ from tiny_model import TinyConfig, make_tiny, write_gguf
 
 import deal
 from deal import _core
-from deal.rewards import Keywords, RewardModel
+from deal.rewards import Keywords, RewardModel, pooled_states
 
 N_EMBD = 64
 
@@ -161,6 +161,19 @@ def test_scores_outside_of_a_search(plain: deal.Model) -> None:
         assert head.score([[*words_of(plain, r), end]], PROMPT) == [r.reward]
 
 
+def test_texts_without_a_prompt(plain: deal.Model) -> None:
+    """Where nothing comes before it, a text is scored as it is read alone."""
+    assert not plain.tokenizer.encode("")
+    texts = ["a dog ran", "the sun"]
+    for pooling in ("last", "mean"):
+        head = make_head((1, -1), pooling, model=plain)
+        states = pooled_states(plain, texts, layers=(1, -1), pooling=pooling)
+        alone = 1 / (1 + np.exp(-head.decision_function(states)))
+        assert head.score(texts) == pytest.approx(alone, abs=1e-6)
+        with pytest.raises(ValueError, match="expected at least one token"):
+            head.score([""])
+
+
 def test_an_empty_completion_has_the_prompts_state(plain: deal.Model) -> None:
     """Every token ends a completion: nothing is generated but the end."""
     ids = plain.tokenizer.encode(PROMPT)
@@ -275,8 +288,7 @@ def test_rollouts_of_another_model_have_no_states(
 def test_score_without_a_model(plain: deal.Model) -> None:
     with pytest.raises(ValueError, match=r"give the model.*model=lm"):
         RewardModel(np.ones(64)).score(["a"], PROMPT)
-    with pytest.raises(ValueError, match="prompt: expected at least one token"):
-        RewardModel(np.ones(64), model=plain).score(["a"])
+
 
 
 def test_states_by_hand() -> None:

@@ -253,6 +253,9 @@ def test_keywords_arguments_that_a_function_gets() -> None:
         as_reward(every).score(["a", "b"], ["p"])
     with pytest.raises(ValueError, match="completions"):
         as_reward(every)._capsule({"completions": 1})
+    for reward in (Keywords(["cat"]), every):
+        with pytest.raises(ValueError, match=r"completions\[1\].*surrogate at 2"):
+            as_reward(reward).score(["a", "b \ud800"])
     with pytest.raises(TypeError, match="one string"):
         as_reward(every).score("ab")
     with pytest.raises(TypeError, match=r"completions\[1\]"):
