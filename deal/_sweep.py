@@ -23,7 +23,7 @@ from deal._request import (
     rows_of,
 )
 from deal._resume import Checkpoint
-from deal._trade_off import plot, summary_rows
+from deal._trade_off import front_rows, page_part, plot, summary_rows
 from deal.model import Model
 from deal.rewards._extras import needed
 from deal.rewards.base import Reward, as_reward
@@ -70,9 +70,9 @@ class Outcome:
     error: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sweep:
-    """Made by :func:`sweep`.
+    """Made by :func:`sweep`; notebooks show the means.
 
     Attributes
     ----------
@@ -139,6 +139,28 @@ class Sweep:
         """
         return summary_rows(self)
 
+    def front(self, x: str | None = None, y: str | None = None) -> list[dict[str, Any]]:
+        """The points that no other one is better than in one of two means and at least
+        as good as in the other.
+
+        Parameters
+        ----------
+        x, y : str, optional
+            Keys of :meth:`summary`, as for :meth:`plot`.
+
+        Returns
+        -------
+        list of dict
+            Those rows of :meth:`summary`, by rising `x`; empty where no prompt went
+            well.
+
+        Raises
+        ------
+        ValueError
+            For a key that is none.
+        """
+        return front_rows(self, x, y)
+
     def plot(self, x: str | None = None, y: str | None = None, ax: Any = None) -> Any:
         """Draw the trade-off between two means, with the Pareto front.
 
@@ -170,6 +192,12 @@ class Sweep:
             f"{self.n_forward_tokens} tokens evaluated, "
             f"{self.n_recalled_tokens} recalled"
         )
+
+    def __repr__(self) -> str:
+        return f"<deal.Sweep: {self}>"
+
+    def _repr_html_(self) -> str:
+        return page_part(self)
 
 
 # --- the grid ------------------------------------------------------------------------

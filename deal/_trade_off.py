@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from deal._html import safe
 from deal.rewards._extras import needed
 
 
@@ -40,6 +41,29 @@ def summary_rows(sweep: Any) -> list[dict[str, Any]]:
     return rows
 
 
+def page_part(sweep: Any) -> str:
+    """The means as a table, for a notebook."""
+    rows = summary_rows(sweep)
+    cell = 'style="text-align:right;padding:2px 10px"'
+    heads = "".join(f"<th {cell}>{safe(key)}</th>" for key in rows[0])
+    lines = "".join(
+        "<tr>"
+        + "".join(f"<td {cell}>{safe(_shortly(value))}</td>" for value in row.values())
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div style="overflow-x:auto">{safe(str(sweep))}<table><thead><tr>{heads}</tr>'
+        f"</thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
+def _shortly(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Indices of the points that none is better than, by rising first coordinate.
 
@@ -69,6 +93,13 @@ def _axes_of(sweep: Any, x: str | None, y: str | None) -> tuple[str, str]:
     return x, y
 
 
+def front_rows(sweep: Any, x: str | None, y: str | None) -> list[dict[str, Any]]:
+    """What ``Sweep.front`` returns."""
+    x, y = _axes_of(sweep, x, y)
+    rows = [row for row in summary_rows(sweep) if row["n"] > 0]
+    return [rows[i] for i in pareto_front([(row[x], row[y]) for row in rows])]
+
+
 def plot(sweep: Any, x: str | None, y: str | None, ax: Any) -> Any:
     """What ``Sweep.plot`` returns."""
     x, y = _axes_of(sweep, x, y)
@@ -79,9 +110,10 @@ def plot(sweep: Any, x: str | None, y: str | None, ax: Any) -> Any:
         pyplot = needed("matplotlib.pyplot", "notebook", "Sweep.plot")
         ax = pyplot.subplots(figsize=(6.4, 4.8))[1]
     places = [(row[x], row[y]) for row in rows]
-    front = pareto_front(places)
+    ax.margins(0.12)  # room for labels beside the outermost points
     ax.scatter(*zip(*places, strict=True), color="#94a3b8", label="points", zorder=2)
-    on_front = list(zip(*(places[i] for i in front), strict=True))
+    front = [(row[x], row[y]) for row in front_rows(sweep, x, y)]
+    on_front = list(zip(*front, strict=True))
     ax.plot(*on_front, "o-", color="#c2410c", label="Pareto front", zorder=3)
     varied = [k for k in sweep.points[0] if len({str(p[k]) for p in sweep.points}) > 1]
     for place, told in _labels(rows, places, varied):

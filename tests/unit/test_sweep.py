@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Sequence
@@ -410,6 +411,32 @@ def test_frame_and_summary(lm: deal.Model) -> None:
         per_token = (group["logprob"] / group["n_tokens"]).mean()
         assert row["logprob_per_token"] == pytest.approx(per_token)
     assert str(found).startswith("4 points, 16 outcomes, 4 errors; ")
+    assert repr(found) == f"<deal.Sweep: {found}>"
+
+
+def test_a_cell_shows_the_means(lm: deal.Model) -> None:
+    asked = deal.reward(Words(), range=(0, 1), name="<words> & more")
+    grid = {"top_k": [2, 4], "<words> & more": [0.5, 4.0]}
+    search = deal.Search(lookahead=2)
+    for prompts in (PROMPTS, [""]):  # the empty one is an error at every point
+        found = deal.sweep(
+            lm, prompts, grid, rewards=asked, search=search, max_new_tokens=6
+        )
+        page = found._repr_html_()
+        assert str(found) in page and "<words>" not in page
+        table = [
+            re.findall("<t[hd][^>]*>(.*?)</t[hd]>", line)
+            for line in re.findall("<tr>(.*?)</tr>", page)
+        ]
+        rows = found.summary()
+        assert [html.unescape(key) for key in table[0]] == list(rows[0])
+        assert len(table) == 1 + len(rows)
+        for cells, row in zip(table[1:], rows, strict=True):
+            for told, value in zip(cells, row.values(), strict=True):
+                if value is None:
+                    assert told == "-" and prompts == [""]
+                else:
+                    assert float(told) == pytest.approx(value, rel=1e-3)
 
 
 def brute_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -443,6 +470,10 @@ def test_plot(lm: deal.Model) -> None:
     assert drawn == [pytest.approx(place) for place in places]
     front = axes.lines[0].get_xydata().tolist()
     assert front == [pytest.approx(places[i]) for i in pareto_front(places)]
+    assert found.front() == [rows[i] for i in pareto_front(places)]
+    timed = [(row["reward"], row["seconds"]) for row in rows]
+    chosen = [rows[i] for i in pareto_front(timed)]
+    assert found.front("reward", "seconds") == chosen
     labels = [text.get_text() for text in axes.texts]
     assert len(labels) == len(set(places))
     assert labels[0].startswith("0, 2")
@@ -454,7 +485,10 @@ def test_plot(lm: deal.Model) -> None:
     assert found.plot("logprob_per_token", "reward", ax=given) is given
     with pytest.raises(ValueError, match="y: expected one of .*got 'speed'"):
         found.plot(y="speed")
+    with pytest.raises(ValueError, match="x: expected one of .*got 'speed'"):
+        found.front("speed")
     failed = run(lm, {"top_k": [2]}, [""])
+    assert failed.front() == []
     with pytest.raises(ValueError, match="nothing to plot"):
         failed.plot()
 
