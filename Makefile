@@ -73,7 +73,8 @@ $(BUILD)/test_%: tests/c/test_%.c $(CORE_OBJ) $(TEST_SRC) $(CORE_HDR)
 $(BUILD)/search_table: tests/c/search_table.c $(CORE_OBJ) $(TEST_SRC) $(CORE_HDR)
 	$(LINK_TEST)
 
-test-c: build/.installed $(C_TESTS) $(BUILD)/search_table
+test-c: build/.installed
+	@$(MAKE) --no-print-directory --jobs=$$(nproc) $(C_TESTS) $(BUILD)/search_table
 	@for t in $(C_TESTS); do $$t || exit 1; done
 	@for isa in plain avx2 avxvnni; do \
 	    DEAL_ISA=$$isa $(BUILD)/test_session || exit 1; \
