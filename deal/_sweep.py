@@ -23,7 +23,7 @@ from deal._request import (
     rows_of,
 )
 from deal._resume import Checkpoint
-from deal._trade_off import front_rows, page_part, plot, summary_rows
+from deal._trade_off import MEANS, front_rows, page_part, plot, summary_rows
 from deal.model import Model
 from deal.rewards._extras import needed
 from deal.rewards.base import Reward, as_reward
@@ -217,6 +217,7 @@ def _points(grid: Any, reward: Reward) -> list[dict[str, Any]]:
             f"{{'reward_weight': [1, 4]}}, got {grid!r}"
         )
     names = _weight_names(reward)
+    taken = {*MEANS, "n", *(each.name for each in fields(Outcome))}
     for name, values in grid.items():
         if name not in _SETTINGS and name not in names:
             raise ValueError(
@@ -227,6 +228,11 @@ def _points(grid: Any, reward: Reward) -> list[dict[str, Any]]:
             raise ValueError(
                 f"grid[{name!r}]: a setting of deal.Search and a reward's name; give "
                 "the reward another one"
+            )
+        if name in taken:
+            raise ValueError(
+                f"grid[{name!r}]: a column of the results has this name; give the "
+                "reward another one"
             )
         if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
             values = list(values) if hasattr(values, "tolist") else None
@@ -535,7 +541,7 @@ def _restored(
 ) -> Outcome:
     checks = {
         "text": lambda value: isinstance(value, str),
-        "finish_reason": lambda value: value in ("stop", "length"),
+        "finish_reason": lambda value: value in ("stop", "length", "dead_end"),
         "rewards": lambda value: _is_scores(value, names),
     }
     checks |= dict.fromkeys(("logprob", "reward", "score", "seconds"), _is_number)

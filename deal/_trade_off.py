@@ -18,15 +18,18 @@ def _reward_of(name: str, outcome: Any) -> float:
     return outcome.rewards[name]
 
 
+MEANS: dict[str, Callable[[Any], float]] = {
+    "logprob": lambda each: each.logprob,
+    "logprob_per_token": _per_token,
+    "n_tokens": lambda each: each.n_tokens,
+    "reward": lambda each: each.reward,
+    "seconds": lambda each: each.seconds,
+}
+
+
 def summary_rows(sweep: Any) -> list[dict[str, Any]]:
     """What ``Sweep.summary`` returns."""
-    values: dict[str, Callable[[Any], float]] = {
-        "logprob": lambda each: each.logprob,
-        "logprob_per_token": _per_token,
-        "n_tokens": lambda each: each.n_tokens,
-        "reward": lambda each: each.reward,
-        "seconds": lambda each: each.seconds,
-    }
+    values = dict(MEANS)
     for name in sweep.reward_names:
         values[f"reward:{name}"] = partial(_reward_of, name)
     n_prompt = len(sweep.outcomes) // len(sweep.points)

@@ -34,7 +34,10 @@ def read_model(model: Any) -> Checkpoint:
     settings = json.loads(config.to_json_string(use_diff=True))
     settings["architectures"] = [type(model).__name__]
     settings["model_type"] = config.model_type
-    if getattr(model, "hf_quantizer", None) is not None:
+    quantization = settings.get("quantization_config") or {}
+    if quantization.get("quant_method") == "gguf":  # the weights are read as floats
+        del settings["quantization_config"]
+    elif getattr(model, "hf_quantizer", None) is not None:
         settings.setdefault("quantization_config", type(model.hf_quantizer).__name__)
     parameters = dict(model.named_parameters())  # a tied one once
     settings["tie_word_embeddings"] = "lm_head.weight" not in parameters

@@ -360,6 +360,7 @@ class DealLM(TemplateLM):
     ) -> list[str]:
         """Texts, by the settings of each request; docs/lm-eval.md lists them."""
         asked: list[GenerateOptions] = [self._options(r.args[1]) for r in requests]
+        self._check_cache(requests, asked)
         texts: list[str] = []
         known: dict[str, str] = {}
         n_asked: Counter[str] = Counter()
@@ -379,6 +380,25 @@ class DealLM(TemplateLM):
             texts.append(known[key])
             self.cache_hook.add_partial("generate_until", (context, given), known[key])
         return texts
+
+    def _check_cache(
+        self, requests: Sequence[Any], asked: Sequence[GenerateOptions]
+    ) -> None:
+        """ValueError where the harness' cache would give a row another one's answer:
+        it keys on prompt and settings, not on the row that a formula reads."""
+        if getattr(self.cache_hook, "dbdict", None) is None:
+            return
+        docs: dict[str, Any] = {}
+        for request, options in zip(requests, asked, strict=True):
+            if options.spec is None or not options.spec.uses_doc:
+                continue
+            doc = getattr(request, "doc", None)
+            key = json.dumps(list(request.args), default=str)
+            if docs.setdefault(key, doc) != doc:
+                raise ValueError(
+                    "use_cache: expected a prompt of its own for every row, as "
+                    f"rewards read doc, got two rows with {request.args[0]!r:.80}"
+                )
 
     def _options(self, given: Any) -> GenerateOptions:
         if not isinstance(given, Mapping):

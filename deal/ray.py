@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from deal._load import load
+from deal._request import known
 from deal.model import Model
 from deal.rewards import as_reward
 from deal.rewards._extras import needed
@@ -81,7 +82,8 @@ def map(
     checkpoint : path, optional
         Folder, on a file system that all machines see, where the result of each row is
         kept as it comes. The same call takes from there what it has; rows with errors
-        are tried anew. A folder of a call with other settings is refused.
+        are tried anew. A folder of a call with other settings is refused;
+        whether functions of the same name do the same, it cannot tell.
     load_kwargs : mapping, optional
         For :func:`deal.load`.
     ray_remote_args : mapping, optional
@@ -104,6 +106,8 @@ def map(
         Without Ray; it names the extra.
     ValueError
         For a bad argument, a column that is missing or that the result would hide.
+    TypeError
+        For a keyword that neither ``generate`` nor ``chat`` knows.
     """
     data = needed("ray.data", "ray", "deal.ray.map")
     check_int("actors", actors, 1)
@@ -114,18 +118,30 @@ def map(
         raise ValueError(f"on_error: expected 'row' or 'raise', got {on_error!r}")
     if generate_kwargs.get("num_return_sequences", 1) != 1:
         raise ValueError("num_return_sequences: a row has one result; repeat the row")
+    own = {"num_cpus", "compute", "batch_size", "batch_format"} & set(
+        ray_remote_args or {}
+    )
+    if own:
+        raise ValueError(
+            f"ray_remote_args: {', '.join(sorted(own))} follow from the other arguments"
+        )
+    known({name: generate_kwargs[name] for name in generate_kwargs if name != "align"})
     if not isinstance(prompts, data.Dataset):
         prompts = data.from_items(_rows(prompts, column))
     generate = {"rewards": rewards, "search": search, **generate_kwargs}
+    loading = dict(load_kwargs or {})
+    about = {"model": os.fspath(model), "column": column, **loading}
+    if setup is not None:
+        about["setup"] = getattr(setup, "__qualname__", type(setup).__name__)
     worker = {
         "model": os.fspath(model),
-        "load_kwargs": {"threads": threads, **(load_kwargs or {})},
+        "load_kwargs": {"threads": threads, **loading},
         "generate": generate,
         "column": column,
         "setup": setup,
         "retries": retries,
         "on_error": on_error,
-        "kept": None if checkpoint is None else Kept(checkpoint, model, generate),
+        "kept": None if checkpoint is None else Kept(checkpoint, about, generate),
     }
     return prompts.map_batches(
         Worker,
@@ -152,18 +168,21 @@ class Kept:
     Parameters
     ----------
     folder : path
-    model : str or path
+    about : mapping
+        What else results depend on: the model, how it is loaded, the column.
     generate : mapping
         Keywords of ``generate``.
     """
 
-    def __init__(self, folder: Any, model: Any, generate: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Any, about: Mapping[str, Any], generate: Mapping[str, Any]
+    ) -> None:
         self.folder = Path(folder).absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        settings = {"model": os.fspath(model)}
-        settings |= {
+        settings = {
             name: _described(value)
-            for name, value in sorted(generate.items())
+            for each in (about, generate)
+            for name, value in sorted(each.items())
             if value is not None
         }
         path = self.folder / "settings.json"
@@ -193,6 +212,8 @@ class Kept:
 
 
 def _described(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     if isinstance(value, Mapping):
         return repr({name: _described(each) for name, each in sorted(value.items())})
     return repr(as_reward(value)) if callable(value) else repr(value)

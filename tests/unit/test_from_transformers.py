@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hf_models import deal, torch, transformers
-from tiny_model import TinyConfig, make_tiny, write_hf_folder
+from tiny_model import TinyConfig, make_tiny, write_gguf, write_hf_folder
 
 WINDOW = {"is_tied": True, "n_swa": 20, "swa_period": 2}
 CONFIGS = {
@@ -116,6 +116,18 @@ def test_untied_in_memory_is_untied(tmp_path: Path) -> None:
         expected = model(torch.tensor([IDS])).logits[0].numpy()
     assert not lm.hparams.is_tied
     assert np.abs(lm.logits(IDS) - expected).max() < 1e-3
+
+
+def test_weights_that_transformers_read_from_gguf(tmp_path: Path) -> None:
+    """They are floats by then, though the config still names the file."""
+    write_gguf(make_tiny(TinyConfig()), tmp_path / "tiny.gguf", "Q8_0")
+    _, tokenizer = make(TinyConfig(), tmp_path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="tiny.gguf", dtype=torch.float32
+    )
+    lm = deal.from_transformers(model, tokenizer, threads=1)
+    read = deal.load(tmp_path / "tiny.gguf", compute="f32", threads=1)
+    assert np.allclose(lm.logits(IDS), read.logits(IDS), atol=1e-4)
 
 
 def test_refusals(tmp_path: Path) -> None:

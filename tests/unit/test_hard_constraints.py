@@ -299,6 +299,25 @@ def test_dead_ends(lm: deal.Model) -> None:
     assert (r.text, r.finish_reason) == ("", "stop")
 
 
+def test_dead_ends_in_a_checkpoint(lm: deal.Model, tmp_path: Path) -> None:
+    """A sweep takes them from its file again."""
+    own = Own(is_accepting=lambda self: False)
+
+    def sweep() -> Any:
+        return deal.sweep(
+            lm,
+            [PROMPT],
+            {"reward_weight": [0.0, 2.0]},
+            rewards=deal.rewards.Keywords(WORDS),
+            constraint=own,
+            checkpoint=tmp_path / "sweep.jsonl",
+        )
+
+    first = sweep()
+    assert [each.finish_reason for each in first.outcomes] == ["dead_end"] * 2
+    assert sweep() == first
+
+
 def raises(*args: Any) -> Any:
     raise KeyError("my own")
 

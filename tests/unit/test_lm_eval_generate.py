@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,6 +129,24 @@ def test_best_of_n(lm: DealLM) -> None:
     reward = Keywords(["tree", "play", "sun", "big"])
     low, high = reward.score(texts)
     assert high > low
+
+
+def test_a_cache_cannot_tell_rows_of_one_prompt_apart(
+    lm: DealLM, tmp_path: Path
+) -> None:
+    from lm_eval.api.model import CacheHook, CachingLM
+
+    given = {"rewards": 'Keywords(doc["words"])', "top_k": 3, "max_gen_toks": 4}
+    rows = [{"words": ["cat"]}, {"words": ["sun"]}]
+    one, other = (instance("The", given, doc=row) for row in rows)
+    texts = lm.generate_until([one, other], disable_tqdm=True)
+    cached = CachingLM(lm, str(tmp_path / "cache.db"))
+    try:
+        with pytest.raises(ValueError, match="use_cache: .*two rows with 'The'"):
+            cached.generate_until([one, other])
+        assert cached.generate_until([one, one]) == [texts[0]] * 2  # a repeat
+    finally:
+        lm.set_cache_hook(CacheHook(None))
 
 
 def test_python_rewards_get_the_row(lm: DealLM, tmp_path: Any) -> None:

@@ -146,6 +146,14 @@ def test_checkpoint_keeps_what_is_done(
     assert third[PROMPTS[1]]["error"] is None and third[PROMPTS[1]]["text"]
     with pytest.raises(ValueError, match="other settings"):
         deal.ray.map(rows, **{**settings, "max_new_tokens": N_NEW + 1})
+    others = {
+        "column": "fails",
+        "load_kwargs": {"compute": "int8"},
+        "setup": lambda lm: {"search": SEARCH},
+    }
+    for name, value in others.items():
+        with pytest.raises(ValueError, match="other settings"):
+            deal.ray.map(rows, **{**settings, name: value})
 
 
 def test_an_actor_that_dies_loses_no_row(
@@ -177,6 +185,10 @@ def test_bad_arguments(cluster: Any, path: Path) -> None:
         deal.ray.map(PROMPTS, num_return_sequences=2)
     with pytest.raises(ValueError, match="on_error"):
         deal.ray.map(PROMPTS, on_error="ignore")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'max_tokens'"):
+        deal.ray.map(PROMPTS, max_tokens=3)
+    with pytest.raises(ValueError, match="ray_remote_args: num_cpus"):
+        deal.ray.map(PROMPTS, ray_remote_args={"num_cpus": 2})
     with pytest.raises(Exception, match="column: expected 'prompt'"):
         deal.ray.map([{"question": "a"}], model=path).take_all()
     with pytest.raises(Exception, match="would hide .'text'"):

@@ -259,6 +259,10 @@ def test_bad_arguments(lm: deal.Model) -> None:
     taken = deal.rewards.Keywords(["cat"], name="top_k")
     with pytest.raises(ValueError, match="give the reward another one"):
         run(lm, grid, rewards=taken)
+    for name in ("reward", "logprob_per_token", "n"):
+        column = deal.rewards.Keywords(["cat"], name=name)
+        with pytest.raises(ValueError, match="a column of the results has this name"):
+            run(lm, {name: [1.0, 2.0]}, rewards=column)
     with pytest.raises(ValueError, match="expected one of"):  # no weighted sum
         run(
             lm,
