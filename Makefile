@@ -121,7 +121,7 @@ build/.hf: build/.installed
 	@touch $@
 
 test-py: build/.installed $(BUILD)/search_table model
-	$(PYTHON) -m pytest -q
+	$(PYTHON) -m pytest -q --numprocesses=$$(nproc) --dist=loadfile
 
 # Mode exact against naive on a real model: 40 CommonGen items at two settings, and a
 # long search within a budget. Minutes; DEAL_COMMONGEN names the data's file.
