@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,12 @@ def smollm2_path() -> Path:
 def search_table(tmp_path_factory: pytest.TempPathFactory) -> Program:
     """The C search over a table LM, as a program."""
     return find_or_build(tmp_path_factory)
+
+
+@pytest.fixture()
+def ctrl_c() -> Iterator[None]:
+    """Python's own handler, which it leaves out where a shell's background job, or a
+    CI runner, starts it with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -367,6 +367,7 @@ def test_fits_from_texts(lm: deal.Model) -> None:
     assert 0 < r.rewards["classifier"] < 1
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_progress_and_interrupts(
     lm: deal.Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -374,15 +375,15 @@ def test_progress_and_interrupts(
     states = states_of(lm, x)
     Classifier.fit(lm, ["a"] * 60, target, states=states)
     assert "loss" in capsys.readouterr().err
-    big = np.random.default_rng(0).normal(size=(4000, 1, N_EMBD)).astype(np.float32)
-    labels = np.arange(4000) % 2
+    big = np.random.default_rng(0).normal(size=(8000, 1, N_EMBD)).astype(np.float32)
+    labels = np.arange(8000) % 2  # a fit of many seconds
     timer = threading.Timer(
-        0.5, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
+        0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
     )
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         Classifier.fit(
-            lm, ["a"] * 4000, labels, states=big, n_hidden=64, l2=0.0, validation=0,
+            lm, ["a"] * 8000, labels, states=big, n_hidden=256, l2=0.0, validation=0,
             max_steps=2**31 - 1, tolerance=0.0, **QUIET,
         )  # fmt: skip
     timer.join()

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,15 +167,6 @@ def test_plain_function_as_reward(lm: deal.Model) -> None:
     r = lm.generate(PROMPT, rewards=plain, search=SEARCH)
     expected = lm.generate(PROMPT, rewards=python_keywords, search=SEARCH)
     assert r.token_ids == expected.token_ids and list(r.rewards) == ["plain"]
-
-
-@pytest.fixture()
-def ctrl_c() -> Iterator[None]:
-    """Python's own handler, which it leaves out where a shell's background job, or a
-    CI runner, starts it with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("ctrl_c")
