@@ -21,7 +21,7 @@ from deal._request import Options, rows_of, start
 from deal.generation import Generation
 from deal.hf import config as _config
 from deal.hf.cells import TorchCells, check_model
-from deal.hf.outputs import Wanted, assemble, criteria_list, drive, requests_of
+from deal.hf.outputs import assemble, criteria_list, drive, requests_of
 from deal.hf.prompts import prompts_of
 from deal.settings import Search, check_int
 from deal.tokenizer import Tokenizer
@@ -215,17 +215,11 @@ class _Run:
         ]
         if streamer is not None:
             streamer.end()
-        ends, pad = options.ends, config.pad_token_id
-        wanted = Wanted(
-            bool(config.return_dict_in_generate),
-            bool(config.output_scores),
-            bool(config.output_logits),
-        )
         return assemble(
             rows,
             results,
-            ends[0] if pad is None and ends else pad,
-            wanted,
+            config,
+            options.ends,
             lambda i, ids: self._logits(prompts[i], ids),
             lambda i: lists[i],
             options.params["mode"] != 0,

@@ -26,7 +26,7 @@ from deal import _rollouts
 from deal._request import Options, rows_of
 from deal.generation import Generation
 from deal.hf import config as _config
-from deal.hf.outputs import Wanted, assemble, criteria_list, drive, requests_of
+from deal.hf.outputs import assemble, criteria_list, drive, requests_of
 from deal.hf.prompts import prompt_rows, prompts_of
 from deal.model import Model
 from deal.settings import Search
@@ -222,8 +222,7 @@ class DealForCausalLM:
         _refuse(unused)
         rows = prompt_rows(inputs, input_ids, config.bos_token_id)
         ends = _config.end_tokens(config)
-        pad = config.pad_token_id
-        prompts = prompts_of(rows, attention_mask, pad, ends)
+        prompts = prompts_of(rows, attention_mask, config.pad_token_id, ends)
         options = self._options(config, explicit, given, rows.shape[1])
         criteria = _timed(criteria_list(stopping_criteria), config)
         if criteria:
@@ -238,16 +237,11 @@ class DealForCausalLM:
         ]
         if streamer is not None:
             streamer.end()
-        wanted = Wanted(
-            bool(config.return_dict_in_generate),
-            bool(config.output_scores),
-            bool(config.output_logits),
-        )
         return assemble(
             rows,
             results,
-            ends[0] if pad is None and ends else pad,
-            wanted,
+            config,
+            ends,
             lambda i, ids: self._logits(prompts[i], ids),
             lambda i: _processors(options, rows.shape[1] - len(prompts[i])),
             options.params["mode"] != 0,

@@ -7,7 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    StoppingCriteriaList,
+)
 from transformers.utils import ModelOutput
 
 from deal._request import Options, generations
@@ -41,15 +45,6 @@ class DealGenerateOutput(ModelOutput):
     scores: Any = None
     logits: Any = None
     generations: Any = None
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked of ``generate`` beside the sequences."""
-
-    is_dict: bool
-    scores: bool
-    logits: bool
 
 
 # Logits before every new token: of a padded prompt's row and new ids, (n_new, n_vocab).
@@ -118,8 +113,8 @@ def criteria_list(criteria: Any) -> StoppingCriteriaList:
 def assemble(
     rows: torch.Tensor,
     results: Sequence[Sequence[Generation]],
-    pad_token_id: int | None,
-    wanted: Wanted,
+    config: GenerationConfig,
+    ends: Sequence[int],
     logits_of: LogitsOf,
     processors: Callable[[int], LogitsProcessorList],
     is_searched: bool,
@@ -132,13 +127,18 @@ def assemble(
         The prompts as they were given.
     results : list of list of Generation
         Those of each prompt.
-    pad_token_id : int or None
-    wanted : Wanted
+    config : GenerationConfig
+        Says what is asked of ``generate`` beside the sequences, and how to pad.
+    ends : sequence of int
+        End tokens; the first one pads where `config` names no other.
     logits_of, processors
         Of a prompt, by its number.
     is_searched : bool
         Whether `scores` are log-probs.
     """
+    pad_token_id = config.pad_token_id
+    if pad_token_id is None and ends:
+        pad_token_id = ends[0]
     flat = [r for some in results for r in some]
     n_new = max(len(r.token_ids) for r in flat)
     if pad_token_id is None and any(len(r.token_ids) < n_new for r in flat):
@@ -157,18 +157,18 @@ def assemble(
         ids = torch.tensor(result.token_ids, dtype=torch.long)
         sequences[i, : rows.shape[1]] = rows[of_prompt[i]]
         sequences[i, rows.shape[1] : rows.shape[1] + len(ids)] = ids
-    if not wanted.is_dict:
+    if not config.return_dict_in_generate:
         return sequences
     output = DealGenerateOutput(
         sequences=sequences,
         sequences_scores=torch.tensor([r.score for r in flat], device=rows.device),
         generations=flat,
     )
-    if wanted.scores or wanted.logits:
+    if config.output_scores or config.output_logits:
         raw = [logits_of(i, r.token_ids) for i, r in zip(of_prompt, flat, strict=True)]
-        if wanted.logits:
+        if config.output_logits:
             output.logits = _by_step(raw, n_new)
-        if wanted.scores:
+        if config.output_scores:
             lists = [processors(i) for i in of_prompt]
             pairs = zip(sequences, raw, lists, strict=True)
             scores = [_processed(s, x, p, rows.shape[1]) for s, x, p in pairs]
