@@ -248,32 +248,15 @@ class Classifier(Head):
             1 for texts that should score high, 0 for others; both have to occur.
         prompts : sequence of str, optional
             What each text follows: its tokens are not pooled. None: texts alone.
-        layers, pooling, activation, name
-            As for the class.
-        n_hidden : int, default=0
-            Units of a hidden layer, at most 1024; 0: none.
         class_weight : {None, "balanced"}, default=None
             "balanced": both labels count the same, however often they occur.
-        l2 : float, default=0.1
-            Penalty: ``l2 / 2`` times the sum of squared weights, on standardised
-            features, beside the mean loss. In terms of scikit-learn's
-            ``LogisticRegression``: ``C = 1 / (l2 * n)`` for n texts that are fitted.
-        validation : float, default=0.1
-            Share that is not fitted on, drawn by `seed`: the fit stops where the loss
-            on it has not fallen for `patience` steps and keeps the best weights, and it
-            calibrates the score. 0: fits on all, to the end, without calibration.
-        patience : int, default=10
-        max_steps : int, default=500
-        tolerance : float, default=1e-6
-            Done where no part of the gradient is greater.
-        seed : int, default=0
-            Of the share held out and of a hidden layer's first weights: the same seed
-            gives the same head.
+        layers, pooling, n_hidden, activation, l2, validation, patience
+            As for :meth:`RewardModel.fit`.
+        max_steps, tolerance, seed, progress, name
+            Likewise.
         states : ndarray of float32, optional
             Those of the texts where they are known, as :func:`pooled_states` reads
             them, (n_texts, n_layers, n_embd). No text is then read.
-        progress : bool, default=True
-            Bars of the texts that are read and of the steps.
 
         Returns
         -------

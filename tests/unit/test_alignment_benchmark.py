@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from json_lines import write_rows
 from tiny_model import TinyConfig, make_tiny, write_gguf
 
 import deal
@@ -203,11 +204,6 @@ def test_the_judge_prefers_what_was_preferred(lm: deal.Model) -> None:
 
 
 # --- whole runs -----------------------------------------------------------------------
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from json_lines import write_rows
 from tiny_model import TinyConfig, make_tiny, write_gguf
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,11 +18,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 import make_results_table as tables  # noqa: E402
 
 from benchmarks import reward_quality, rewards  # noqa: E402
-
-
-def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 @pytest.fixture
