@@ -82,6 +82,22 @@ deal_grow_cap(size_t cap, size_t n)
     return cap;
 }
 
+bool
+deal_reserve(void *block, size_t *cap, size_t n_used, size_t n, size_t size)
+{
+    if (n <= *cap)
+        return true;
+    void *old;
+    memcpy(&old, block, sizeof old); // a pointer to any type of object
+    size_t grown_cap = deal_grow_cap(*cap, n);
+    void *grown = deal_realloc(old, n_used, grown_cap, size);
+    if (!grown)
+        return false;
+    memcpy(block, &grown, sizeof grown);
+    *cap = grown_cap;
+    return true;
+}
+
 void
 deal_alloc_fail_at(size_t n)
 {

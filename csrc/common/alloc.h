@@ -4,6 +4,7 @@
 #ifndef DEAL_COMMON_ALLOC_H
 #define DEAL_COMMON_ALLOC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,6 +29,11 @@ void deal_free(void *block); // NULL is a no-op
 
 // Capacity to grow to so that `n` elements fit: doubles, at least 16.
 size_t deal_grow_cap(size_t cap, size_t n);
+
+// Room for `n` elements of `size` bytes in a block of which `*cap` fit and `n_used` are
+// kept. `block` points to the pointer to it, which may be NULL; both are set where it
+// grows. False without memory: then nothing has changed.
+bool deal_reserve(void *block, size_t *cap, size_t n_used, size_t n, size_t size);
 
 // Makes the `n`-th allocation from now on fail (1 = the next one), once; 0 switches the
 // fault off. For tests; not thread-safe.

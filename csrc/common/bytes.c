@@ -7,14 +7,8 @@
 deal_status
 deal_bytes_reserve(deal_bytes *bytes, size_t cap, deal_error *err)
 {
-    if (cap <= bytes->cap)
-        return DEAL_OK;
-    cap = deal_grow_cap(bytes->cap, cap);
-    uint8_t *data = deal_realloc(bytes->data, bytes->size, cap, 1);
-    if (!data)
+    if (!deal_reserve(&bytes->data, &bytes->cap, bytes->size, cap, 1))
         return deal_fail_memory(err, "text buffer");
-    bytes->data = data;
-    bytes->cap = cap;
     return DEAL_OK;
 }
 

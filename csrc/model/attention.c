@@ -43,31 +43,20 @@ deal_attention_free(deal_attention *a)
 static deal_status
 reserve_blocks(deal_attention *a, size_t n, deal_error *err)
 {
-    if (n <= a->block_cap)
-        return DEAL_OK;
-    size_t cap = deal_grow_cap(a->block_cap, n);
-    deal_attention_block *block =
-        deal_realloc(a->block, a->n_block, cap, sizeof *block);
-    if (!block)
+    size_t old = a->block_cap;
+    if (!deal_reserve(&a->block, &a->block_cap, a->n_block, n, sizeof *a->block))
         return deal_fail_memory(err, "attention blocks");
-    a->size += (cap - a->block_cap) * sizeof *block;
-    a->block = block;
-    a->block_cap = cap;
+    a->size += (a->block_cap - old) * sizeof *a->block;
     return DEAL_OK;
 }
 
 static deal_status
 reserve_row_blocks(deal_attention *a, size_t n, deal_error *err)
 {
-    if (n <= a->row_block_cap)
-        return DEAL_OK;
-    size_t cap = deal_grow_cap(a->row_block_cap, n);
-    int32_t *row_block = deal_realloc(a->row_block, 0, cap, sizeof *row_block);
-    if (!row_block)
+    size_t old = a->row_block_cap;
+    if (!deal_reserve(&a->row_block, &a->row_block_cap, 0, n, sizeof *a->row_block))
         return deal_fail_memory(err, "attention blocks of the rows");
-    a->size += (cap - a->row_block_cap) * sizeof *row_block;
-    a->row_block = row_block;
-    a->row_block_cap = cap;
+    a->size += (a->row_block_cap - old) * sizeof *a->row_block;
     return DEAL_OK;
 }
 

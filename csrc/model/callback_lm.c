@@ -225,14 +225,8 @@ join_chain(deal_callback_lm *c, deal_node i, deal_error *err)
         return DEAL_OK;
     }
     size_t n = (size_t)c->n_chain;
-    if (n == c->chain_cap) {
-        size_t cap = deal_grow_cap(n, n + 1);
-        callback_chain *chain = deal_realloc(c->chain, n, cap, sizeof *chain);
-        if (!chain)
-            return deal_fail_memory(err, "chains of a batch");
-        c->chain = chain;
-        c->chain_cap = cap;
-    }
+    if (!deal_reserve(&c->chain, &c->chain_cap, n, n + 1, sizeof *c->chain))
+        return deal_fail_memory(err, "chains of a batch");
     int32_t i_wave = is_below ? c->chain[above->i_chain].i_wave + 1 : 0;
     c->chain[n] = (callback_chain){i, i, 1, i_wave};
     node->i_chain = c->n_chain++;
@@ -297,22 +291,10 @@ reserve_logits(deal_callback_lm *c, deal_node i, deal_error *err)
 static deal_status
 reserve_call(deal_callback_lm *c, size_t n_number, size_t n_target, deal_error *err)
 {
-    if (n_number > c->number_cap) {
-        size_t cap = deal_grow_cap(c->number_cap, n_number);
-        int32_t *number = deal_realloc(c->number, 0, cap, sizeof *number);
-        if (!number)
-            return deal_fail_memory(err, "nodes of a call");
-        c->number = number;
-        c->number_cap = cap;
-    }
-    if (n_target > c->target_cap) {
-        size_t cap = deal_grow_cap(c->target_cap, n_target);
-        float **target = deal_realloc(c->target, 0, cap, sizeof *target);
-        if (!target)
-            return deal_fail_memory(err, "logits of a call");
-        c->target = target;
-        c->target_cap = cap;
-    }
+    if (!deal_reserve(&c->number, &c->number_cap, 0, n_number, sizeof *c->number))
+        return deal_fail_memory(err, "nodes of a call");
+    if (!deal_reserve(&c->target, &c->target_cap, 0, n_target, sizeof *c->target))
+        return deal_fail_memory(err, "logits of a call");
     return DEAL_OK;
 }
 

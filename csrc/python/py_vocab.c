@@ -292,16 +292,10 @@ append_token(PyDetokenizer *self, int32_t token)
         PyErr_SetString(PyExc_OverflowError, "detokenizer: too many tokens");
         return -1;
     }
-    if (self->n_tokens == self->tokens_cap) {
-        size_t cap = deal_grow_cap(self->tokens_cap, self->n_tokens + 1);
-        int32_t *tokens =
-            deal_realloc(self->tokens, self->n_tokens, cap, sizeof *tokens);
-        if (!tokens) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        self->tokens = tokens;
-        self->tokens_cap = cap;
+    if (!deal_reserve(&self->tokens, &self->tokens_cap, self->n_tokens,
+                      self->n_tokens + 1, sizeof *self->tokens)) {
+        PyErr_NoMemory();
+        return -1;
     }
     self->tokens[self->n_tokens++] = token;
     return 0;

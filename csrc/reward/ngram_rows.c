@@ -15,14 +15,8 @@ typedef struct slots {
 static deal_status
 append(slots *to, const int32_t *slot, size_t n, deal_error *err)
 {
-    if (to->n + n > to->cap) {
-        size_t cap = deal_grow_cap(to->cap, to->n + n);
-        int32_t *grown = deal_realloc(to->slot, to->n, cap, sizeof *grown);
-        if (!grown)
-            return deal_fail_memory(err, "ngram rows");
-        to->slot = grown;
-        to->cap = cap;
-    }
+    if (!deal_reserve(&to->slot, &to->cap, to->n, to->n + n, sizeof *slot))
+        return deal_fail_memory(err, "ngram rows");
     memcpy(to->slot + to->n, slot, n * sizeof *slot);
     to->n += n;
     return DEAL_OK;

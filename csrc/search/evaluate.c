@@ -11,30 +11,16 @@
 deal_status
 deal_search_reserve_items(deal_search *search, size_t n, deal_error *err)
 {
-    if (n <= search->item_cap)
-        return DEAL_OK;
-    size_t cap = deal_grow_cap(search->item_cap, n);
-    deal_free(search->item);
-    search->item_cap = 0;
-    search->item = deal_alloc(cap, sizeof *search->item);
-    if (!search->item)
+    if (!deal_reserve(&search->item, &search->item_cap, 0, n, sizeof *search->item))
         return deal_fail_memory(err, "batch");
-    search->item_cap = cap;
     return DEAL_OK;
 }
 
 deal_status
 deal_search_reserve_cases(deal_search *search, size_t n, deal_error *err)
 {
-    if (n <= search->case_cap)
-        return DEAL_OK;
-    size_t cap = deal_grow_cap(search->case_cap, n);
-    deal_free(search->cases);
-    search->case_cap = 0;
-    search->cases = deal_alloc(cap, sizeof *search->cases);
-    if (!search->cases)
+    if (!deal_reserve(&search->cases, &search->case_cap, 0, n, sizeof *search->cases))
         return deal_fail_memory(err, "completions to score");
-    search->case_cap = cap;
     return DEAL_OK;
 }
 
@@ -300,4 +286,33 @@ deal_search_swap(deal_search *search, int32_t n_next)
     search->next = search->live;
     search->live = next;
     search->n_live = n_next;
+}
+
+deal_status
+deal_search_record(deal_search *search, int32_t i_candidate, bool is_last,
+                   const deal_row_scores *scores, deal_error *err)
+{
+    const deal_candidate *candidate = &search->candidate[i_candidate];
+    deal_hypothesis *slot = &search->slot[i_candidate];
+    int32_t first = deal_commit_n_base(search, i_candidate);
+    deal_trace_row row = {
+        .i_step = (int32_t)search->stats.n_steps,
+        .i_beam = candidate->i_live,
+        .n_committed = first,
+        .token = candidate->token,
+        .logprob = candidate->logprob,
+        .h = scores->h,
+        .score = scores->score,
+        .low = scores->low,
+        .high = scores->high,
+        .is_finished =
+            slot->finish == DEAL_FINISH_END || slot->finish == DEAL_FINISH_STOP,
+        .is_chosen = candidate->is_pooled || (candidate->i_next >= 0 && !is_last),
+        .i_next = is_last ? -1 : candidate->i_next,
+        .n_rollout = slot->n_token - first - 1,
+    };
+    deal_skip_mark(search, &row, slot->reward);
+    return deal_trace_log_append(&search->trace, &row, slot->reward,
+                                 search->rewards.n_reward, slot->token + first + 1,
+                                 err);
 }

@@ -394,10 +394,8 @@ record(deal_search *search, bool is_last, deal_error *err)
     deal_ranks_sort(search);
     for (int32_t r = 0; r < search->n_candidate; r++) {
         int32_t i = x->order[r];
-        const deal_candidate *candidate = &search->candidate[i];
         deal_hypothesis *slot = &search->slot[i];
         const deal_outlook *outlook = &x->outlook[i];
-        int32_t first = search->live[candidate->i_live].n_token;
         deal_reward_case unused;
         if (search->rewards.n_reward > 0) // makes room for its scores
             DEAL_TRY(deal_hypothesis_case(slot, &search->rewards, &unused, err));
@@ -405,26 +403,13 @@ record(deal_search *search, bool is_last, deal_error *err)
             slot->reward[j] = outlook->reward_low[j] == outlook->reward_high[j]
                                   ? outlook->reward_low[j]
                                   : NAN;
-        deal_trace_row row = {
-            .i_step = (int32_t)search->stats.n_steps,
-            .i_beam = candidate->i_live,
-            .n_committed = first,
-            .token = candidate->token,
-            .logprob = candidate->logprob,
+        const deal_row_scores scores = {
             .h = outlook->h_low == outlook->h_high ? outlook->h_low : NAN,
             .score = outlook->is_exact ? outlook->low : NAN,
             .low = outlook->low,
             .high = outlook->high,
-            .is_finished =
-                slot->finish == DEAL_FINISH_END || slot->finish == DEAL_FINISH_STOP,
-            .is_chosen = candidate->is_pooled || (candidate->i_next >= 0 && !is_last),
-            .i_next = is_last ? -1 : candidate->i_next,
-            .n_rollout = slot->n_token - first - 1,
         };
-        deal_skip_mark(search, &row, slot->reward);
-        DEAL_TRY(deal_trace_log_append(&search->trace, &row, slot->reward,
-                                       search->rewards.n_reward,
-                                       slot->token + first + 1, err));
+        DEAL_TRY(deal_search_record(search, i, is_last, &scores, err));
         if (search->is_skipped)
             continue;
         search->stats.n_pruned += !outlook->is_exact;

@@ -23,16 +23,10 @@ deal_hypothesis_reset(deal_hypothesis *hypothesis, const deal_ending *ending,
 static deal_status
 reserve_tokens(deal_hypothesis *hypothesis, int32_t n_token, deal_error *err)
 {
-    size_t n = (size_t)n_token;
-    if (n <= hypothesis->token_cap)
-        return DEAL_OK;
-    size_t cap = deal_grow_cap(hypothesis->token_cap, n);
-    int32_t *token = deal_realloc(hypothesis->token, (size_t)hypothesis->n_token, cap,
-                                  sizeof *token);
-    if (!token)
+    if (!deal_reserve(&hypothesis->token, &hypothesis->token_cap,
+                      (size_t)hypothesis->n_token, (size_t)n_token,
+                      sizeof *hypothesis->token))
         return deal_fail_memory(err, "tokens of a hypothesis");
-    hypothesis->token = token;
-    hypothesis->token_cap = cap;
     return DEAL_OK;
 }
 

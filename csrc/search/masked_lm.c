@@ -62,14 +62,11 @@ find_child(const deal_lm *lm, deal_node parent, int32_t token)
 static deal_status
 reserve_node(masked_lm *m, deal_error *err)
 {
-    if (m->free_node != DEAL_NODE_NONE || (size_t)m->n_node < m->node_cap)
+    if (m->free_node != DEAL_NODE_NONE)
         return DEAL_OK;
-    size_t n = (size_t)m->n_node, cap = deal_grow_cap(m->node_cap, n + 1);
-    masked_node *node = deal_realloc(m->node, n, cap, sizeof *node);
-    if (!node)
+    size_t n = (size_t)m->n_node;
+    if (!deal_reserve(&m->node, &m->node_cap, n, n + 1, sizeof *m->node))
         return deal_fail_memory(err, "nodes behind masks");
-    m->node = node;
-    m->node_cap = cap;
     return DEAL_OK;
 }
 
@@ -218,15 +215,8 @@ reserve_items(masked_lm *m, size_t n, deal_error *err)
 static deal_status
 reserve_scratch(masked_lm *m, size_t n, deal_error *err)
 {
-    if (n <= m->scratch_cap)
-        return DEAL_OK;
-    size_t cap = deal_grow_cap(m->scratch_cap, n);
-    deal_free(m->scratch);
-    m->scratch_cap = 0;
-    m->scratch = deal_alloc(cap, sizeof *m->scratch);
-    if (!m->scratch)
+    if (!deal_reserve(&m->scratch, &m->scratch_cap, 0, n, sizeof *m->scratch))
         return deal_fail_memory(err, "logits behind masks");
-    m->scratch_cap = cap;
     return DEAL_OK;
 }
 
@@ -476,15 +466,9 @@ static deal_status
 extend(deal_lm *lm, deal_lm_item *items, int32_t n_items, deal_error *err)
 {
     masked_lm *m = self_of(lm);
-    if ((size_t)n_items > m->answer_cap) {
-        size_t cap = deal_grow_cap(m->answer_cap, (size_t)n_items);
-        deal_free(m->answer);
-        m->answer_cap = 0;
-        m->answer = deal_alloc(cap, sizeof *m->answer);
-        if (!m->answer)
-            return deal_fail_memory(err, "batch behind masks");
-        m->answer_cap = cap;
-    }
+    size_t n = (size_t)n_items;
+    if (!deal_reserve(&m->answer, &m->answer_cap, 0, n, sizeof *m->answer))
+        return deal_fail_memory(err, "batch behind masks");
     size_t n_scratch = 0;
     int32_t n_taken = 0;
     deal_status status = DEAL_OK;

@@ -68,15 +68,9 @@ add_place(deal_masks *masks, int32_t parent, int32_t token, int32_t *out,
 {
     int32_t i = masks->free_place;
     if (i == DEAL_MASK_NONE) {
-        if ((size_t)masks->n_place == masks->place_cap) {
-            size_t n = (size_t)masks->n_place;
-            size_t cap = deal_grow_cap(masks->place_cap, n + 1);
-            place *grown = deal_realloc(masks->place, n, cap, sizeof *grown);
-            if (!grown)
-                return deal_fail_memory(err, "masks");
-            masks->place = grown;
-            masks->place_cap = cap;
-        }
+        size_t n = (size_t)masks->n_place;
+        if (!deal_reserve(&masks->place, &masks->place_cap, n, n + 1, sizeof(place)))
+            return deal_fail_memory(err, "masks");
         i = masks->n_place++;
     } else {
         masks->free_place = masks->place[i].sibling;
@@ -217,14 +211,9 @@ advance(const deal_masks *masks, void *state, int32_t token, deal_error *err)
 static deal_status
 reserve_path(deal_masks *masks, size_t n, deal_error *err)
 {
-    if (n <= masks->path_cap)
-        return DEAL_OK;
-    size_t cap = deal_grow_cap(masks->path_cap, n);
-    int32_t *path = deal_realloc(masks->path, masks->path_cap, cap, sizeof *path);
-    if (!path)
+    size_t n_used = masks->path_cap;
+    if (!deal_reserve(&masks->path, &masks->path_cap, n_used, n, sizeof *masks->path))
         return deal_fail_memory(err, "masks");
-    masks->path = path;
-    masks->path_cap = cap;
     return DEAL_OK;
 }
 

@@ -61,15 +61,9 @@ grow_slots(deal_memo *memo, deal_error *err)
 static deal_status
 grow_entries(deal_memo *memo, deal_error *err)
 {
-    if (memo->n_entry < memo->entry_cap)
-        return DEAL_OK;
-    size_t cap = deal_grow_cap(memo->entry_cap, memo->n_entry + 1);
-    deal_memo_entry *entry =
-        deal_realloc(memo->entry, memo->n_entry, cap, sizeof *entry);
-    if (!entry)
+    size_t n = memo->n_entry;
+    if (!deal_reserve(&memo->entry, &memo->entry_cap, n, n + 1, sizeof *memo->entry))
         return deal_fail_memory(err, "memo of rewards");
-    memo->entry = entry;
-    memo->entry_cap = cap;
     return DEAL_OK;
 }
 

@@ -227,32 +227,14 @@ static deal_status
 record(deal_search *search, bool is_last, deal_error *err)
 {
     for (int32_t r = 0; r < search->n_candidate; r++) {
-        int32_t i = search->rank[r], first = deal_commit_n_base(search, i);
-        const deal_candidate *candidate = &search->candidate[i];
+        int32_t i = search->rank[r];
         deal_hypothesis *slot = &search->slot[i];
         deal_reward_case unused;
         if (deal_skip_is_blind(search) && search->rewards.n_reward > 0)
             DEAL_TRY(deal_hypothesis_case(slot, &search->rewards, &unused, err));
-        deal_trace_row row = {
-            .i_step = (int32_t)search->stats.n_steps,
-            .i_beam = candidate->i_live,
-            .n_committed = first,
-            .token = candidate->token,
-            .logprob = candidate->logprob,
-            .h = slot->h,
-            .score = candidate->score,
-            .low = candidate->score,
-            .high = candidate->score,
-            .is_finished =
-                slot->finish == DEAL_FINISH_END || slot->finish == DEAL_FINISH_STOP,
-            .is_chosen = candidate->is_pooled || (candidate->i_next >= 0 && !is_last),
-            .i_next = is_last ? -1 : candidate->i_next,
-            .n_rollout = slot->n_token - first - 1,
-        };
-        deal_skip_mark(search, &row, slot->reward);
-        DEAL_TRY(deal_trace_log_append(&search->trace, &row, slot->reward,
-                                       search->rewards.n_reward,
-                                       slot->token + first + 1, err));
+        const double score = search->candidate[i].score;
+        DEAL_TRY(deal_search_record(
+            search, i, is_last, &(deal_row_scores){slot->h, score, score, score}, err));
     }
     return DEAL_OK;
 }

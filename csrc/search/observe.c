@@ -139,14 +139,10 @@ deal_observe_add(deal_search *search, deal_hypothesis *hypothesis, deal_node fro
     deal_observer *observer = &search->observer;
     if (!deal_observe_lacks(search, hypothesis))
         return DEAL_OK;
-    if (observer->n_queue == observer->queue_cap) {
-        size_t n = observer->n_queue, cap = deal_grow_cap(observer->queue_cap, n + 1);
-        deal_observed *queue = deal_realloc(observer->queue, n, cap, sizeof *queue);
-        if (!queue)
-            return deal_fail_memory(err, "hidden states");
-        observer->queue = queue;
-        observer->queue_cap = cap;
-    }
+    size_t n = observer->n_queue;
+    if (!deal_reserve(&observer->queue, &observer->queue_cap, n, n + 1,
+                      sizeof *observer->queue))
+        return deal_fail_memory(err, "hidden states");
     bool is_below = hypothesis->states.n_told > n_from; // all up to there are known
     observer->queue[observer->n_queue++] = (deal_observed){
         hypothesis, is_below ? from : observer->prompt, is_below ? n_from : 0};

@@ -138,6 +138,16 @@ deal_status deal_search_evaluate(deal_search *search, uint32_t want, int32_t top
 // the most likely one after those that were behind.
 deal_status deal_search_catch_up(deal_search *search, deal_error *err);
 
+// What a row of a DeAL decision's trace says of the scores; NAN where not known.
+typedef struct deal_row_scores {
+    double h, score, low, high;
+} deal_row_scores;
+
+// Appends a candidate and its slot's rewards and rollout to the trace. `live` is still
+// that before the decision; after the last decision no candidate goes on.
+deal_status deal_search_record(deal_search *search, int32_t i_candidate, bool is_last,
+                               const deal_row_scores *scores, deal_error *err);
+
 // Makes the `n_next` hypotheses in `next` the live ones; gives back the old nodes.
 void deal_search_swap(deal_search *search, int32_t n_next);
 

@@ -26,14 +26,9 @@ reserve_rows(deal_trace_log *log, size_t n_row, size_t n_reward, deal_error *err
 static deal_status
 reserve_rollout(deal_trace_log *log, size_t n_rollout, deal_error *err)
 {
-    if (n_rollout <= log->rollout_cap)
-        return DEAL_OK;
-    size_t cap = deal_grow_cap(log->rollout_cap, n_rollout);
-    int32_t *rollout = deal_realloc(log->rollout, log->n_rollout, cap, sizeof *rollout);
-    if (!rollout)
+    if (!deal_reserve(&log->rollout, &log->rollout_cap, log->n_rollout, n_rollout,
+                      sizeof *log->rollout))
         return deal_fail_memory(err, "trace");
-    log->rollout = rollout;
-    log->rollout_cap = cap;
     return DEAL_OK;
 }
 
