@@ -23,8 +23,8 @@ _KV_SIZE = 1 << 30  # bytes of KV cells of all requests together, without a budg
 
 Found = list[Generation]
 
-# What a thread tells of a request.
-_ANSWERED, _POSTPONED, _FAILED = range(3)
+# What a thread tells of a request, if not its index: that it is answered.
+_POSTPONED, _FAILED = -1, -2
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def generate_all(
     model: Any,
     requests: Sequence[Request],
     batch_size: int | None = None,
-    done: Callable[[], Any] | None = None,
+    done: Callable[[int, Found], Any] | None = None,
 ) -> list[Found]:
     """The results of each request, in their order.
 
@@ -59,18 +59,18 @@ def generate_all(
     batch_size : int, optional
         Most requests at a time; by default as :func:`batch_size_of` says.
     done : callable, optional
-        Called where a request has been answered.
+        Called with a request's index and results, in this thread, when it is answered.
     """
-    done = done or (lambda: None)
+    done = done or (lambda i, found: None)
     size = batch_size_of(model, requests) if batch_size is None else batch_size
     size = min(size, len(requests))
     if size > 1:
         return _Batch(model, requests).run(size, done)
-    found = []
-    for request in requests:
-        found.append(_run_alone(model, request))
-        done()
-    return found
+    results = []
+    for i, request in enumerate(requests):
+        results.append(_run_alone(model, request))
+        done(i, results[-1])
+    return results
 
 
 def batch_size_of(model: Any, requests: Sequence[Request]) -> int:
@@ -144,13 +144,13 @@ class _Batch:
         self._requests = requests
         self._todo: Iterator[int] = iter(range(len(requests)))
         self._lock = threading.Lock()
-        self._found: list[Found | None] = [None] * len(requests)
+        self._found: list[Found] = [[] for _ in requests]
         self._errors: dict[int, BaseException] = {}
         self._news: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._joined: list[Any] = []  # sessions of threads that have not begun
         self._is_over = False
 
-    def run(self, n_thread: int, done: Callable[[], Any]) -> list[Found]:
+    def run(self, n_thread: int, done: Callable[[int, Found], Any]) -> list[Found]:
         options = self._requests[0].options
         controls = _rollouts.controls(self._model, options)
         with _rollouts.sessions(self._model, options) as sessions:
@@ -174,19 +174,19 @@ class _Batch:
         if self._errors:
             raise self._errors[min(self._errors)]
         for i, request in enumerate(self._requests):
-            if self._found[i] is None:
+            if not self._found[i]:
                 self._found[i] = _run_alone(self._model, request)
-                done()
-        return [found for found in self._found if found is not None]
+                done(i, self._found[i])
+        return self._found
 
-    def _wait(self, done: Callable[[], Any]) -> None:
+    def _wait(self, done: Callable[[int, Found], Any]) -> None:
         """Until all are answered, or one has failed."""
         for _ in self._requests:
             news = self._news.get()
             if news == _FAILED:
                 return
-            if news == _ANSWERED:
-                done()
+            if news != _POSTPONED:
+                done(news, self._found[news])
 
     def _end(self, batch: Any, threads: Sequence[threading.Thread]) -> None:
         """Also after a Ctrl-C: what runs still is cancelled, and waited for."""
@@ -204,7 +204,7 @@ class _Batch:
         while (i := self._next()) is not None:
             try:
                 self._found[i] = self._run_in(batch, joined, i, controls)
-                news = _ANSWERED
+                news = i
             except KVBudgetError:
                 news = _POSTPONED  # the others hold cells too; again alone, afterwards
             except BaseException as error:

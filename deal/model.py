@@ -438,7 +438,9 @@ class Model(Scoring):
             for prompt, row in zip(prompts, rows, strict=True)
         ]
         with progress_bar(len(requests), "generate", progress) as bar:
-            results = _batches.generate_all(self, requests, size, bar.update)
+            results = _batches.generate_all(
+                self, requests, size, lambda i, found: bar.update()
+            )
         is_single = options.params["n_return"] == 1
         return [found[0] if is_single else found for found in results]
 

@@ -69,7 +69,7 @@ def lm(paths: list[Path], request: pytest.FixtureRequest) -> deal.Model:
 
 
 def keys(results: list[Any]) -> list[Any]:
-    """But for bounds and order in a trace: what mode "exact" evaluates goes by the clock."""
+    """But for bounds and order in a trace, which in mode "exact" go by the clock."""
 
     def of(r: deal.Generation) -> tuple[Any, ...]:
         chosen = [
