@@ -374,7 +374,8 @@ class DealLM(TemplateLM):
             key = json.dumps([context, given], default=str)
             is_settled = options.sampling is None and options.spec is None
             if not (is_settled and key in known):
-                search = _search_of(options, getattr(request, "doc", None), rewards)
+                doc = getattr(request, "doc", None)
+                search = _search_of(options, doc, rewards, self.lm)
                 known[key] = self._generate(context, options, search, n_asked[key])
             n_asked[key] += 1
             texts.append(known[key])
@@ -448,16 +449,16 @@ class DealLM(TemplateLM):
 
 
 def _search_of(
-    options: GenerateOptions, doc: Any, rewards: dict[str, Any]
+    options: GenerateOptions, doc: Any, rewards: dict[str, Any], model: Model
 ) -> dict[str, Any]:
     """Keywords of ``Model.generate`` for a search or for beams."""
     spec = options.spec
     if spec is None:
         return dict(options.beams)
     if not spec.uses_doc and spec.text not in rewards:
-        rewards[spec.text] = spec.build()
+        rewards[spec.text] = spec.build(model=model)
     return {
-        "rewards": spec.build(doc) if spec.uses_doc else rewards[spec.text],
+        "rewards": spec.build(doc, model) if spec.uses_doc else rewards[spec.text],
         "search": options.search,
         "reward_kwargs": {"doc": doc},
     }
