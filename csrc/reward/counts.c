@@ -4,7 +4,7 @@
 
 #include "common/alloc.h"
 
-#define BITS_MIN 10 // log2 of the places of an empty table
+#define BITS_MIN 12 // log2 of the places of an empty table: 32 KB, in the first cache
 #define BITS_MAX 31
 #define BITS_GROWN 2 // a table that is full grows to four times as many
 #define N_CHUNK 64   // places that are packed at once

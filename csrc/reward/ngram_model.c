@@ -102,26 +102,28 @@ add(const ngram_model *m, int32_t slot, int32_t before, int64_t *sum, double *sq
     add_step(&m->slot[slot < 0 ? ~slot : slot], &step, sum, square);
 }
 
-// Counts slots without a sign in a table that has room for them.
+// Counts slots without a sign, up to N_BUFFER, in a table that has room for them; then
+// adds what they weigh, which is on its way into the cache by then.
 static void
 count_plain(const ngram_model *m, state *s, const int32_t *slot, size_t n)
 {
+    int32_t before[N_BUFFER], bits = s->counts->bits;
     deal_counts_item *place = s->counts->place;
-    int32_t bits = s->counts->bits;
     size_t n_item = s->counts->n_item;
+    for (size_t i = 0; i < n; i++)
+        before[i] = deal_counts_add(place, bits, slot[i], 1, &n_item);
+    s->counts->n_item = n_item;
     int64_t sum = s->sum;
     double square = s->square;
     for (size_t i = 0; i < n; i++) {
-        int32_t before = deal_counts_add(place, bits, slot[i], 1, &n_item);
-        const tf_step *step = &m->step[before];
+        const tf_step *step = &m->step[before[i]];
         tf_step far;
-        if (DEAL_UNLIKELY(before >= N_STEP)) {
-            far = find_step(m->tf, before, before + 1);
+        if (DEAL_UNLIKELY(before[i] >= N_STEP)) {
+            far = find_step(m->tf, before[i], before[i] + 1);
             step = &far;
         }
         add_step(&m->slot[slot[i]], step, &sum, &square);
     }
-    s->counts->n_item = n_item;
     s->sum = sum;
     s->square = square;
 }
@@ -140,6 +142,8 @@ count_signed(const ngram_model *m, state *s, const int32_t *slot, size_t n)
 static int
 count(const ngram_model *m, state *s, const int32_t *slot, size_t n)
 {
+    for (size_t i = 0; i < n; i++)
+        DEAL_PREFETCH(&m->slot[slot[i] < 0 ? ~slot[i] : slot[i]]);
     if (!m->has_counts) {
         for (size_t i = 0; i < n; i++)
             s->sum += slot[i] < 0 ? -(int64_t)m->slot[~slot[i]].weight
@@ -407,7 +411,6 @@ deal_reward_ngram_model_new(const deal_ngram_model_params *params, deal_reward *
     m->is_signed = params->ngrams.is_signed;
     m->has_counts = m->is_normed || m->tf != DEAL_NGRAM_TF_COUNT;
     DEAL_TRY_GOTO(set_weights(m, params, err), failed);
-    deal_ngrams_fetch(m->ngrams, m->slot, sizeof *m->slot);
     m->reward = (deal_reward){
         .abi_version = DEAL_REWARD_ABI,
         .struct_size = sizeof(deal_reward),
