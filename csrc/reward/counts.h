@@ -25,9 +25,9 @@ typedef struct deal_counts {
         place[]; // (1 << bits,) open addressing, at most a third of it taken
 } deal_counts;
 
-// An empty table with one share; NULL when out of memory. Caller gives the share back
-// with deal_counts_release().
-deal_counts *deal_counts_new(void);
+// An empty table of 1 << bits places, at least 64, with one share; NULL when out of
+// memory. Caller gives the share back with deal_counts_release().
+deal_counts *deal_counts_new(int32_t bits);
 deal_counts *deal_counts_share(deal_counts *c);
 void deal_counts_release(deal_counts *c); // NULL is a no-op
 

@@ -20,6 +20,10 @@
 #define N_STEP 256   // counts whose step is kept
 #define TF_ONE 65536 // tf of LOG is a multiple of 1 / TF_ONE
 #define ROUNDING 1e-12
+// log2 of the places that counts begin with: 8 KB for words; a text has more n-grams of
+// characters, and 32 KB still fit into the first cache.
+#define BITS_WORDS 10
+#define BITS_CHARACTERS 12
 #define N_BYTE_MAX (INT64_C(1) << 40)
 
 // What one slot adds to the sums; together, since both are far from what was read last.
@@ -42,6 +46,7 @@ typedef struct ngram_model {
     double intercept;
     deal_ngram_tf tf;
     bool is_normed, is_signed, has_counts;
+    int32_t count_bits; // places of an empty table of counts, log2
     int32_t least, most; // weights, and 0
     double idf_max;
     double norm_low, norm_high; // where z - b lies, if normed
@@ -184,7 +189,7 @@ model_init(void *self, void *state_bytes, const deal_reward_prompt *prompt,
     state *s = state_bytes;
     memset(s, 0, sizeof *s);
     s->token_size_max = prompt->token_size_max;
-    if (m->has_counts && !(s->counts = deal_counts_new())) {
+    if (m->has_counts && !(s->counts = deal_counts_new(m->count_bits))) {
         strcpy(message, "out of memory");
         return 1;
     }
@@ -409,6 +414,7 @@ deal_reward_ngram_model_new(const deal_ngram_model_params *params, deal_reward *
     m->tf = params->tf;
     m->is_normed = params->is_normed;
     m->is_signed = params->ngrams.is_signed;
+    m->count_bits = params->ngrams.characters_max ? BITS_CHARACTERS : BITS_WORDS;
     m->has_counts = m->is_normed || m->tf != DEAL_NGRAM_TF_COUNT;
     DEAL_TRY_GOTO(set_weights(m, params, err), failed);
     m->reward = (deal_reward){
