@@ -46,7 +46,7 @@ typedef struct ngram_model {
     double intercept;
     deal_ngram_tf tf;
     bool is_normed, is_signed, has_counts;
-    int32_t count_bits; // places of an empty table of counts, log2
+    int32_t count_bits;  // places of an empty table of counts, log2
     int32_t least, most; // weights, and 0
     double idf_max;
     double norm_low, norm_high; // where z - b lies, if normed

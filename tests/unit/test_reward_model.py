@@ -241,7 +241,7 @@ def test_documented_heads(
         ({"weight": np.full(64, np.nan)}, "weight: expected finite numbers"),
         ({"weight": [1.0, np.inf]}, "weight: expected finite numbers"),
         ({"bias": np.nan}, "bias: expected a finite number"),
-        ({"pooling": "max"}, "pooling: expected 'last' or 'mean', got 'max'"),
+        ({"pooling": "max"}, "pooling: expected one of last, mean, got 'max'"),
         ({"layers": ()}, "layers: expected at least one"),
         ({"layers": (-2,)}, "layers: expected at least -1|layers: expected -1 to"),
         ({"std": np.zeros(64)}, "std: expected positive numbers"),
