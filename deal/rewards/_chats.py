@@ -74,10 +74,12 @@ def written(
 ) -> tuple[tuple[int, ...], str]:
     """Ids of the prompt that `before` makes, as ``lm.chat`` reads it, and the text that
     `after` adds to it, without what closes its last turn."""
+    content = after[-1]["content"].strip()
+    if not content:
+        raise ValueError(f"{where}: expected a last message with text, got {after[-1]}")
     tokenizer = lm.tokenizer
     prompt = tokenizer.apply_chat_template(before)
     whole = tokenizer.apply_chat_template(before + after, add_generation_prompt=False)
-    content = after[-1]["content"].strip()
     end = whole.rfind(content) + len(content)
     if not whole.startswith(prompt) or end < len(prompt):
         raise ValueError(
