@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from results_alignment import ALIGNMENT_SECTIONS
+from results_batches import BATCH_SECTIONS
 from results_constraints import CONSTRAINT_SECTIONS
 from results_heads import HEAD_SECTIONS
 from results_lm_eval import lm_eval_section
@@ -223,6 +224,7 @@ SECTIONS: dict[tuple[str, str], Callable[[dict[str, Any], str], list[str]]] = {
     ("sweep", ""): sweep_section,
     **ALIGNMENT_SECTIONS,
     **HEAD_SECTIONS,
+    **BATCH_SECTIONS,
     **CONSTRAINT_SECTIONS,
     **REWARD_SECTIONS,
     **SEARCH_SECTIONS,
