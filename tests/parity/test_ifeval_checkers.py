@@ -2,8 +2,7 @@
 instructions of our own, those of the dev file where it is there, and random edits of
 their texts that hit and miss.
 
-Most of what the package requires is not needed: `pip install --no-deps if-verifiable`
-and `pip install nltk langdetect immutabledict`.
+Most of what the package requires is not imported.
 """
 
 from __future__ import annotations
@@ -128,7 +127,7 @@ def checkers() -> dict[str, Any]:
     """Checker classes by instruction; the package's own __init__ is not run."""
     spec = importlib.util.find_spec("if_verifiable")
     if spec is None or spec.submodule_search_locations is None:
-        pytest.skip("needs if-verifiable, see the docstring of this file")
+        pytest.skip("needs if-verifiable")
     package = types.ModuleType("if_verifiable")
     package.__path__ = list(spec.submodule_search_locations)
     before = sys.modules.get("if_verifiable")
