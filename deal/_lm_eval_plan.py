@@ -16,6 +16,7 @@ from deal.settings import Sampling
 
 if TYPE_CHECKING:
     from deal.lm_eval import DealLM
+    from deal.model import Model
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,16 @@ class Question:
 
 class Plan:
     """Requests put together: what is the same is asked once, and what asks for the same
-    rewards goes into one batch."""
+    rewards goes into one batch.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    model : deal.Model
+        The one that writes, for rewards that read it.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
         self._groups: dict[str | None, list[Question]] = {}
         self._settled: dict[str, Question] = {}  # without draws and rewards
         self._n_asked: Counter[str] = Counter()
@@ -98,11 +106,11 @@ class Plan:
         if spec is None:
             return dict(options.beams)
         if not spec.uses_doc and spec.text not in self._rewards:
-            self._rewards[spec.text] = spec.build()
-        return {
-            "rewards": spec.build(doc) if spec.uses_doc else self._rewards[spec.text],
-            "search": options.search,
-        }
+            self._rewards[spec.text] = spec.build(model=self._model)
+        reward = (
+            spec.build(doc, self._model) if spec.uses_doc else self._rewards[spec.text]
+        )
+        return {"rewards": reward, "search": options.search}
 
 
 def _seed(seed: int, context: str, i_repeat: int) -> int:

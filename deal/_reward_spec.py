@@ -5,12 +5,18 @@ A spec is a formula in Python's own syntax, read and never executed:
     Keywords(["cat", "couch"]) + 0.5 * Length(max=20)
     at_least(Keywords(doc["concepts"]), 0.5)
     my_rewards.py:polite
+    Lexicon(path="words.txt") + 0.2 * Fluency(floor=-8)
     "my_rewards.py:polite" - 0.1 * Repetition(3)
 
+or as JSON, one reward or a list of rewards that are added up:
+
+    {"type": "length", "unit": "words", "max": 20, "weight": 0.5, "clip": [0.2, 1]}
+
 It may call the rewards and combinations of :mod:`deal.rewards` that are named in
-`CALLS`, with literal arguments, and name a reward or a function of a Python file or of
-an installed module, which is then imported: the one way in which a spec runs code.
-`doc` is the row of the data set that a text is written for.
+`CALLS`, with literal arguments, read those of `FROM_FILE` from a file, and name a
+reward or a function of a Python file or of an installed module, which is then imported:
+the one way in which a spec runs code. `doc` is the row of the data set that a text is
+written for.
 """
 
 from __future__ import annotations
@@ -18,24 +24,31 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import json
+import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deal import rewards
 
 CALLS = (
+    "Classifier",
+    "Contrast",
+    "Fluency",
     "Format",
     "Grammar",
     "JsonSchema",
     "Keywords",
     "Length",
     "Lexicon",
+    "NgramModel",
     "Regex",
     "Repetition",
+    "RewardModel",
     "at_least",
     "clip",
     "lexicographic",
@@ -44,9 +57,21 @@ CALLS = (
     "penalty",
     "product",
 )
+# What ``path=`` reads, and how.
+FROM_FILE = {
+    "Classifier": "load",
+    "Lexicon": "from_file",
+    "NgramModel": "load",
+    "RewardModel": "load",
+}
+_HEADS = ("Classifier", "RewardModel")  # of a model's states; by path alone
+_OF_MODEL = ("Contrast", "Fluency")  # take the model that writes as first argument
+# "ngram_model", "NgramModel" and "ngrammodel" are the same type in JSON.
+_TYPES = {name.replace("_", "").lower(): name for name in CALLS}
 _CONSTANTS = {"true": True, "false": False, "null": None}  # JSON's
 _OBJECT = re.compile(r"[^\s\"'()\[\]{},+*=]+:[A-Za-z_]\w*")
 _LONGEST = 10_000
+_LONGEST_JSON = 1_000_000
 _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
@@ -54,32 +79,47 @@ _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
 }
 
 
+class _Scope(NamedTuple):
+    """What a formula is evaluated for."""
+
+    doc: Mapping[str, Any] | None
+    model: Any
+
+
 class RewardSpec:
     """A spec, its syntax checked.
 
     Parameters
     ----------
-    text : str
+    spec : str, mapping or sequence
+        A formula; or JSON, as text or read: a mapping with "type", the name of one of
+        `CALLS`, its arguments by name and, all optional, "weight" and "clip", a pair
+        of numbers or nulls; or a list of mappings and formulas, which are added up.
+    allow_files : bool, default=True
+        False for specs of others: one that names a file, or code in one, is refused.
 
     Attributes
     ----------
+    text : str
+        The formula.
     uses_doc : bool
         Whether the formula reads `doc`.
 
     Raises
     ------
     ValueError
-        Where the text is no formula; says what is not.
+        Where the spec is no formula; says what is not.
     """
 
-    def __init__(self, text: str) -> None:
-        if not isinstance(text, str) or not text.strip() or len(text) > _LONGEST:
-            raise ValueError(
-                f"rewards: expected a formula of 1 to {_LONGEST} characters, such as "
-                f'Keywords(["cat"]) + 0.5 * Length(max=20), got {text!r:.80}'
-            )
-        self.text = text.strip()
-        source = repr(self.text) if _OBJECT.fullmatch(self.text) else self.text
+    def __init__(
+        self,
+        spec: str | Mapping[str, Any] | Sequence[Any],
+        *,
+        allow_files: bool = True,
+    ) -> None:
+        self._allow_files = allow_files
+        self.text = text = _formula(_read(spec))
+        source = repr(text) if _OBJECT.fullmatch(text) else text
         try:
             self._tree = ast.parse(source, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -87,78 +127,117 @@ class RewardSpec:
         names = [n.id for n in ast.walk(self._tree) if isinstance(n, ast.Name)]
         self.uses_doc = "doc" in names
 
-    def build(self, doc: Mapping[str, Any] | None = None) -> rewards.Reward:
+    def build(
+        self, doc: Mapping[str, Any] | None = None, model: Any = None
+    ) -> rewards.Reward:
         """The reward, for one row of a data set.
+
+        Parameters
+        ----------
+        doc : mapping, optional
+        model : deal.Model, optional
+            The one that writes; rewards that read its states or log-probs need it.
 
         Raises
         ------
         ValueError
-            For a name, an argument or an operation that no formula has, or a field
-            that `doc` lacks.
+            For a name, an argument or an operation that no formula has, a field that
+            `doc` lacks, or a file where none is allowed.
         OSError, ImportError
             Where a file or module cannot be read or lacks the name.
         """
         try:
-            return rewards.as_reward(self._reward(self._tree, doc))
+            reward = self._reward(self._tree, _Scope(doc, model))
         except RecursionError:
             raise self._error("it is nested too deep") from None
+        if not isinstance(reward, rewards.Reward):
+            raise self._error(f"expected a reward, got {reward!r:.80}")
+        return reward
 
     def _error(self, what: str) -> ValueError:
         return ValueError(f"rewards: {self.text!r:.200}: {what}")
 
-    def _reward(self, node: ast.expr, doc: Any) -> Any:
+    def _reward(self, node: ast.expr, scope: _Scope) -> Any:
         """A reward or a number."""
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            left, right = self._reward(node.left, doc), self._reward(node.right, doc)
-            return _OPERATORS[type(node.op)](left, right)
+            left, right = (
+                self._reward(node.left, scope),
+                self._reward(node.right, scope),
+            )
+            try:
+                return _OPERATORS[type(node.op)](left, right)
+            except (TypeError, ValueError) as error:
+                raise self._error(str(error)) from error
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            return -1.0 * self._reward(node.operand, doc)
+            return -1.0 * self._reward(node.operand, scope)
         if isinstance(node, ast.Constant):
             if isinstance(node.value, str):
+                self._check_file(node.value)
                 return rewards.as_reward(_imported(node.value))
             if isinstance(node.value, (int, float)) and not isinstance(
                 node.value, bool
             ):
                 return float(node.value)
         if isinstance(node, ast.Call):
-            return self._call(node, doc)
+            return self._call(node, scope)
         raise self._error(
             f"expected rewards, numbers, +, - and *, got {ast.unparse(node):.80}"
         )
 
-    def _call(self, node: ast.Call, doc: Any) -> Any:
+    def _call(self, node: ast.Call, scope: _Scope) -> Any:
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         if name not in CALLS:
             raise self._error(
                 f"expected one of {', '.join(CALLS)}, got {ast.unparse(node.func):.80}"
             )
-        args = [self._argument(a, doc) for a in node.args]
+        args = [self._argument(a, scope) for a in node.args]
         named = {}
         for keyword in node.keywords:
             if keyword.arg is None:
                 raise self._error("expected name=value in calls, got **")
-            named[keyword.arg] = self._argument(keyword.value, doc)
+            named[keyword.arg] = self._argument(keyword.value, scope)
+        make = getattr(rewards, name)
+        if name in FROM_FILE and "path" in named:
+            self._check_file(named["path"])
+            make = getattr(make, FROM_FILE[name])
+        elif name in _HEADS:
+            raise self._error(f"{name}: expected path=, a file that was saved")
         try:
-            return getattr(rewards, name)(*args, **named)
-        except (TypeError, ValueError) as error:
+            if name in _HEADS:
+                named.setdefault("model", self._model(name, scope))
+            elif name in _OF_MODEL:
+                args = [self._model(name, scope), *args]
+            return make(*args, **named)
+        except (TypeError, ValueError, OverflowError) as error:
             raise self._error(f"{name}: {error}") from error
 
-    def _argument(self, node: ast.expr, doc: Any) -> Any:
+    def _check_file(self, path: Any) -> None:
+        if not isinstance(path, str) or "\0" in path:
+            raise self._error(f"path: expected the name of a file, got {path!r:.80}")
+        if not self._allow_files:
+            raise self._error(f"expected no files and no code here, got {path!r:.80}")
+
+    def _model(self, name: str, scope: _Scope) -> Any:
+        if scope.model is None:
+            raise self._error(f"{name}: expected a model that writes, got none")
+        return scope.model
+
+    def _argument(self, node: ast.expr, scope: _Scope) -> Any:
         """A literal, a field of `doc`, or a reward that a combination is made of."""
         if isinstance(node, ast.Constant):
             return node.value
         if isinstance(node, (ast.List, ast.Tuple)):
-            return [self._argument(e, doc) for e in node.elts]
+            return [self._argument(e, scope) for e in node.elts]
         if isinstance(node, ast.Dict) and None not in node.keys:
             return {
-                self._argument(k, doc): self._argument(v, doc)
+                self._argument(k, scope): self._argument(v, scope)
                 for k, v in zip(node.keys, node.values, strict=True)
                 if k is not None
             }
         if isinstance(node, ast.Name) and node.id in _CONSTANTS:
             return _CONSTANTS[node.id]
         if isinstance(node, ast.Subscript):
-            return self._field(node, doc)
+            return self._field(node, scope)
         if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant):
             if isinstance(node.op, ast.USub) and type(node.operand.value) in (
                 int,
@@ -166,13 +245,13 @@ class RewardSpec:
             ):
                 return -node.operand.value  # type: ignore[operator]
         if isinstance(node, (ast.Call, ast.BinOp)):
-            return self._reward(node, doc)
+            return self._reward(node, scope)
         raise self._error(f"expected a literal, got {ast.unparse(node):.80}")
 
-    def _field(self, node: ast.Subscript, doc: Any) -> Any:
+    def _field(self, node: ast.Subscript, scope: _Scope) -> Any:
         is_doc = isinstance(node.value, ast.Name) and node.value.id == "doc"
-        holder = doc if is_doc else self._argument(node.value, doc)
-        key = self._argument(node.slice, doc)
+        holder: Any = scope.doc if is_doc else self._argument(node.value, scope)
+        key = self._argument(node.slice, scope)
         try:
             return holder[key]
         except (KeyError, IndexError, TypeError):
@@ -180,6 +259,102 @@ class RewardSpec:
             raise self._error(
                 f"{ast.unparse(node):.80}: there is no such field; fields: {fields}"
             ) from None
+
+
+# --- JSON ----------------------------------------------------------------------------
+
+
+def _read(spec: Any) -> Any:
+    """The spec, JSON read."""
+    if isinstance(spec, (Mapping, list, tuple)):
+        return spec
+    is_json = isinstance(spec, str) and spec.lstrip()[:1] in ("{", "[")
+    longest = _LONGEST_JSON if is_json else _LONGEST
+    if not isinstance(spec, str) or not spec.strip() or len(spec) > longest:
+        raise ValueError(
+            f"rewards: expected a formula of 1 to {_LONGEST} characters, such as "
+            f'Keywords(["cat"]) + 0.5 * Length(max=20), or JSON, got {spec!r:.80}'
+        )
+    if not is_json:
+        return spec.strip()
+    try:
+        return json.loads(spec)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"rewards: JSON: {error}: {spec!r:.80}") from None
+
+
+def _formula(spec: Any) -> str:
+    """What was read, as a formula."""
+    if isinstance(spec, str):
+        return spec
+    rows = [spec] if isinstance(spec, Mapping) else spec
+    if not rows:
+        raise ValueError("rewards: expected at least one, got []")
+    return " + ".join(_term(f"rewards[{i}]", row) for i, row in enumerate(rows))
+
+
+def _term(where: str, row: Any) -> str:
+    if isinstance(row, str) and row.lstrip()[:1] not in ("{", "["):
+        text = _read(row)
+        return repr(text) if _OBJECT.fullmatch(text) else f"({text})"
+    kind = row.get("type") if isinstance(row, Mapping) else None
+    if not isinstance(kind, str):
+        raise ValueError(
+            f'{where}: expected a formula or a mapping with "type", got {row!r:.80}'
+        )
+    name = _TYPES.get(kind.replace("_", "").lower())
+    if name is None:
+        raise ValueError(
+            f"{where}: type: expected one of {', '.join(CALLS)}, got {kind!r:.80}"
+        )
+    named = {k: v for k, v in row.items() if k not in ("type", "weight", "clip")}
+    for key, value in named.items():
+        if not (isinstance(key, str) and key.isidentifier()):
+            raise ValueError(f"{where}: expected names of arguments, got {key!r:.80}")
+        _check_literal(f"{where}: {key}", value)
+    try:
+        text = f"{name}({', '.join(f'{k}={v!r}' for k, v in named.items())})"
+    except RecursionError:
+        raise ValueError(f"{where}: it is nested too deep") from None
+    if row.get("clip") is not None:
+        low, high = _ends(where, row["clip"])
+        text = f"clip({text}, {low!r}, {high!r})"
+    weight = row.get("weight", 1.0)
+    _check_number(f"{where}: weight", weight)
+    return text if weight == 1.0 else f"{weight!r} * {text}"
+
+
+def _ends(where: str, clip: Any) -> tuple[Any, Any]:
+    if not isinstance(clip, (list, tuple)) or len(clip) != 2:
+        raise ValueError(f"{where}: clip: expected [low, high], got {clip!r:.80}")
+    for end in clip:
+        if end is not None:
+            _check_number(f"{where}: clip", end)
+    return clip[0], clip[1]
+
+
+def _check_number(what: str, value: Any) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or abs(value) > 1e300 or not math.isfinite(value):
+        raise ValueError(f"{what}: expected a finite number, got {value!r:.80}")
+
+
+def _check_literal(what: str, value: Any) -> None:
+    """Whether the value is what JSON has, without a number that is not finite."""
+    todo = [value]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, Mapping):
+            todo += [*each.keys(), *each.values()]
+        elif isinstance(each, (list, tuple)):
+            todo += each
+        elif isinstance(each, float) and not math.isfinite(each):
+            raise ValueError(f"{what}: expected finite numbers, got {each!r}")
+        elif type(each) not in (str, int, float, bool, type(None)):
+            raise ValueError(f"{what}: expected what JSON has, got {each!r:.80}")
+
+
+# --- code of the user ----------------------------------------------------------------
 
 
 def _imported(name: str) -> Any:

@@ -21,6 +21,7 @@ import typer
 from deal import _hub
 
 if TYPE_CHECKING:
+    from deal._reward_spec import RewardSpec
     from deal.generation import Generation
     from deal.model import Model
 
@@ -86,6 +87,25 @@ MinPOption = Annotated[float, typer.Option(help="Sampling: in [0, 1].")]
 PenaltyOption = Annotated[
     float, typer.Option(help="Sampling: above 1 makes repeated tokens less likely.")
 ]
+KeywordsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Search for text with these words: cat,couch|sofa,pet "
+        "(| separates accepted forms)."
+    ),
+]
+RewardOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reward",
+        help="Search by a reward: a formula, as in 'Length(max=20) + "
+        "0.5 * Repetition(2)', or JSON. May be repeated; rewards are added up.",
+    ),
+]
+RewardsOption = Annotated[
+    Path | None,
+    typer.Option("--rewards", help="Search by the formula or JSON in a file."),
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Sampling: same seed, same text.")]
 
 
@@ -136,8 +156,8 @@ def generate(
         int | None,
         typer.Option(
             min=0,
-            help="Sampling: keep the k likeliest tokens. With --keywords: candidates.",
-            show_default="off; 5 with --keywords",
+            help="Sampling: keep the k likeliest tokens. In a search: candidates.",
+            show_default="off; 5 in a search",
         ),
     ] = None,
     top_p: TopPOption = 1.0,
@@ -146,27 +166,21 @@ def generate(
     seed: SeedOption = 0,
     num_beams: Annotated[int, typer.Option(min=1, help="Hypotheses kept.")] = 1,
     length_penalty: Annotated[float, typer.Option(help="Of plain beam search.")] = 1.0,
-    keywords: Annotated[
-        str | None,
-        typer.Option(
-            help="Search for text with these words: cat,couch|sofa,pet "
-            "(| separates accepted forms)."
-        ),
-    ] = None,
+    keywords: KeywordsOption = None,
+    reward: RewardOption = None,
+    rewards: RewardsOption = None,
     lookahead: Annotated[
-        int, typer.Option(min=0, help="With --keywords: tokens of rollout.")
+        int, typer.Option(min=0, help="Search: tokens of rollout.")
     ] = 16,
     reward_weight: Annotated[
-        float, typer.Option(help="With --keywords: nats per unit of reward.")
+        float, typer.Option(help="Search: nats per unit of reward.")
     ] = 4.0,
     commit: Annotated[
-        int, typer.Option(min=1, help="With --keywords: tokens per decision.")
+        int, typer.Option(min=1, help="Search: tokens per decision.")
     ] = 1,
     rollout_model: Annotated[
         str | None,
-        typer.Option(
-            help="With --keywords: a model of the same tokens that looks ahead."
-        ),
+        typer.Option(help="Search: a model of the same tokens that looks ahead."),
     ] = None,
     num_return_sequences: Annotated[
         int, typer.Option("--num-return-sequences", "-r", min=1, help="Completions.")
@@ -195,27 +209,27 @@ def generate(
     kv_budget: KvBudgetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Continue a prompt: greedy, sampled, with beams, or searched with keywords."""
+    """Continue a prompt: greedy, sampled, with beams, or searched with rewards."""
     from dataclasses import replace
 
     from deal.settings import Sampling, Search
 
-    if keywords is not None and temperature is not None:
+    specs = _reward_specs(keywords, reward, rewards)
+    if specs and temperature is not None:
         raise typer.BadParameter(
-            "--keywords searches and --temperature samples; give one of the two"
+            "rewards search and --temperature samples; give one of the two"
         )
-    if rollout_model is not None and keywords is None:
-        raise typer.BadParameter("--rollout-model looks ahead; it needs --keywords")
+    if rollout_model is not None and not specs:
+        raise typer.BadParameter(
+            "--rollout-model looks ahead; it needs --keywords or --reward"
+        )
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "num_return_sequences": num_return_sequences,
         "stop": list(stop) if stop else None,
         "constraint": _constraint(regex, json_schema, grammar),
     }
-    if keywords is not None:
-        from deal.rewards import Keywords
-
-        options["rewards"] = Keywords(_parse_keywords(keywords))
+    if specs:
         options["search"] = Search(
             top_k=5 if top_k is None else top_k,
             lookahead=lookahead,
@@ -240,6 +254,8 @@ def generate(
     if prompt == "-":
         prompt = sys.stdin.read()
     lm = _load(model, compute, threads, max_length, kv_type, kv_budget)
+    if specs:
+        options["rewards"] = sum(spec.build(model=lm) for spec in specs)
     if rollout_model is not None:
         other = _load(rollout_model, compute, threads, None, kv_type, kv_budget)
         options["search"] = replace(options["search"], rollout_model=other)
@@ -262,9 +278,9 @@ def generate(
 @app.command()
 def explain(
     prompt: Annotated[str, typer.Argument(help="Text to continue; - reads stdin.")],
-    keywords: Annotated[
-        str, typer.Option(help="Words to use: cat,couch|sofa,pet (| separates forms).")
-    ],
+    keywords: KeywordsOption = None,
+    reward: RewardOption = None,
+    rewards: RewardsOption = None,
     model: ModelOption = DEFAULT_MODEL,
     chat: Annotated[
         bool, typer.Option("--chat", help="Put the prompt into the chat template.")
@@ -284,19 +300,20 @@ def explain(
 ) -> None:
     """Show every decision of a search: candidates, rollouts, rewards, bounds."""
     from deal._explain import explain
-    from deal.rewards import Keywords
     from deal.settings import Search
 
     if svg is not None and svg.suffix != ".svg":
         raise typer.BadParameter(
             "expected a name that ends in .svg", param_hint="--svg"
         )
-    rewards = Keywords(_parse_keywords(keywords))
+    specs = _reward_specs(keywords, reward, rewards)
+    if not specs:
+        raise typer.BadParameter("give --keywords, --reward or --rewards")
     search = Search(top_k, lookahead, reward_weight, num_beams)
     text = sys.stdin.read() if prompt == "-" else prompt
     lm = _load(model, compute, threads, None)
-    options: dict[str, Any] = {"rewards": rewards, "search": search}
-    options["max_new_tokens"] = max_new_tokens
+    options: dict[str, Any] = {"search": search, "max_new_tokens": max_new_tokens}
+    options["rewards"] = sum(spec.build(model=lm) for spec in specs)
     with _interruptible():
         if chat:
             result = lm.chat([{"role": "user", "content": text}], **options)
@@ -526,6 +543,21 @@ def _constraint(regex: str | None, schema: Path | None, grammar: Path | None) ->
     if schema is not None:
         return JsonSchema(schema.read_text(encoding="utf-8"))
     return None if grammar is None else Grammar(grammar.read_text(encoding="utf-8"))
+
+
+def _reward_specs(
+    keywords: str | None, formulas: list[str] | None, file: Path | None
+) -> list[RewardSpec]:
+    """The rewards to add up, their syntax checked; none where none is asked for."""
+    from deal._reward_spec import RewardSpec
+
+    specs: list[Any] = list(formulas or ())
+    if keywords is not None:
+        concepts = _parse_keywords(keywords)
+        specs.insert(0, {"type": "Keywords", "concepts": concepts})
+    if file is not None:
+        specs.append(file.read_text(encoding="utf-8"))
+    return list(map(RewardSpec, specs))
 
 
 def _parse_keywords(text: str) -> list[list[str]]:

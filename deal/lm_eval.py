@@ -368,7 +368,7 @@ class DealLM(TemplateLM):
         """Texts, by the settings of each request; docs/lm-eval.md lists them."""
         asked: list[GenerateOptions] = [self._options(r.args[1]) for r in requests]
         self._check_cache(requests, asked)
-        plan = Plan()
+        plan = Plan(self.lm)
         for request, options in zip(requests, asked, strict=True):
             plan.add(request, options)
         texts = [""] * len(requests)

@@ -16,8 +16,11 @@ _INT_MAX = 2**31 - 1
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
     """`value` as an int in [low, high], or an error that names it."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    value = value.__index__()
+        raise TypeError(f"{name}: expected an integer, got {value!r:.80}")
+    try:
+        value = value.__index__()
+    except TypeError:  # an array
+        raise TypeError(f"{name}: expected an integer, got {value!r:.80}") from None
     if value < low or (high is not None and value > high):
         wanted = f"at least {low}" if high is None else f"{low} to {high}"
         raise ValueError(f"{name}: expected {wanted}, got {value}")
@@ -28,7 +31,10 @@ def check_float(name: str, value: Any, wanted: str, holds: Any) -> float:
     """`value` as a finite float for which `holds`, or an error that names it."""
     if isinstance(value, (str, bytes, bool)) or not hasattr(value, "__float__"):
         raise TypeError(f"{name}: expected a number, got {value!r}")
-    value = float(value)
+    try:
+        value = float(value)
+    except (TypeError, OverflowError):
+        raise TypeError(f"{name}: expected a number, got {value!r:.80}") from None
     if not math.isfinite(value) or not holds(value):
         raise ValueError(f"{name}: expected {wanted}, got {value}")
     return value

@@ -4,7 +4,6 @@
 
 #include "common/alloc.h"
 
-#define BITS_MIN 10 // log2 of the places of an empty table
 #define BITS_MAX 31
 #define BITS_GROWN 2 // a table that is full grows to four times as many
 #define N_CHUNK 64   // places that are packed at once
@@ -21,9 +20,9 @@ make(int32_t bits)
 }
 
 deal_counts *
-deal_counts_new(void)
+deal_counts_new(int32_t bits)
 {
-    return make(BITS_MIN);
+    return make(bits);
 }
 
 deal_counts *

@@ -25,9 +25,9 @@ typedef struct deal_counts {
         place[]; // (1 << bits,) open addressing, at most a third of it taken
 } deal_counts;
 
-// An empty table with one share; NULL when out of memory. Caller gives the share back
-// with deal_counts_release().
-deal_counts *deal_counts_new(void);
+// An empty table of 1 << bits places, at least 64, with one share; NULL when out of
+// memory. Caller gives the share back with deal_counts_release().
+deal_counts *deal_counts_new(int32_t bits);
 deal_counts *deal_counts_share(deal_counts *c);
 void deal_counts_release(deal_counts *c); // NULL is a no-op
 
@@ -54,13 +54,15 @@ deal_counts_is_other(uint32_t found, uint32_t key)
     return (uint64_t)(found ^ key) * found != 0;
 }
 
-// The place that holds `key`, or the free one where it belongs.
+// The place that holds `key`, or the free one where it belongs. The second place is
+// looked at without a branch, as one place in six is taken by another key.
 static inline size_t
 deal_counts_find(const deal_counts_item *place, int32_t bits, uint32_t key)
 {
-    size_t i = deal_counts_home(key, bits);
+    size_t i = deal_counts_home(key, bits), mask = ((size_t)1 << bits) - 1;
+    i = (i + deal_counts_is_other(place[i].key, key)) & mask;
     while (DEAL_UNLIKELY(deal_counts_is_other(place[i].key, key)))
-        i = (i + 1) & (((size_t)1 << bits) - 1);
+        i = (i + 1) & mask;
     return i;
 }
 

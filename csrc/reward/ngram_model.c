@@ -20,6 +20,10 @@
 #define N_STEP 256   // counts whose step is kept
 #define TF_ONE 65536 // tf of LOG is a multiple of 1 / TF_ONE
 #define ROUNDING 1e-12
+// log2 of the places that counts begin with: 8 KB for words; a text has more n-grams of
+// characters, and 32 KB still fit into the first cache.
+#define BITS_WORDS 10
+#define BITS_CHARACTERS 12
 #define N_BYTE_MAX (INT64_C(1) << 40)
 
 // What one slot adds to the sums; together, since both are far from what was read last.
@@ -42,6 +46,7 @@ typedef struct ngram_model {
     double intercept;
     deal_ngram_tf tf;
     bool is_normed, is_signed, has_counts;
+    int32_t count_bits;  // places of an empty table of counts, log2
     int32_t least, most; // weights, and 0
     double idf_max;
     double norm_low, norm_high; // where z - b lies, if normed
@@ -102,26 +107,28 @@ add(const ngram_model *m, int32_t slot, int32_t before, int64_t *sum, double *sq
     add_step(&m->slot[slot < 0 ? ~slot : slot], &step, sum, square);
 }
 
-// Counts slots without a sign in a table that has room for them.
+// Counts slots without a sign, up to N_BUFFER, in a table that has room for them; then
+// adds what they weigh, which is on its way into the cache by then.
 static void
 count_plain(const ngram_model *m, state *s, const int32_t *slot, size_t n)
 {
+    int32_t before[N_BUFFER], bits = s->counts->bits;
     deal_counts_item *place = s->counts->place;
-    int32_t bits = s->counts->bits;
     size_t n_item = s->counts->n_item;
+    for (size_t i = 0; i < n; i++)
+        before[i] = deal_counts_add(place, bits, slot[i], 1, &n_item);
+    s->counts->n_item = n_item;
     int64_t sum = s->sum;
     double square = s->square;
     for (size_t i = 0; i < n; i++) {
-        int32_t before = deal_counts_add(place, bits, slot[i], 1, &n_item);
-        const tf_step *step = &m->step[before];
+        const tf_step *step = &m->step[before[i]];
         tf_step far;
-        if (DEAL_UNLIKELY(before >= N_STEP)) {
-            far = find_step(m->tf, before, before + 1);
+        if (DEAL_UNLIKELY(before[i] >= N_STEP)) {
+            far = find_step(m->tf, before[i], before[i] + 1);
             step = &far;
         }
         add_step(&m->slot[slot[i]], step, &sum, &square);
     }
-    s->counts->n_item = n_item;
     s->sum = sum;
     s->square = square;
 }
@@ -140,6 +147,8 @@ count_signed(const ngram_model *m, state *s, const int32_t *slot, size_t n)
 static int
 count(const ngram_model *m, state *s, const int32_t *slot, size_t n)
 {
+    for (size_t i = 0; i < n; i++)
+        DEAL_PREFETCH(&m->slot[slot[i] < 0 ? ~slot[i] : slot[i]]);
     if (!m->has_counts) {
         for (size_t i = 0; i < n; i++)
             s->sum += slot[i] < 0 ? -(int64_t)m->slot[~slot[i]].weight
@@ -180,7 +189,7 @@ model_init(void *self, void *state_bytes, const deal_reward_prompt *prompt,
     state *s = state_bytes;
     memset(s, 0, sizeof *s);
     s->token_size_max = prompt->token_size_max;
-    if (m->has_counts && !(s->counts = deal_counts_new())) {
+    if (m->has_counts && !(s->counts = deal_counts_new(m->count_bits))) {
         strcpy(message, "out of memory");
         return 1;
     }
@@ -405,9 +414,9 @@ deal_reward_ngram_model_new(const deal_ngram_model_params *params, deal_reward *
     m->tf = params->tf;
     m->is_normed = params->is_normed;
     m->is_signed = params->ngrams.is_signed;
+    m->count_bits = params->ngrams.characters_max ? BITS_CHARACTERS : BITS_WORDS;
     m->has_counts = m->is_normed || m->tf != DEAL_NGRAM_TF_COUNT;
     DEAL_TRY_GOTO(set_weights(m, params, err), failed);
-    deal_ngrams_fetch(m->ngrams, m->slot, sizeof *m->slot);
     m->reward = (deal_reward){
         .abi_version = DEAL_REWARD_ABI,
         .struct_size = sizeof(deal_reward),

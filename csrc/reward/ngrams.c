@@ -8,7 +8,8 @@
 #include "common/utf8.h"
 #include "reward/hash.h"
 
-#define N_RING DEAL_NGRAMS_CHARACTERS_MAX
+#define N_LAST DEAL_NGRAMS_CHARACTERS_MAX
+#define N_LINE 64            // characters that are read before their n-grams are
 #define WORD UINT64_C(0x51)  // where the hashes of words, n-grams of them and those of
 #define WORDS UINT64_C(0xA3) // characters begin
 #define CHARACTERS UINT64_C(0x1F7)
@@ -25,9 +26,7 @@ struct deal_ngrams {
     int32_t words_min, words_max, characters_min, characters_max;
     bool is_within_words, is_folded, is_signed;
     bool is_words_alone; // no characters, and words that are hashed as they come
-    const char *table;   // NULL: nothing is fetched
-    size_t row_size;
-    uint32_t upper; // the bit of upper-case ASCII where that is folded
+    uint32_t upper;      // the bit of upper-case ASCII where that is folded
     int32_t word_size_min;
     int32_t shift;                // HASHED: 64 - log2(n_slot)
     place *vocabulary, *stop;     // open addressing
@@ -39,6 +38,14 @@ typedef struct output {
     int32_t *slot;
     size_t n;
 } output;
+
+// Characters whose n-grams are still to be made: one does not wait for what another one
+// decides.
+typedef struct line {
+    size_t n;
+    uint32_t code[N_LAST + N_LINE]; // those before the line, then its own
+    uint8_t n_has[N_LINE];          // characters of the greatest n-gram that ends here
+} line;
 
 static int32_t
 find(const place *table, size_t n_place, uint64_t key)
@@ -105,9 +112,7 @@ emit_murmur(const deal_ngrams *g, const deal_ngrams_stream *m, output *out)
 static inline int32_t
 bucket_of(const deal_ngrams *g, uint64_t key)
 {
-    size_t slot = (size_t)(deal_hash_end(key) >> g->shift);
-    DEAL_PREFETCH(g->table + slot * g->row_size);
-    return (int32_t)slot;
+    return (int32_t)(deal_hash_end(key) >> g->shift);
 }
 
 static void
@@ -185,80 +190,119 @@ put_word(const deal_ngrams *g, deal_ngrams_state *s, uint32_t code)
 
 // ---- Characters ---------------------------------------------------------------------
 
-static uint32_t
-character_before(const deal_ngrams_state *s, int64_t i)
-{
-    return s->ring[(uint64_t)(s->n_ring - 1 - i) % N_RING];
-}
-
-// The n-gram that the last n characters make.
+// The n-gram that the n characters up to `last` make.
 static void
-emit_murmur_characters(const deal_ngrams *g, const deal_ngrams_state *s, int32_t n,
+emit_murmur_characters(const deal_ngrams *g, const uint32_t *last, int32_t n,
                        output *out)
 {
     deal_ngrams_stream m = {0};
     for (int32_t i = n; i-- > 0;) {
         uint8_t bytes[4];
-        murmur_put(&m, bytes, deal_unicode_put(character_before(s, i), bytes));
+        murmur_put(&m, bytes, deal_unicode_put(*(last - i), bytes));
     }
     emit_murmur(g, &m, out);
 }
 
-// The n-grams of n_min to n_max characters that end with the last one, of those there
-// are. Hashed ones are all written and counted where they are, without a branch.
-static inline void
-emit_characters(const deal_ngrams *g, const deal_ngrams_state *s, int64_t n_min,
-                int64_t n_max, output *out)
+// The n-grams of n_min to n_max characters up to `last`.
+static void
+emit_characters(const deal_ngrams *g, const uint32_t *last, int32_t n_min,
+                int32_t n_max, output *out)
 {
-    if (g->kind != DEAL_NGRAMS_HASHED && n_max > s->n_ring)
-        n_max = s->n_ring;
-    if (g->kind == DEAL_NGRAMS_MURMUR) {
-        for (int64_t n = n_min; n <= n_max; n++)
-            emit_murmur_characters(g, s, (int32_t)n, out);
-        return;
-    }
     uint64_t key = CHARACTERS;
-    for (int64_t n = 1; n < n_min; n++)
-        key = deal_hash_put(key, character_before(s, n - 1));
-    for (int64_t n = n_min; n <= n_max; n++) {
-        key = deal_hash_put(key, character_before(s, n - 1));
-        if (g->kind == DEAL_NGRAMS_HASHED) {
-            out->slot[out->n] = bucket_of(g, key);
-            out->n += n <= s->n_ring;
-        } else {
+    for (int32_t n = 1; n <= n_max; n++) {
+        key = deal_hash_put(key, *(last - (n - 1)));
+        if (n >= n_min && g->kind == DEAL_NGRAMS_MURMUR)
+            emit_murmur_characters(g, last, n, out);
+        else if (n >= n_min)
             emit(g, key, out);
-        }
     }
 }
 
-static inline void
-push(const deal_ngrams *g, deal_ngrams_state *s, uint32_t code, output *out)
+// The same of each character of a line where they are hashed.
+static size_t
+hash_line(const deal_ngrams *g, const line *l, int32_t *restrict slot)
 {
-    s->ring[(uint64_t)s->n_ring++ % N_RING] = code;
-    emit_characters(g, s, g->characters_min, g->characters_max, out);
+    size_t n_slot = 0;
+    int32_t n_min = g->characters_min, n_max = g->characters_max, shift = g->shift;
+    for (size_t i = 0; i < l->n; i++) {
+        const uint32_t *last = &l->code[N_LAST + i];
+        int32_t n_has = l->n_has[i] < n_max ? l->n_has[i] : n_max;
+        if (n_has < n_min)
+            continue;
+        uint64_t key = CHARACTERS;
+        int32_t n = 1;
+        for (; n < n_min; n++)
+            key = deal_hash_put(key, *(last - (n - 1)));
+        for (; n <= n_has; n++) {
+            key = deal_hash_put(key, *(last - (n - 1)));
+            slot[n_slot++] = (int32_t)(deal_hash_end(key) >> shift);
+        }
+    }
+    return n_slot;
+}
+
+static void
+begin_line(line *l, const deal_ngrams_state *s)
+{
+    l->n = 0;
+    memcpy(l->code, s->last, sizeof s->last);
+}
+
+static void
+end_line(const deal_ngrams *g, const line *l, deal_ngrams_state *s, output *out)
+{
+    if (g->kind == DEAL_NGRAMS_HASHED)
+        out->n += hash_line(g, l, out->slot + out->n);
+    else
+        for (size_t i = 0; i < l->n; i++) {
+            int32_t n_has = l->n_has[i];
+            emit_characters(g, &l->code[N_LAST + i], g->characters_min,
+                            n_has < g->characters_max ? n_has : g->characters_max, out);
+        }
+    memcpy(s->last, l->code + l->n, sizeof s->last);
+}
+
+// Ends a line and begins the next, so that n-grams come in the order of the text.
+static void
+flush_line(const deal_ngrams *g, line *l, deal_ngrams_state *s, output *out)
+{
+    if (!l->n)
+        return;
+    end_line(g, l, s, out);
+    begin_line(l, s);
+}
+
+static inline void
+push(deal_ngrams_state *s, uint32_t code, line *l)
+{
+    s->n_last += s->n_last < N_LAST;
+    l->n_has[l->n] = (uint8_t)s->n_last;
+    l->code[N_LAST + l->n++] = code;
 }
 
 // White space, or the end of the text, after a white-space separated word.
 static void
-end_padded(const deal_ngrams *g, deal_ngrams_state *s, output *out)
+end_padded(const deal_ngrams *g, deal_ngrams_state *s, line *l, output *out)
 {
-    push(g, s, ' ', out);
-    if (s->n_ring < g->characters_min) // as one n-gram, once
-        emit_characters(g, s, s->n_ring, s->n_ring, out);
-    s->n_ring = 0;
+    push(s, ' ', l);
+    if (s->n_last < g->characters_min) { // as one n-gram, once
+        flush_line(g, l, s, out);
+        emit_characters(g, &l->code[N_LAST - 1], s->n_last, s->n_last, out);
+    }
+    s->n_last = 0;
 }
 
 static inline void
 put_character(const deal_ngrams *g, deal_ngrams_state *s, uint32_t code, bool is_space,
-              output *out)
+              line *l, output *out)
 {
     if (g->is_within_words) {
         if (!is_space) {
-            if (!s->n_ring)
-                push(g, s, ' ', out);
-            push(g, s, code, out);
-        } else if (s->n_ring) {
-            end_padded(g, s, out);
+            if (!s->n_last)
+                push(s, ' ', l);
+            push(s, code, l);
+        } else if (s->n_last) {
+            end_padded(g, s, l, out);
         }
         return;
     }
@@ -267,9 +311,9 @@ put_character(const deal_ngrams *g, deal_ngrams_state *s, uint32_t code, bool is
         return;
     }
     if (s->space)
-        push(g, s, s->space, out);
+        push(s, s->space, l);
     s->space = 0;
-    push(g, s, code, out);
+    push(s, code, l);
 }
 
 // ---- Reading ------------------------------------------------------------------------
@@ -313,8 +357,13 @@ deal_ngrams_read(const deal_ngrams *g, deal_ngrams_state *s, const uint8_t *text
                  size_t size, int32_t *slot, size_t slot_cap, size_t *n_slot)
 {
     output out = {.slot = slot};
-    size_t i = 0, n_byte;
-    for (; i < size && out.n + DEAL_NGRAMS_SLOTS_MAX <= slot_cap; i += n_byte) {
+    line l;
+    size_t i = 0, n_byte,
+           n_of_one = (size_t)(g->characters_max - g->characters_min + 1);
+    begin_line(&l, s);
+    for (; i < size && l.n + 2 <= N_LINE &&
+           out.n + l.n * n_of_one + DEAL_NGRAMS_SLOTS_MAX <= slot_cap;
+         i += n_byte) {
         uint32_t kind = deal_unicode_ascii[text[i]], code = text[i];
         n_byte = 1;
         if (DEAL_UNLIKELY(kind & DEAL_ASCII_NOT)) {
@@ -328,12 +377,16 @@ deal_ngrams_read(const deal_ngrams *g, deal_ngrams_state *s, const uint8_t *text
         if (g->words_max) {
             if (kind & DEAL_ASCII_WORD)
                 put_word(g, s, code);
-            else if (s->n_word)
+            else if (s->n_word) {
+                flush_line(g, &l, s, &out);
                 end_word(g, s, &out);
+            }
         }
         if (g->characters_max)
-            put_character(g, s, code, kind & DEAL_ASCII_SPACE, &out);
+            put_character(g, s, code, kind & DEAL_ASCII_SPACE, &l, &out);
     }
+    if (g->characters_max)
+        end_line(g, &l, s, &out);
     *n_slot = out.n;
     return i;
 }
@@ -344,12 +397,15 @@ deal_ngrams_finish(const deal_ngrams *g, const deal_ngrams_state *s, int32_t *sl
     output out = {.slot = slot};
     if (s->n_word && is_kept(g, s))
         emit_words(g, s, &out);
-    if (g->characters_max && (s->space || (g->is_within_words && s->n_ring))) {
+    if (g->characters_max && (s->space || (g->is_within_words && s->n_last))) {
         deal_ngrams_state end = *s;
+        line l;
+        begin_line(&l, s);
         if (g->is_within_words)
-            end_padded(g, &end, &out);
+            end_padded(g, &end, &l, &out);
         else
-            push(g, &end, s->space, &out);
+            push(&end, s->space, &l);
+        end_line(g, &l, &end, &out);
     }
     return out.n;
 }
@@ -367,17 +423,10 @@ deal_ngrams_reach(const deal_ngrams *g, const deal_ngrams_state *s, int64_t n_by
         int64_t n_character = n_byte + (s->space != 0);
         if (g->is_within_words) // and two spaces for each word, of 2 bytes at least
             n_character =
-                s->n_ring ? n_byte + 1 + n_byte / 2 * 2 : n_byte + (n_byte + 1) / 2 * 2;
+                s->n_last ? n_byte + 1 + n_byte / 2 * 2 : n_byte + (n_byte + 1) / 2 * 2;
         n += (double)n_character * (g->characters_max - g->characters_min + 1);
     }
     return n;
-}
-
-void
-deal_ngrams_fetch(deal_ngrams *g, const void *table, size_t row_size)
-{
-    g->table = table;
-    g->row_size = row_size;
 }
 
 int32_t

@@ -59,8 +59,8 @@ typedef struct deal_ngrams_state {
     uint64_t before[DEAL_NGRAMS_WORDS_MAX - 1]; // of words before it, latest first
     // MURMUR: of the last i words, as of the beginning of the word being read, and now.
     deal_ngrams_stream base[DEAL_NGRAMS_WORDS_MAX], now[DEAL_NGRAMS_WORDS_MAX];
-    uint32_t ring[DEAL_NGRAMS_CHARACTERS_MAX]; // character i at i % that
-    int64_t n_ring;                            // characters that n-grams may hold
+    uint32_t last[DEAL_NGRAMS_CHARACTERS_MAX]; // characters, the latest one last
+    int32_t n_last;                            // of them that n-grams may hold
     int32_t n_before;
     int32_t n_word; // characters of the word being read, 0 between two
     uint32_t space; // white space that the next character decides on, or 0
@@ -73,11 +73,6 @@ deal_status deal_ngrams_new(const deal_ngrams_params *params, deal_ngrams **ngra
 void deal_ngrams_free(deal_ngrams *g);
 
 int32_t deal_ngrams_n_slot(const deal_ngrams *g);
-
-// From now on, rows of `table` (n_slot, row_size bytes) are fetched into the cache as
-// HASHED slots are found: they are far from each other, and from what was read last.
-// Borrowed.
-void deal_ngrams_fetch(deal_ngrams *g, const void *table, size_t row_size);
 
 // Reads whole characters as long as there is room for DEAL_NGRAMS_SLOTS_MAX more
 // slots; returns the bytes read. slot (slot_cap,) gets `*n_slot` of them; those with a

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from deal._states import read_pooled
-from deal.rewards.heads import POOLINGS
+from deal.rewards._arguments import choice, engine_model, listed
+from deal.rewards.heads import POOLINGS, checked_layers
 
 
 def pooled_states(
@@ -52,18 +53,19 @@ def pooled_states(
         has not. Texts that are longer than the model's context raise what reading them
         raises.
     """
-    poolings = (pooling,) if isinstance(pooling, str) else tuple(pooling)
+    engine_model("model", model)
+    is_one = isinstance(pooling, str)
+    poolings = (pooling,) if is_one else tuple(listed("pooling", pooling))
     for given in poolings or (None,):
-        if given not in POOLINGS:
-            raise ValueError(f"pooling: expected 'last' or 'mean', got {given!r}")
-    layers = tuple(layers)
+        choice("pooling", given, POOLINGS)
+    layers = checked_layers(layers, model)
     sequences, starts = _encode(model, completions, prompts)
     bar = _bar(len(sequences)) if progress else nullcontext()
     with bar as shown:
         on_read = None if shown is None else shown.update
         found = read_pooled(model, sequences, starts, layers, poolings, on_read)
     found = found.reshape(len(poolings), len(sequences), len(layers), -1)
-    return found[0] if isinstance(pooling, str) else found
+    return found[0] if is_one else found
 
 
 def _bar(n: int) -> Any:
@@ -76,14 +78,15 @@ def _encode(
     model: Any, completions: Sequence[Any], prompts: Sequence[Any] | None
 ) -> tuple[list[list[int]], list[int]]:
     """Ids of prompts and completions, and how many of them are the prompt's."""
-    if isinstance(completions, (str, bytes)):
-        raise TypeError("completions: expected a list of texts, got one")
+    completions = listed("completions", completions)
     if prompts is None:
         rows = [(model._encode(text)[0], 0) for text in completions]
     else:
-        if isinstance(prompts, (str, bytes)) or len(prompts) != len(completions):
+        prompts = listed("prompts", prompts)
+        if len(prompts) != len(completions):
             raise ValueError(
-                f"prompts: expected a list of {len(completions)}, one a completion"
+                f"prompts: expected a list of {len(completions)}, one a completion, "
+                f"got {len(prompts)}"
             )
         rows = [
             model._encode_pair(prompt, completion)

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from deal import _core
+from deal.rewards._arguments import listed
 from deal.rewards.base import Part, Reward, as_reward, unused_name
+from deal.settings import check_int
 
 __all__ = [
     "Combination",
@@ -368,7 +370,11 @@ def scheduled(
     n : int, default=4096
     """
     inner = as_reward(reward)
-    values = [weights(i) for i in range(n)] if callable(weights) else list(weights)
+    if callable(weights):
+        n = check_int("n", n, 1, 2**31 - 1)
+        values: list[Any] = [weights(i) for i in range(n)]
+    else:
+        values = listed("weights", weights)
     if not values:
         raise ValueError("weights: expected at least one")
     table = [_finite("weights", value) for value in values]

@@ -17,8 +17,10 @@ from weakref import WeakKeyDictionary
 
 from deal._errors import ConstraintError, RewardError
 from deal._pieces import SPECIAL
+from deal.rewards._arguments import checked_text, flag
 from deal.rewards._extras import needed
 from deal.rewards.python import PythonReward
+from deal.settings import check_float
 
 _N_KEPT = 1024  # matchers
 _END = 256  # the only token that is no byte
@@ -53,10 +55,10 @@ class Constraint(PythonReward):
     """
 
     def __init__(self, grammar: str, partial: float, strip: bool, name: str) -> None:
-        if not 0.0 <= partial <= 1.0:
-            raise ValueError(f"partial: expected 0 to 1, got {partial!r}")
+        partial = check_float("partial", partial, "0 to 1", lambda x: 0 <= x <= 1)
+        strip = flag("strip", strip)
         matchers = Matchers(grammar, strip, f"deal.rewards.{type(self).__name__}")
-        levels = {"complete": 1.0, "partial": float(partial), "dead": 0.0}
+        levels = {"complete": 1.0, "partial": partial, "dead": 0.0}
 
         def score(text: str) -> float:
             return levels[matchers.state(text)]
@@ -72,7 +74,7 @@ class Constraint(PythonReward):
         )
         self.matchers = matchers
         self.grammar = grammar
-        self.partial = float(partial)
+        self.partial = partial
         self._strip = strip
         self._starts: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
@@ -137,8 +139,7 @@ class Regex(Constraint):
         strip: bool = False,
         name: str = "regex",
     ) -> None:
-        if not isinstance(pattern, str):
-            raise TypeError(f"pattern: expected a str, got {pattern!r}")
+        checked_text("pattern", pattern)
         matcher = _llguidance("deal.rewards.Regex").LLMatcher
         super().__init__(matcher.grammar_from_regex(pattern), partial, strip, name)
         self.pattern = pattern
@@ -176,11 +177,11 @@ class JsonSchema(Constraint):
             schema = schema.model_json_schema()
         if not isinstance(schema, (Mapping, str)):
             raise TypeError(f"schema: expected a mapping or JSON, got {schema!r}")
-        text = schema if isinstance(schema, str) else json.dumps(dict(schema))
+        source = schema if isinstance(schema, str) else json.dumps(dict(schema))
         matcher = _llguidance("deal.rewards.JsonSchema").LLMatcher
-        grammar = matcher.grammar_from_json_schema(text, overrides=options or None)
+        grammar = matcher.grammar_from_json_schema(source, overrides=options or None)
         super().__init__(grammar, partial, strip, name)
-        self.schema = json.loads(text)
+        self.schema = json.loads(source)
 
 
 class Grammar(Constraint):
@@ -211,8 +212,7 @@ class Grammar(Constraint):
         strip: bool = False,
         name: str = "grammar",
     ) -> None:
-        if not isinstance(grammar, str):
-            raise TypeError(f"grammar: expected a str, got {grammar!r}")
+        checked_text("grammar", grammar)
         matcher = _llguidance("deal.rewards.Grammar").LLMatcher
         super().__init__(matcher.grammar_from_lark(grammar), partial, strip, name)
         self.source = grammar

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from deal import _core
 from deal._errors import ModelFormatError
 from deal._safetensors import read_json, read_tensors, write_tensors
+from deal.rewards._arguments import choice, engine_model, number
 from deal.rewards.base import Reward
 from deal.settings import check_int
 
@@ -83,6 +83,8 @@ class Head(Reward):
     ) -> None:
         super().__init__(self._kind if name is None else name, (0.0, 1.0))
         check_choices(pooling, activation)
+        if model is not None:
+            engine_model("model", model)
         self.layers = checked_layers(layers, model)
         n_layers = len(self.layers)
         self.pooling = pooling
@@ -100,9 +102,7 @@ class Head(Reward):
                 f"weight: expected {n_layers} * {model.hparams.n_embd} numbers "
                 f"(layers and the model's n_embd), got {n_features}"
             )
-        self.bias = float(bias)
-        if not math.isfinite(self.bias):
-            raise ValueError(f"bias: expected a finite number, got {bias!r}")
+        self.bias = number("bias", bias)
         if std is not None:
             first /= _checked_scale(std, n_features)
         if mean is not None:
@@ -270,17 +270,16 @@ class Head(Reward):
 
 
 def check_choices(pooling: Any, activation: Any) -> None:
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling: expected 'last' or 'mean', got {pooling!r}")
-    if activation not in ACTIVATIONS:
-        raise ValueError(
-            f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}"
-        )
+    choice("pooling", pooling, POOLINGS)
+    choice("activation", activation, ACTIVATIONS)
 
 
 def checked_states(states: Any, n_layers: int, n_embd: int) -> np.ndarray:
     """Contiguous float32 (n, n_layers * n_embd)."""
-    array = np.asarray(states, dtype=np.float32)
+    try:
+        array = np.asarray(states, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"states: expected an array of numbers: {error}") from None
     n_features = n_layers * n_embd
     shapes = (array.shape[:1] + (n_layers, n_embd), array.shape[:1] + (n_features,))
     if array.ndim == 0 or array.shape not in shapes:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from deal import _core
+from deal.rewards._arguments import choice, number, texts
 from deal.rewards.native import Native
-from deal.settings import check_int
+from deal.settings import check_float, check_int
 
 _PER = {"text": 0, "word": 1, "match": 2}
 
@@ -94,21 +94,18 @@ class Lexicon(Native):
     ) -> None:
         if not isinstance(weights, Mapping):
             raise TypeError(f"weights: expected a mapping, got {weights!r:.80}")
-        if isinstance(negators, (str, bytes)):
-            raise TypeError(f"negators: expected a list of words, got {negators!r}")
-        if per not in _PER:
-            raise ValueError(f"per: expected one of {', '.join(_PER)}, got {per!r}")
-        self.weights = {entry: float(weight) for entry, weight in weights.items()}
-        for entry, weight in self.weights.items():
-            if not math.isfinite(weight):
-                raise ValueError(
-                    f"weights: {entry!r}: expected a finite number, got {weight}"
-                )
-        self.negators = tuple(negators)
-        self.window = check_int("window", window, 0)
-        self.negation = float(negation)
-        self.per = per
-        self.alpha = float(alpha)
+        texts("weights", list(weights))
+        if not weights:
+            raise ValueError("weights: expected at least one entry, got none")
+        self.weights = {
+            entry: number(f"weights: {entry!r}", weight)
+            for entry, weight in weights.items()
+        }
+        self.negators = tuple(texts("negators", negators))
+        self.window = check_int("window", window, 0, 2**31 - 1)
+        self.negation = number("negation", negation)
+        self.per = choice("per", per, _PER)
+        self.alpha = check_float("alpha", alpha, "a number > 0", lambda x: x > 0)
         capsule = _core.lexicon(
             list(self.weights),
             list(self.weights.values()),
@@ -152,21 +149,21 @@ class Lexicon(Native):
         """
         text = Path(path).read_text(encoding="utf-8-sig")
         lines = [
-            (number, line)
-            for number, line in enumerate(text.splitlines(), 1)
+            (i_line, line)
+            for i_line, line in enumerate(text.splitlines(), 1)
             if line.strip()
         ]
         if weight is not None:
             return cls({line.strip(): weight for _, line in lines}, **options)
         separator = _separator(lines[0][1]) if lines else None
         weights = {}
-        for number, line in lines:
+        for i_line, line in lines:
             entry, value = _columns(line, separator)
             try:
                 weights[entry] = float(value)
             except ValueError:
                 raise ValueError(
-                    f"{Path(path).name}: line {number}: expected an entry and a "
+                    f"{Path(path).name}: line {i_line}: expected an entry and a "
                     f"number, got {line!r:.80}; for entries alone give weight="
                 ) from None
         return cls(weights, **options)

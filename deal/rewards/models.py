@@ -19,11 +19,12 @@ import numpy as np
 from deal import _core
 from deal._states import residual_taps
 from deal.controls import ControlSet, in_force
+from deal.rewards._arguments import engine_model
 from deal.rewards.base import Reward
 from deal.rewards.heads import Head
 from deal.rewards.python import PythonReward
 from deal.rewards.reward_model import RewardModel
-from deal.settings import check_int
+from deal.settings import check_float, check_int
 
 _CACHE_TOKENS = 2048
 _N_PROMPT_MAX = 64  # encoded prompts that are remembered
@@ -63,9 +64,9 @@ class Fluency(PythonReward):
         cache_tokens: int = _CACHE_TOKENS,
         name: str = "fluency",
     ) -> None:
-        if floor is not None and not (math.isfinite(floor) and floor < 0):
-            raise ValueError(f"floor: expected less than 0, got {floor!r}")
-        low = -math.inf if floor is None else float(floor)
+        low = -math.inf
+        if floor is not None:
+            low = check_float("floor", floor, "less than 0", lambda x: x < 0)
         scorer = _Fluency(_Reading(model, cache_tokens), low)
         super().__init__(scorer, range=(low, 0.0), name=name)
         self.floor = floor
@@ -166,6 +167,7 @@ def from_model(
     ValueError
         For a head that does not fit the model.
     """
+    engine_model("model", model)
     texts = ("prompt+completion", "completion", "chat")
     if not callable(text) and text not in texts:
         raise ValueError(f"text: expected a callable or one of {texts}, got {text!r}")

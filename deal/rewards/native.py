@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from deal import _core
+from deal.rewards._arguments import checked_text, choice, listed
 from deal.rewards.base import Reward, check_texts
+from deal.settings import check_int
 
 _UNITS = {
     "tokens": 0,
@@ -101,8 +103,7 @@ class Keywords(Native):
         mode: str = "fraction",
         forbidden: Iterable[Any] = (),
     ) -> None:
-        if mode not in _MODES:
-            raise ValueError(f"mode: expected one of {', '.join(_MODES)}, got {mode!r}")
+        choice("mode", mode, _MODES)
         wanted = _rows_of("concepts", concepts)
         unwanted = _rows_of("forbidden", forbidden)
         super().__init__(_core.keywords(wanted, unwanted, _MODES[mode]), name)
@@ -124,11 +125,9 @@ def _shown(rows: Iterable[tuple[str, ...]]) -> list[Any]:
 
 
 def _rows_of(what: str, concepts: Iterable[Any]) -> list[list[str]]:
-    if isinstance(concepts, (str, bytes)):
-        raise TypeError(f"{what}: expected a list of concepts, got {concepts!r}")
     if isinstance(concepts, Mapping):
-        concepts = concepts.values()
-    return [_forms_of(what, concept) for concept in concepts]
+        concepts = list(concepts.values())
+    return [_forms_of(what, concept) for concept in listed(what, concepts)]
 
 
 def _forms_of(what: str, concept: Any) -> list[str]:
@@ -137,8 +136,7 @@ def _forms_of(what: str, concept: Any) -> list[str]:
         raise TypeError(f"{what}: expected str or a list of str, got {concept!r}")
     forms = list(forms)
     for form in forms:
-        if not isinstance(form, str):
-            raise TypeError(f"{what}: expected str, got {form!r} in {concept!r}")
+        checked_text(what, form)
         if not form:
             raise ValueError(f"{what}: expected non-empty forms, got {concept!r}")
     if not forms:
@@ -189,8 +187,7 @@ class Length(Native):
         *,
         tolerance: int = 0,
     ) -> None:
-        if unit not in _UNITS:
-            raise ValueError(f"unit: expected one of {', '.join(_UNITS)}, got {unit!r}")
+        choice("unit", unit, _UNITS)
         if target is not None:
             if min is not None or max is not None:
                 raise ValueError("target: give either target or min and max")
@@ -232,10 +229,4 @@ class Length(Native):
 
 
 def checked_bound(name: str, value: Any) -> int:
-    try:
-        bound = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
-    if not 0 <= bound < 2**63:
-        raise ValueError(f"{name}: expected at least 0, got {value!r}")
-    return bound
+    return check_int(name, value, 0, 2**63 - 1)

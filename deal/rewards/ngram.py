@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import numpy as np
 from deal import _core
 from deal._errors import ModelFormatError
 from deal._safetensors import read_tensors, write_tensors
+from deal.rewards._arguments import choice, flag, listed, not_negative, number, share
+from deal.rewards._arguments import texts as texts_of
 from deal.rewards.native import Native
-from deal.settings import check_int
+from deal.settings import check_float, check_int
 
 _KINDS = ("hashed", "vocabulary", "murmur")
 _TF = ("count", "binary", "log")
@@ -171,20 +174,28 @@ class NgramModel(Native):
     ) -> None:
         if not isinstance(weights, Mapping):
             raise TypeError(f"weights: expected a mapping, got {weights!r:.80}")
-        terms = tuple(weights)
+        if idf is not None and not isinstance(idf, Mapping):
+            raise TypeError(f"idf: expected a mapping or None, got {idf!r:.80}")
+        terms = tuple(texts_of("weights", list(weights)))
+        if not terms:
+            raise ValueError("weights: expected at least one term, got none")
         features = NgramFeatures(
             "vocabulary",
             len(terms),
             _pair("words", words),
             _pair("characters", characters),
-            within_words,
-            lowercase,
-            check_int("min_word", min_word, 1),
-            stop_words=tuple(stop_words),
+            flag("within_words", within_words),
+            flag("lowercase", lowercase),
+            check_int("min_word", min_word, 1, 2**31 - 1),
+            stop_words=tuple(texts_of("stop_words", stop_words)),
             terms=terms,
         )
-        scale = None if idf is None else [float(idf.get(term, 1.0)) for term in terms]
-        self._set_up(features, list(weights.values()), scale, intercept, tf, norm, name)
+        scale = None
+        if idf is not None:
+            scale = [number(f"idf: {term!r}", idf.get(term, 1.0)) for term in terms]
+        rows = [number(f"weights: {term!r}", weights[term]) for term in terms]
+        is_normed = flag("norm", norm)
+        self._set_up(features, rows, scale, intercept, tf, is_normed, name)
 
     def _set_up(
         self,
@@ -197,12 +208,11 @@ class NgramModel(Native):
         name: str,
         report: NgramFit | None = None,
     ) -> None:
-        if tf not in _TF:
-            raise ValueError(f"tf: expected one of {', '.join(_TF)}, got {tf!r}")
+        choice("tf", tf, _TF)
         self.features = features
         self.weight = np.ascontiguousarray(weight, dtype=np.float32)
         self.idf = None if idf is None else np.ascontiguousarray(idf, dtype=np.float32)
-        self.intercept = float(intercept)
+        self.intercept = number("intercept", intercept)
         self.tf = tf
         self.norm = bool(norm)
         self.report = report
@@ -294,21 +304,20 @@ class NgramModel(Native):
         .. [1] D. C. Liu and J. Nocedal, "On the limited memory BFGS method for large
            scale optimization", Mathematical Programming 45, 1989.
         """
-        rows = _checked_texts(texts)
+        rows = texts_of("texts", texts)
         target = _checked_labels(labels, len(rows))
-        if tf not in _TF:
-            raise ValueError(f"tf: expected one of {', '.join(_TF)}, got {tf!r}")
-        if not (math.isfinite(C) and C > 0):
-            raise ValueError(f"C: expected a finite number > 0, got {C!r}")
+        choice("tf", tf, _TF)
+        C = check_float("C", C, "a finite number > 0", lambda x: x > 0)
+        tolerance = not_negative("tolerance", tolerance)
         features = NgramFeatures(
             "hashed",
-            check_int("n_buckets", n_buckets, 2),
+            _power_of_two("n_buckets", n_buckets),
             _pair("words", words),
             _pair("characters", characters),
         )
-        order, n_train = _split(target, held_out, seed)
+        order, n_train = _split(target, share("held_out", held_out), seed)
         target = [target[i] for i in order]
-        cost = _costs(target[:n_train], target, balanced)
+        cost = _costs(target[:n_train], target, flag("balanced", balanced))
         with _progress(max_steps) if progress else nullcontext() as on_step:
             weight, scale, intercept, report = _core.ngram_fit(
                 features._what(),
@@ -316,13 +325,13 @@ class NgramModel(Native):
                 target,
                 cost,
                 n_train,
-                idf,
+                flag("idf", idf),
                 _TF.index(tf),
-                norm,
+                flag("norm", norm),
                 1.0 / (C * n_train),
-                check_int("max_steps", max_steps, 1),
+                check_int("max_steps", max_steps, 1, 2**31 - 1),
                 tolerance,
-                check_int("patience", patience, 1),
+                check_int("patience", patience, 1, 2**31 - 1),
                 on_step,
             )
         n_steps, best_step, loss, held_out_loss, converged = report
@@ -480,22 +489,19 @@ def _pair(name: str, value: Any) -> tuple[int, int] | None:
     return check_int(name, low, 1), check_int(name, high, 1)
 
 
-def _checked_texts(texts: Any) -> list[str]:
-    if isinstance(texts, (str, bytes)):
-        raise TypeError("texts: expected a list of str, got one string")
-    rows = list(texts)
-    for i, text in enumerate(rows):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{i}]: expected str, got {text!r:.80}")
-    return rows
+def _power_of_two(name: str, value: Any) -> int:
+    n = check_int(name, value, 2, 2**30)
+    if n & (n - 1):
+        raise ValueError(f"{name}: expected a power of two, got {n}")
+    return n
 
 
 def _checked_labels(labels: Any, n: int) -> list[float]:
-    rows = list(labels)
+    rows = listed("labels", labels)
     if len(rows) != n:
         raise ValueError(f"labels: expected {n}, as many as texts, got {len(rows)}")
     for i, label in enumerate(rows):
-        if label not in (0, 1):
+        if not isinstance(label, (Real, np.bool_)) or label not in (0, 1):
             raise ValueError(f"labels[{i}]: expected 0 or 1, got {label!r}")
     if len(set(map(bool, rows))) < 2:
         raise ValueError("labels: expected both 0 and 1")
@@ -507,9 +513,7 @@ def _split(
 ) -> tuple[list[int], int]:
     """A random order in which the texts that are held out come last, of each label the
     same share, and how many come before."""
-    if not 0 <= held_out < 1:
-        raise ValueError(f"held_out: expected a share in [0, 1), got {held_out!r}")
-    rng = random.Random(seed)
+    rng = random.Random(check_int("seed", seed, 0, 2**64 - 1))
     kept: list[int] = []
     out: list[int] = []
     for label in (0.0, 1.0):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from deal import _core
+from deal.rewards._arguments import engine_model, listed, not_negative, share
+from deal.rewards._arguments import texts as texts_of
+from deal.rewards._chats import Prompt, last_turn, preference
 from deal.rewards._pooled import pooled_states
 from deal.rewards.heads import (
     ACTIVATIONS,
@@ -23,7 +25,6 @@ from deal.rewards.heads import (
 )
 from deal.rewards.ngram import (
     _checked_labels,
-    _checked_texts,
     _costs,
     _progress,
     _split,
@@ -121,9 +122,12 @@ class RewardModel(Head):
         ----------
         lm : deal.Model
             Whose states are read, with the controls in force.
-        pairs : sequence of (str, str, str) or of mapping
-            Prompt, chosen and rejected completion, in this order or by these names. A
-            completion follows its prompt as it is: a space between them belongs to it.
+        pairs : sequence of (prompt, chosen, rejected) or of mapping
+            In this order or by these names: three texts, or three lists of messages,
+            ``{"role": ..., "content": ...}``. A text follows its prompt as it is: a
+            space between them belongs to it. Messages are written with the model's
+            chat template, so that a completion is what ``lm.chat`` would write; a
+            mapping of chats without "prompt" has as prompt what both begin with.
         layers, pooling, activation, name
             As for the class.
         n_hidden : int, default=0
@@ -169,8 +173,10 @@ class RewardModel(Head):
            designs", Biometrika 39, 1952.
         .. [2] J. Platt, "Probabilistic outputs for support vector machines", 1999.
         """
+        engine_model("lm", lm)
         rows = [
-            _checked_pair(i, pair) for i, pair in enumerate(_listed("pairs", pairs))
+            preference(lm, f"pairs[{i}]", pair)
+            for i, pair in enumerate(listed("pairs", pairs))
         ]
         if len(rows) < 2:
             raise ValueError(f"pairs: expected at least 2, got {len(rows)}")
@@ -218,7 +224,7 @@ class Classifier(Head):
     def fit(
         cls,
         lm: Any,
-        texts: Sequence[str],
+        texts: Sequence[Any],
         labels: Sequence[Any],
         *,
         prompts: Sequence[str] | None = None,
@@ -243,7 +249,9 @@ class Classifier(Head):
         ----------
         lm : deal.Model
             Whose states are read, with the controls in force.
-        texts : sequence of str
+        texts : sequence of str or of lists of messages
+            Of a chat the last message is what counts, after those before it, as the
+            model's chat template writes them.
         labels : sequence of bool or int
             1 for texts that should score high, 0 for others; both have to occur.
         prompts : sequence of str, optional
@@ -274,17 +282,17 @@ class Classifier(Head):
         ----------
         .. [1] J. Platt, "Probabilistic outputs for support vector machines", 1999.
         """
-        rows = _checked_texts(texts)
+        engine_model("lm", lm)
+        rows, before = _texts_and_prompts(lm, texts, prompts)
         target = _checked_labels(labels, len(rows))
-        if class_weight not in (None, "balanced"):
+        if not (class_weight is None or str(class_weight) == "balanced"):
             raise ValueError(
-                f"class_weight: expected None or 'balanced', got {class_weight!r}"
+                f"class_weight: expected None or 'balanced', got {class_weight!r:.80}"
             )
-        _check_share(validation)
-        order, n_train = _split(target, validation, seed)
+        order, n_train = _split(target, share("validation", validation), seed)
         if states is None:
             states = pooled_states(
-                lm, rows, prompts, layers=layers, pooling=pooling, progress=progress
+                lm, rows, before, layers=layers, pooling=pooling, progress=progress
             )
         x = _known_states(lm, states, layers, len(rows))[order]
         target = [target[i] for i in order]
@@ -327,8 +335,8 @@ def _fit(
     check_choices(pooling, activation)
     n_hidden = check_int("n_hidden", n_hidden, 0, 1024)
     max_steps = check_int("max_steps", max_steps, 1, 2**31 - 1)
-    if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise ValueError(f"tolerance: expected a number >= 0, got {tolerance!r}")
+    tolerance = not_negative("tolerance", tolerance)
+    l2 = not_negative("l2", l2)
     with _progress(max_steps) if progress else nullcontext() as on_step:
         weight, bias, hidden_weight, hidden_bias, report = _core.head_fit(
             x,
@@ -338,7 +346,7 @@ def _fit(
             n_train,
             n_hidden,
             ACTIVATIONS.index(activation),
-            float(l2),
+            l2,
             max_steps,
             tolerance,
             check_int("patience", patience, 1, 2**31 - 1),
@@ -379,48 +387,30 @@ def _known_states(lm: Any, states: Any, layers: Any, n: int) -> np.ndarray:
     return x
 
 
-def _listed(name: str, values: Any) -> list[Any]:
-    if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
-        raise TypeError(f"{name}: expected a list, got {values!r:.80}")
-    return list(values)
-
-
-def _checked_pair(i: int, pair: Any) -> tuple[str, str, str]:
-    names = ("prompt", "chosen", "rejected")
-    if isinstance(pair, Mapping):
-        missing = [name for name in names if name not in pair]
-        if missing:
-            raise ValueError(f"pairs[{i}]: expected a field {missing[0]!r}, got none")
-        found = tuple(pair[name] for name in names)
-    elif isinstance(pair, (tuple, list)) and len(pair) == 3:
-        found = tuple(pair)
-    else:
-        raise TypeError(
-            f"pairs[{i}]: expected (prompt, chosen, rejected) or a mapping with these "
-            f"fields, got {pair!r:.80}"
-        )
-    for name, text in zip(names, found, strict=True):
-        if not isinstance(text, str):
-            raise TypeError(f"pairs[{i}]: {name}: expected str, got {text!r:.80}")
-    return found
-
-
-def _check_share(validation: Any) -> None:
-    if not isinstance(validation, (int, float)) or not 0 <= validation < 1:
-        raise ValueError(f"validation: expected a share in [0, 1), got {validation!r}")
+def _texts_and_prompts(
+    lm: Any, texts: Any, prompts: Any
+) -> tuple[list[str], list[Prompt] | None]:
+    """Texts and what each follows, of chats the last message and those before."""
+    rows = listed("texts", texts)
+    if not rows or isinstance(rows[0], str):
+        return texts_of("texts", rows), prompts
+    if prompts is not None:
+        raise ValueError("prompts: expected None, as chats hold theirs")
+    pairs = [last_turn(lm, f"texts[{i}]", chat) for i, chat in enumerate(rows)]
+    return [text for _, text in pairs], [prompt for prompt, _ in pairs]
 
 
 def _split_groups(
-    prompts: Sequence[str], validation: float, seed: int
+    prompts: Sequence[Prompt], validation: float, seed: int
 ) -> tuple[list[int], int]:
     """A random order in which about this share comes last, pairs of a prompt together,
     and how many come before; at least one group does."""
-    _check_share(validation)
-    groups: dict[str, list[int]] = {}
+    validation = share("validation", validation)
+    groups: dict[Prompt, list[int]] = {}
     for i, prompt in enumerate(prompts):
         groups.setdefault(prompt, []).append(i)
     rows = list(groups.values())
-    random.Random(seed).shuffle(rows)
+    random.Random(check_int("seed", seed, 0, 2**64 - 1)).shuffle(rows)
     n_out, n_train = round(validation * len(prompts)), len(prompts)
     for group in rows[:0:-1]:
         if len(prompts) - n_train + len(group) > n_out:

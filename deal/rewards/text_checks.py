@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deal import _core
+from deal.rewards._arguments import checked_text, choice, flag
 from deal.rewards.native import Native, checked_bound
 
 _CASES = {"lower": 1, "upper": 2}
@@ -133,20 +134,19 @@ class Format(Native):
         mode: str = "fraction",
         name: str = "format",
     ) -> None:
-        if mode not in ("fraction", "all"):
-            raise ValueError(f"mode: expected fraction or all, got {mode!r}")
+        choice("mode", mode, ("fraction", "all"))
         asked: dict[str, Any] = {
-            "starts_with": starts_with,
-            "ends_with": ends_with,
+            "starts_with": _phrase("starts_with", starts_with),
+            "ends_with": _phrase("ends_with", ends_with),
             "bullets": _optional_count("bullets", bullets),
             "paragraphs": _optional_count("paragraphs", paragraphs),
             "placeholders": _optional_count("placeholders", placeholders),
             "highlights": _optional_count("highlights", highlights),
             "letter_case": _choice("letter_case", letter_case, _CASES),
             "postscript": _choice("postscript", postscript, _POSTSCRIPTS),
-            "no_commas": bool(no_commas) or None,
-            "quoted": bool(quoted) or None,
-            "title": bool(title) or None,
+            "no_commas": flag("no_commas", no_commas) or None,
+            "quoted": flag("quoted", quoted) or None,
+            "title": flag("title", title) or None,
         }
         self._options = {k: v for k, v in asked.items() if v is not None}
         super().__init__(_core.format(**self._options, is_all=mode == "all"), name)
@@ -187,8 +187,8 @@ def _optional_count(name: str, value: Any) -> int | None:
 
 
 def _choice(name: str, value: Any, choices: dict[str, int]) -> int | None:
-    if value is None:
-        return None
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
-    return choices[value]
+    return None if value is None else choices[choice(name, value, choices)]
+
+
+def _phrase(name: str, value: Any) -> str | None:
+    return None if value is None else checked_text(name, value)

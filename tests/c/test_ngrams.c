@@ -103,7 +103,7 @@ add(deal_counts **c, int32_t slot, int32_t n)
 static void
 test_counts(void)
 {
-    deal_counts *a = deal_counts_new(), *b;
+    deal_counts *a = deal_counts_new(10), *b;
     for (int32_t i = 0; i < 3000; i++)
         CHECK_EQ_INT(add(&a, i % 1000 * 7, 1), i / 1000);
     CHECK(a->n_item == 1000);

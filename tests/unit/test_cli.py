@@ -186,6 +186,45 @@ def test_generate_keywords(stub: StubModel, capsys: pytest.CaptureFixture) -> No
     assert isinstance(options["rewards"], deal.Reward)
 
 
+def test_generate_rewards(
+    stub: StubModel, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    file = tmp_path / "rewards.json"
+    file.write_text('[{"type": "repetition", "n": 2, "weight": -1}, "Length(min=4)"]')
+    formulas = ["0.5 * Length(max=2)", '{"type": "format", "no_commas": true}']
+    arguments = ["generate", "Once", "--keywords", "cat", "--rewards", str(file)]
+    for formula in formulas:
+        arguments += ["--reward", formula]
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out == "The DOGS saw it.\n"
+    options = stub.calls[0][2]
+    assert options["search"] == deal.Search(top_k=5, lookahead=16, reward_weight=4.0)
+    r = deal.rewards
+    expected = r.Keywords(["cat"]) + 0.5 * r.Length(max=2) + r.Format(no_commas=True)
+    expected = expected - r.Repetition(2) + r.Length(min=4)
+    texts = ["a cat, a cat", "one two three four five six"]
+    assert options["rewards"].score(texts) == expected.score(texts)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("Length(", "was never closed"),
+        ("Length(longest=1)", "unexpected keyword argument 'longest'"),
+        ("[]", "at least one"),
+        ('{"type": "nothing"}', "type: expected one of"),
+        ('Lexicon(path="none.txt")', "No such file or directory: none.txt"),
+    ],
+)
+def test_rewards_that_are_none(
+    stub: StubModel, capsys: pytest.CaptureFixture, value: str, said: str
+) -> None:
+    assert cli.main(["generate", "a", "--reward", value]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and said in captured.err
+    assert stub.calls == []
+
+
 def test_generate_sampling_json(stub: StubModel, capsys: pytest.CaptureFixture) -> None:
     arguments = ["generate", "Once", "--temperature", "0.7", "--top-k", "9", "--top-p"]
     arguments += ["0.9", "--seed", "3", "-r", "2", "--json", "--threads", "1"]
@@ -226,7 +265,10 @@ def test_generate_chat_and_stdin(
         ["generate"],
         ["generate", "a", "--max-new-tokens", "0"],
         ["generate", "a", "--keywords", "cat", "--temperature", "1"],
+        ["generate", "a", "--reward", "Length(max=3)", "--temperature", "1"],
+        ["generate", "a", "--rollout-model", "b"],
         ["generate", "a", "--keywords", " , |"],
+        ["explain", "a"],
         ["generate", "a", "--compute", "f64"],
         ["generate", "a", "--no-such-option"],
         ["demo", "-n", "0"],

@@ -137,7 +137,7 @@ def test_what_does_not_parse(make: Any, message: str) -> None:
 
 def test_wrong_types() -> None:
     for make in (Regex, Grammar, JsonSchema):
-        with pytest.raises(TypeError, match="expected a"):
+        with pytest.raises(TypeError, match="expected"):
             make(3)
 
 

@@ -225,7 +225,7 @@ def test_files(
 def test_files_that_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "words.txt"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match="line [12]|expected 1 to"):
+    with pytest.raises(ValueError, match="line [12]|expected at least one"):
         Lexicon.from_file(path)
 
 

@@ -220,10 +220,16 @@ def test_documented_heads(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = Path(__file__).parents[2] / "docs" / "reward-models.md"
-    fitted, by_hand = re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), re.S)
+    blocks = re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), re.S)
+    fitted, chats, by_hand = blocks
     names: dict[str, Any] = {"lm": plain, "deal": deal, "np": np}
     exec(fitted, names)
     assert set(names["r"].rewards) == {"reward_model", "classifier"}
+    turns = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    opened = "{% if add_generation_prompt %}assistant: {% endif %}"
+    monkeypatch.setattr(plain.tokenizer, "chat_template", turns + opened)
+    exec(chats, names)
+    assert names["judge"].report.n_fitted + names["judge"].report.n_validation == 2
     exec(by_hand, names)
     good, bad = names["head"].score(names["texts"], "a")
     assert good > bad and 0 < names["r"].reward < 1
@@ -241,7 +247,7 @@ def test_documented_heads(
         ({"weight": np.full(64, np.nan)}, "weight: expected finite numbers"),
         ({"weight": [1.0, np.inf]}, "weight: expected finite numbers"),
         ({"bias": np.nan}, "bias: expected a finite number"),
-        ({"pooling": "max"}, "pooling: expected 'last' or 'mean', got 'max'"),
+        ({"pooling": "max"}, "pooling: expected one of last, mean, got 'max'"),
         ({"layers": ()}, "layers: expected at least one"),
         ({"layers": (-2,)}, "layers: expected at least -1|layers: expected -1 to"),
         ({"std": np.zeros(64)}, "std: expected positive numbers"),

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tiny_model import make_tiny, write_gguf
 
-from deal._reward_spec import CALLS, RewardSpec
-from deal.rewards import Keywords, Length, Repetition, at_least, minimum
+import deal
+from deal._reward_spec import CALLS, FROM_FILE, RewardSpec
+from deal.rewards import (
+    Classifier,
+    Fluency,
+    Keywords,
+    Length,
+    Lexicon,
+    NgramModel,
+    Repetition,
+    RewardModel,
+    at_least,
+    clip,
+    minimum,
+)
 
 TEXTS = ["a cat sat", "a cat and a dog", "the the the the", ""]
 DOC = {"words": ["dog"], "nested": {"rows": [["cat"]]}, "n": 2}
@@ -58,12 +74,18 @@ def test_every_call_is_a_reward() -> None:
         ("Keywords(['a']) / 2", "expected rewards, numbers"),
         ("Keywords(['a']) ** 2", "expected rewards, numbers"),
         ("True * Keywords(['a'])", "expected rewards, numbers"),
-        ("open('x')", "expected one of Format"),
-        ("Keywords.__init__(1)", "expected one of Format"),
-        ("RewardModel([1.0])", "expected one of Format"),
-        ("Native(1)", "expected one of Format"),
-        ("(lambda: 1)()", "expected one of Format"),
-        ("Keywords(__import__('os'))", "expected one of Format"),
+        ("open('x')", "expected one of Classifier, Contrast"),
+        ("Keywords.__init__(1)", "expected one of Classifier, Contrast"),
+        ("RewardModel([1.0])", "RewardModel: expected path="),
+        ("Classifier(path='head')", "Classifier: expected a model that writes"),
+        ("Fluency(floor=-8)", "Fluency: expected a model that writes"),
+        ("Lexicon(path=1)", "path: expected the name of a file, got 1"),
+        ("Lexicon('words.txt')", "Lexicon: "),
+        ("1 + 2", "expected a reward, got 3.0"),
+        ("1e400 * Keywords(['a'])", "finite"),
+        ("Native(1)", "expected one of Classifier, Contrast"),
+        ("(lambda: 1)()", "expected one of Classifier, Contrast"),
+        ("Keywords(__import__('os'))", "expected one of Classifier, Contrast"),
         ("Keywords([x for x in 'ab'])", "expected a literal"),
         ("Keywords(['a' * 3])", "path/to/file.py:name or .*, got 'a'"),
         ("Keywords(f'{1}')", "expected a literal"),
@@ -134,3 +156,102 @@ def test_bad_places(
     (tmp_path / "raises.py").write_text("1 / 0\n")
     with pytest.raises(error, match=what):
         RewardSpec(text).build()
+
+
+JSON_CASES = [
+    ({"type": "Keywords", "concepts": [["cat", "dog"]]}, Keywords([["cat", "dog"]])),
+    ({"type": "length", "unit": "words", "max": 3}, Length("words", max=3)),
+    (
+        {"type": "repetition", "n": 2, "weight": -0.5, "clip": [0.5, None]},
+        -0.5 * clip(Repetition(2), 0.5),
+    ),
+    (
+        {"type": "lexicon", "weights": {"cat": 1, "dog": -1.5}, "clip": [-0.2, 0.2]},
+        clip(Lexicon({"cat": 1.0, "dog": -1.5}), -0.2, 0.2),
+    ),
+    (
+        {"type": "ngram_model", "weights": {"a cat": 2.5}, "words": [1, 2]},
+        NgramModel({"a cat": 2.5}, words=(1, 2)),
+    ),
+    (
+        [{"type": "length", "max": 3, "weight": 2}, "Keywords(['cat']) - 0.5"],
+        2.0 * Length(max=3) + (Keywords(["cat"]) - 0.5),
+    ),
+]
+
+
+@pytest.mark.parametrize("spec, reward", JSON_CASES, ids=str)
+def test_json(spec: Any, reward: Any) -> None:
+    for given in (spec, f" {json.dumps(spec)}"):
+        read = RewardSpec(given, allow_files=False)
+        assert read.build().score(TEXTS) == reward.score(TEXTS)
+        assert RewardSpec(read.text).build().score(TEXTS) == reward.score(TEXTS)
+
+
+@pytest.mark.parametrize(
+    "spec, what",
+    [
+        ([], "at least one"),
+        ("[", "JSON"),
+        ("[" * 100_000, "JSON|recursion"),
+        ({"type": "open"}, r"rewards\[0\]: type: expected one of .*, got 'open'"),
+        ({"max": 3}, 'a mapping with "type"'),
+        ([{"type": "length", "max": 3}, 5], r"rewards\[1\]: expected a formula"),
+        (["[]"], r"rewards\[0\]: expected a formula"),
+        ({"type": "length", "max": 3, "weight": "1"}, "weight: expected a finite"),
+        ('{"type": "length", "max": 3, "weight": NaN}', "weight: expected a finite"),
+        ('{"type": "length", "max": 1e999}', "max: expected finite"),
+        ({"type": "length", "max": 3, "weight": True}, "weight: expected a finite"),
+        ({"type": "length", "max": 3, "clip": 1}, r"clip: expected \[low, high\]"),
+        ({"type": "length", "max": 3, "clip": [1, 0]}, "clip: expected low <= high"),
+        ({"type": "length", "max": {1}}, "max: expected what JSON has"),
+        ({"type": "length", "max) + (1": 1}, "names of arguments"),
+        ({"type": "length", "longest": 1}, "Length: .*longest"),
+        ({"type": "keywords", "concepts": "cat"}, "concepts: expected a list"),
+        ({"type": "lexicon", "path": ["x"]}, "path: expected the name of a file"),
+        ({"type": "lexicon", "path": "a\0b"}, "path: expected the name of a file"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_is_no_json(spec: Any, what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        RewardSpec(spec).build()
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory: pytest.TempPathFactory) -> deal.Model:
+    path = tmp_path_factory.mktemp("spec") / "tiny.gguf"
+    write_gguf(make_tiny(), path)
+    return deal.load(path, compute="f32", threads=1)
+
+
+def test_files_and_models(tmp_path: Path, lm: deal.Model) -> None:
+    asked = TEXTS, ["a prompt"] * len(TEXTS)
+    weight = np.linspace(-1, 1, lm.hparams.n_embd)
+    (tmp_path / "lexicon").write_text("cat\t1.5\ndog\t-1\n")
+    made = {
+        "Lexicon": Lexicon({"cat": 1.5, "dog": -1.0}),
+        "NgramModel": NgramModel({"a": 1.0}),
+        "Classifier": Classifier(weight, model=lm),
+        "RewardModel": RewardModel(weight, pooling="mean", model=lm),
+    }
+    assert sorted(made) == sorted(FROM_FILE)
+    for name, reward in made.items():
+        path = tmp_path / name.lower()
+        if name != "Lexicon":
+            reward.save(path)
+        for spec in (f"{name}(path={str(path)!r})", {"type": name, "path": str(path)}):
+            read = RewardSpec(spec).build(model=lm)
+            assert read.score(*asked) == reward.score(*asked)
+            with pytest.raises(ValueError, match="no files"):
+                RewardSpec(spec, allow_files=False).build(model=lm)
+        with pytest.raises(FileNotFoundError):
+            RewardSpec({"type": name, "path": str(path) + "x"}).build(model=lm)
+    fluency = RewardSpec({"type": "fluency", "floor": -9}, allow_files=False)
+    assert fluency.build(model=lm).score(*asked) == Fluency(lm, floor=-9).score(*asked)
+
+
+@pytest.mark.parametrize("text", ["m.py:f", "os:getcwd", "Length(max=1) + 'os:getcwd'"])
+def test_others_run_no_code(text: str) -> None:
+    with pytest.raises(ValueError, match="no files and no code"):
+        RewardSpec(text, allow_files=False).build()
