@@ -153,9 +153,9 @@ asan:
 	    $(PYTHON) setup.py --quiet build_ext --inplace --force && exit $$code
 
 tsan:
-	$(MAKE) $(addprefix build/tsan/,test_parallel test_session test_controls) \
+	$(MAKE) $(addprefix build/tsan/,test_parallel test_batch test_session test_controls) \
 	    BUILD=build/tsan SANITIZE=-fsanitize=thread
-	build/tsan/test_parallel && build/tsan/test_session && build/tsan/test_controls
+	build/tsan/test_parallel && build/tsan/test_batch && build/tsan/test_session && build/tsan/test_controls
 
 fuzz: build/.installed
 	@mkdir -p build/fuzz

@@ -20,6 +20,18 @@ def _decode(lm: Any, prompt: Any, row: Mapping[str, Any], **kwargs: Any) -> Any:
     return ask(prompt, reward_kwargs=dict(row) or None, **kwargs)
 
 
+def _decode_all(
+    lm: Any, prompts: Sequence[Any], rows: Sequence[Mapping[str, Any]], **kwargs: Any
+) -> list[Any]:
+    """A result for each prompt; together where all are chats, or none is."""
+    if len({is_messages(prompt) for prompt in prompts}) > 1:
+        pairs = zip(prompts, rows, strict=True)
+        return [_decode(lm, prompt, row, **kwargs) for prompt, row in pairs]
+    ask = lm.chat if is_messages(prompts[0]) else lm.generate
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return ask(list(prompts), reward_kwargs=columns, **kwargs)
+
+
 def _checked(prompts: Any, columns: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """The row of columns of each prompt."""
     if isinstance(prompts, (str, bytes)) or not hasattr(prompts, "__len__"):
@@ -169,12 +181,12 @@ def calibrate(
     with progress_bar(n_most * len(prompts), "calibrate", progress) as bar:
 
         def is_enough(weight: float) -> bool:
-            n = 0
-            for prompt, row in zip(prompts, rows, strict=True):
-                tried = replace(search, reward_weight=weight)
-                r = _decode(lm, prompt, row, rewards=reward, search=tried, **kwargs)
-                n += r.reward >= least - 1e-9
-                bar.update()
+            tried = replace(search, reward_weight=weight)
+            found = _decode_all(
+                lm, prompts, rows, rewards=reward, search=tried, **kwargs
+            )
+            n = sum(r.reward >= least - 1e-9 for r in found)
+            bar.update(len(prompts))
             steps.append((weight, n / len(prompts)))
             bar.set_postfix(reward_weight=weight, level=n / len(prompts))
             return steps[-1][1] >= target

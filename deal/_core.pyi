@@ -153,7 +153,7 @@ class CallbackLM:
     @property
     def n_node_cap(self) -> int: ...
 
-_LM: TypeAlias = Session | CallbackLM
+_LM: TypeAlias = Session | CallbackLM | BatchLM
 
 @final
 class Reader:
@@ -278,6 +278,19 @@ class Recall:
     def __new__(
         cls, session: Session, controls: Controls | None, n_top: int, n_node_max: int
     ) -> Self: ...
+
+@final
+class BatchLM:
+    def leave(self) -> None: ...
+
+@final
+class Batch:
+    def __new__(
+        cls, session: Session, rollout_session: Session | None = None
+    ) -> Self: ...
+    def join(self) -> tuple[BatchLM, BatchLM | None]: ...
+    def cancel(self) -> None: ...
+    def close(self) -> None: ...
 
 @final
 class Search:

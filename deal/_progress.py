@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import closing
-from typing import Any, TypeVar
-
-Item = TypeVar("Item")
+from contextlib import closing, nullcontext
+from typing import Any
 
 
 def progress_bar(
     total: int, what: str, is_shown: bool, unit: str = "prompt", **kwargs: Any
 ) -> Any:
     """A context manager around a bar with ``update()`` and ``set_postfix()``."""
+    if not is_shown:  # tqdm, which may warn of a missing widget, is not even imported
+        return nullcontext(_Unseen())
     from tqdm.auto import tqdm
 
-    disable = not is_shown
-    return closing(tqdm(total=total, desc=what, unit=unit, disable=disable, **kwargs))
+    return closing(tqdm(total=total, desc=what, unit=unit, **kwargs))
 
 
-def bar_over(items: Sequence[Item], is_shown: bool) -> Iterable[Item]:
-    """Prompts and what belongs to them, with a bar that moves where each is done."""
-    if not is_shown:
-        return items
-    from tqdm.auto import tqdm
+class _Unseen:
+    def update(self, n: int = 1) -> None:
+        pass
 
-    return tqdm(items, desc="generate", unit="prompt")
+    def set_postfix(self, *args: Any, **kwargs: Any) -> None:
+        pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
@@ -112,6 +112,7 @@ class GenerateKwargs(TypedDict, total=False):
     eos_token_id: int | Sequence[int] | None
     constraint: Any
     reward_kwargs: Mapping[str, Any] | None
+    batch_size: int | Literal["auto"]
     progress: bool
 
 

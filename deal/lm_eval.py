@@ -11,21 +11,22 @@ are encoded, cut and windowed as the harness' own model type "hf" does it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from tqdm import tqdm
 
+from deal._batches import Request
 from deal._errors import TokenizerError
 from deal._lm_eval_cache import check_files, check_rows
 from deal._lm_eval_options import GenerateOptions, read_options
+from deal._lm_eval_plan import Plan, Question
+from deal._request import GENERATE_DEFAULTS
 from deal.model import Model, load
 from deal.rewards._extras import needed
 
@@ -72,8 +73,9 @@ class DealLM(TemplateLM):
     enable_thinking : bool, optional
         A variable that some chat templates know.
     batch_size : int or str, default="auto"
-        At least 1, "auto" or "auto:N". Accepted and without effect: the engine fills
-        its own batches of tokens, and no result depends on them.
+        Most texts that are generated at a time: at least 1, "auto" or "auto:N"; see
+        :meth:`deal.Model.generate`. No result depends on it, and log-likelihoods go in
+        batches of tokens that the engine fills itself.
     max_batch_size, device, trust_remote_code : optional
         Accepted and without effect: one process, no device but the processor, and no
         code of a checkpoint is ever run.
@@ -160,8 +162,13 @@ class DealLM(TemplateLM):
 
     @property
     def batch_size(self) -> int | str:
-        """As given; the engine makes its own batches."""
+        """As given."""
         return self._batch_size
+
+    @property
+    def n_at_a_time(self) -> int | None:
+        """Most texts that are generated at a time; None: the engine's choice."""
+        return self._batch_size if isinstance(self._batch_size, int) else None
 
     @property
     def tokenizer_name(self) -> str:
@@ -362,24 +369,20 @@ class DealLM(TemplateLM):
         """Texts, by the settings of each request; docs/lm-eval.md lists them."""
         asked: list[GenerateOptions] = [self._options(r.args[1]) for r in requests]
         self._check_cache(requests, asked)
-        texts: list[str] = []
-        known: dict[str, str] = {}
-        n_asked: Counter[str] = Counter()
-        rewards: dict[str, Any] = {}  # of the formulas that read no row
-        for request, options in zip(
-            tqdm(requests, disable=disable_tqdm, desc="Running generate_until"),
-            asked,
-            strict=True,
-        ):
-            context, given = request.args
-            key = json.dumps([context, given], default=str)
-            is_settled = options.sampling is None and options.spec is None
-            if not (is_settled and key in known):
-                search = _search_of(options, getattr(request, "doc", None), rewards)
-                known[key] = self._generate(context, options, search, n_asked[key])
-            n_asked[key] += 1
-            texts.append(known[key])
-            self.cache_hook.add_partial("generate_until", (context, given), known[key])
+        plan = Plan()
+        for request, options in zip(requests, asked, strict=True):
+            plan.add(request, options)
+        texts = [""] * len(requests)
+        with tqdm(
+            total=len(requests), disable=disable_tqdm, desc="Running generate_until"
+        ) as bar:
+
+            def done(i: int, text: str) -> None:
+                texts[i] = text
+                self.cache_hook.add_partial("generate_until", requests[i].args, text)
+                bar.update()
+
+            plan.run(self, done)
         return texts
 
     def set_cache_hook(self, cache_hook: Any) -> None:
@@ -419,26 +422,24 @@ class DealLM(TemplateLM):
             )
         return options
 
-    def _generate(
-        self, context: str, options: GenerateOptions, search: Any, i_repeat: int
-    ) -> str:
+    def request_of(self, question: Question) -> Request:
+        """What the engine is asked."""
+        options, context = question.options, question.context
         ids = self.tok_encode(
             context, left_truncate_len=self.max_length - options.max_gen_toks
         )
         stops, ends = self._stops(options.until)
-        sampling = options.sampling
-        if sampling is not None:  # another draw for every text and every repetition
-            seed = _seed(sampling.seed, context, i_repeat)
-            sampling = replace(sampling, seed=seed)
-        result = self.lm.generate(
-            ids or [self.prefix_token_id],
-            max_new_tokens=options.max_gen_toks,
-            sampling=sampling,
-            stop=stops,
-            eos_token_id=ends,
-            **search,
+        given = {
+            "max_new_tokens": options.max_gen_toks,
+            "sampling": question.sampling,
+            "stop": stops,
+            "eos_token_id": ends,
+        }
+        return Request(
+            self.lm._encode(ids or [self.prefix_token_id]),
+            self.lm._options(GENERATE_DEFAULTS | given | question.search),
+            {} if options.spec is None else {"doc": question.doc},
         )
-        return result.text
 
     def _stops(self, until: Sequence[str]) -> tuple[list[str], list[int]]:
         """Strings that end a text, and tokens: a special token shows in no text."""
@@ -448,27 +449,6 @@ class DealLM(TemplateLM):
             if len(ids) == 1 and not self.tok_decode(ids):
                 ends.append(ids[0])
         return list(until), ends
-
-
-def _search_of(
-    options: GenerateOptions, doc: Any, rewards: dict[str, Any]
-) -> dict[str, Any]:
-    """Keywords of ``Model.generate`` for a search or for beams."""
-    spec = options.spec
-    if spec is None:
-        return dict(options.beams)
-    if not spec.uses_doc and spec.text not in rewards:
-        rewards[spec.text] = spec.build()
-    return {
-        "rewards": spec.build(doc) if spec.uses_doc else rewards[spec.text],
-        "search": options.search,
-        "reward_kwargs": {"doc": doc},
-    }
-
-
-def _seed(seed: int, context: str, i_repeat: int) -> int:
-    text = f"{seed} {i_repeat} {context}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 def _at_least_one(name: str, value: Any, default: int) -> int:
@@ -518,6 +498,8 @@ def main(argv: Sequence[str]) -> None:
     )
     if len(given) > 1 and given[0] not in ("ls", "validate") and not names_model:
         given += ["--model", "deal"]
+        if not any(a.startswith(("--batch_size", "-b")) for a in given):
+            given += ["--batch_size", "auto"]  # its own default is one at a time
     before, sys.argv = sys.argv, ["deal eval", *given]
     try:
         cli_evaluate()

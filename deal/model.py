@@ -10,16 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from deal import _core, _fingerprint, _rollouts
+from deal import _batches, _core, _fingerprint, _rollouts
 from deal import controls as _controls
-from deal._progress import bar_over
+from deal._progress import progress_bar
 from deal._request import (
     GENERATE_DEFAULTS,
     GenerateKwargs,
     Options,
     Prompt,
     aligned,
-    generations,
     is_batch,
     is_chats,
     is_messages,
@@ -253,6 +252,7 @@ class Model(Scoring):
         eos_token_id: int | Sequence[int] | None = None,
         constraint: Any = None,
         reward_kwargs: Mapping[str, Any] | None = None,
+        batch_size: int | Literal["auto"] = "auto",
         progress: bool = False,
     ) -> Any:
         """Generate a completion of a prompt, or of each of several.
@@ -291,6 +291,11 @@ class Model(Scoring):
         reward_kwargs : mapping, optional
             Keyword arguments for Python rewards; for a list of prompts, lists of as
             many values (a data set's columns, as in TRL).
+        batch_size : int or "auto", default="auto"
+            Most prompts at a time. Their searches run on threads of their own and share
+            forward passes; each finds what it finds alone, bit for bit. "auto": as many
+            as fill a pass and fit into `kv_budget`, or 1 GiB of KV cells; one where a
+            reward is not a native one of deal's, as then several threads call it.
         progress : bool, default=False
             Show a progress bar over the prompts.
 
@@ -320,13 +325,14 @@ class Model(Scoring):
             kwargs = dict(reward_kwargs or {})
             return self._generate_all([prompt], options, [kwargs], progress)[0]
         rows = rows_of(reward_kwargs, len(prompt))
-        return self._generate_all(list(prompt), options, rows, progress)
+        return self._generate_all(list(prompt), options, rows, progress, batch_size)
 
     def chat(
         self,
         messages: Any,
         *,
         align: str | None = None,
+        batch_size: int | Literal["auto"] = "auto",
         progress: bool = False,
         **kwargs: Any,
     ) -> Any:
@@ -355,7 +361,9 @@ class Model(Scoring):
         rows = rows_of(columns, len(chats)) if several else [dict(columns or {})]
         rows = [{"messages": list(c)} | row for c, row in zip(chats, rows, strict=True)]
         options = self._options(GENERATE_DEFAULTS | known(kwargs))
-        results = self._generate_all(prompts, options, rows, progress, is_chat=True)
+        results = self._generate_all(
+            prompts, options, rows, progress, batch_size, is_chat=True
+        )
         return results if several else results[0]
 
     def stream(self, prompt: Any, **kwargs: Any) -> Stream:
@@ -421,21 +429,20 @@ class Model(Scoring):
         options: Options,
         rows: list[dict[str, Any]],
         progress: bool,
+        batch_size: int | Literal["auto"] = "auto",
         is_chat: bool = False,
     ) -> list[Any]:
-        encoded = [self._encode(prompt, is_chat) for prompt in prompts]
-        results = []
-        controls = _rollouts.controls(self, options)
-        for prompt, row in bar_over([*zip(encoded, rows, strict=True)], progress):
-            with _rollouts.sessions(self, options) as sessions:
-                search = self._start(sessions, prompt, options, row, controls)
-                try:
-                    search.run()
-                    found = generations(search, options, self.tokenizer)
-                finally:
-                    del search  # gives its nodes back before the sessions are
-            results.append(found[0] if options.params["n_return"] == 1 else found)
-        return results
+        size = _batches.checked_size(batch_size)
+        requests = [
+            _batches.Request(self._encode(prompt, is_chat), options, row)
+            for prompt, row in zip(prompts, rows, strict=True)
+        ]
+        with progress_bar(len(requests), "generate", progress) as bar:
+            results = _batches.generate_all(
+                self, requests, size, lambda i, found: bar.update()
+            )
+        is_single = options.params["n_return"] == 1
+        return [found[0] if is_single else found for found in results]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from results_alignment import ALIGNMENT_SECTIONS
+from results_batches import BATCH_SECTIONS
 from results_constraints import CONSTRAINT_SECTIONS
 from results_custom_generate import custom_generate_section
 from results_heads import HEAD_SECTIONS
@@ -225,6 +226,7 @@ SECTIONS: dict[tuple[str, str], Callable[[dict[str, Any], str], list[str]]] = {
     ("sweep", ""): sweep_section,
     **ALIGNMENT_SECTIONS,
     **HEAD_SECTIONS,
+    **BATCH_SECTIONS,
     **CONSTRAINT_SECTIONS,
     **REWARD_SECTIONS,
     **SEARCH_SECTIONS,

@@ -111,6 +111,8 @@ struct deal_lm {
     int64_t n_forward_passes;
     int64_t n_recalled_tokens; // used nodes that an earlier search evaluated; 0 but for
                                // LMs that remember (search/recall.h)
+    int64_t n_company_tokens;  // nodes that the same passes evaluated for others; 0 but
+                               // for LMs of a batch (search/batch.h)
 };
 
 #endif

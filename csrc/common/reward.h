@@ -3,7 +3,9 @@
  * This header is public: `deal.get_include()` names its folder. It compiles alone, in C
  * and in C++. A C extension offers a scorer of its own as a PyCapsule named
  * DEAL_REWARD_CAPSULE whose pointer is a `deal_reward`; the capsule's destructor frees
- * it. Native functions run without the GIL, on the thread that runs the search.
+ * it. Native functions run without the GIL, on the thread that runs the search; where
+ * several prompts are searched at a time, on several: each search has states of its
+ * own, but all have the same `self`.
  *
  * A reward is a pure function of the prompt and the completion, unless `is_impure` says
  * that it is not: higher is better. It is written in one of two forms; the other form's

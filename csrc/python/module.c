@@ -84,7 +84,7 @@ module_exec(PyObject *module)
         deal_py_branches_register(module) < 0 ||
         deal_py_controls_register(module) < 0 || deal_py_formula_register(module) < 0 ||
         deal_py_reader_register(module) < 0 || deal_py_recall_register(module) < 0 ||
-        deal_py_callback_lm_register(module) < 0)
+        deal_py_batch_register(module) < 0 || deal_py_callback_lm_register(module) < 0)
         return -1;
     return 0;
 }
@@ -104,6 +104,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->reader_type);
     Py_VISIT(state->callback_lm_type);
     Py_VISIT(state->recall_type);
+    Py_VISIT(state->batch_type);
+    Py_VISIT(state->batch_lm_type);
     Py_VISIT(state->errors);
     return 0;
 }
@@ -123,6 +125,8 @@ module_clear(PyObject *module)
     Py_CLEAR(state->reader_type);
     Py_CLEAR(state->callback_lm_type);
     Py_CLEAR(state->recall_type);
+    Py_CLEAR(state->batch_type);
+    Py_CLEAR(state->batch_lm_type);
     Py_CLEAR(state->errors);
     return 0;
 }

@@ -22,6 +22,8 @@ typedef struct deal_module_state {
     PyTypeObject *reader_type;
     PyTypeObject *callback_lm_type;
     PyTypeObject *recall_type;
+    PyTypeObject *batch_type;
+    PyTypeObject *batch_lm_type;
     PyObject *errors; // the module deal._errors
 } deal_module_state;
 
@@ -44,6 +46,7 @@ int deal_py_formula_register(PyObject *module);
 int deal_py_reader_register(PyObject *module);
 int deal_py_callback_lm_register(PyObject *module);
 int deal_py_recall_register(PyObject *module);
+int deal_py_batch_register(PyObject *module);
 
 // Makes a heap type from `spec`, stores it in `*slot` and adds it to the module.
 int deal_py_add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **slot);

@@ -120,6 +120,21 @@ read_stops(PySearch *self)
     return 0;
 }
 
+static PyLm *
+hold(PyLm *lm)
+{
+    lm->n_search++;
+    return (PyLm *)Py_NewRef((PyObject *)lm);
+}
+
+static void
+let_go(PyLm **lm)
+{
+    if (*lm)
+        (*lm)->n_search--;
+    Py_CLEAR(*lm);
+}
+
 // The session and the controls of the model that rolls out, each of which may be None.
 static int
 take_rollouts(PySearch *self, PyObject *session, PyObject *controls,
@@ -134,7 +149,7 @@ take_rollouts(PySearch *self, PyObject *session, PyObject *controls,
     PyLm *lm = deal_py_lm_get(module, session, "rollout_session");
     if (!lm)
         return -1;
-    self->rollout_session = (PyLm *)Py_NewRef(lm);
+    self->rollout_session = hold(lm);
     request->rollout_lm = lm->lm;
     return 0;
 }
@@ -214,7 +229,7 @@ search_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     PySearch *self = lm ? (PySearch *)type->tp_alloc(type, 0) : NULL;
     if (!self)
         return NULL;
-    self->session = (PyLm *)Py_NewRef(lm);
+    self->session = hold(lm);
     self->vocab = Py_NewRef(vocab);
     self->text = Py_NewRef(text);
     self->stop = Py_NewRef(stop);
@@ -260,7 +275,8 @@ leave(PySearch *self)
         deal_py_lm_leave(self->rollout_session);
 }
 
-// Steps until done, or once. Between steps signals are handled, so that Ctrl-C works.
+// Steps until done, or once. Between steps signals are handled, so that Ctrl-C works;
+// in a batch nobody asks for the GIL, as its main thread is the one that sees to them.
 static PyObject *
 advance(PySearch *self, int is_single)
 {
@@ -268,10 +284,12 @@ advance(PySearch *self, int is_single)
         return NULL;
     deal_error err = {.code = DEAL_OK};
     deal_status status = DEAL_OK;
-    bool is_done = self->is_done;
+    bool is_done = self->is_done, is_long = !is_single && self->session->is_of_batch;
     while (status == DEAL_OK && !is_done) {
         Py_BEGIN_ALLOW_THREADS
-        status = deal_search_step(self->search, &is_done, &err);
+        do
+            status = deal_search_step(self->search, &is_done, &err);
+        while (is_long && status == DEAL_OK && !is_done);
         Py_END_ALLOW_THREADS
         if (status == DEAL_OK && PyErr_CheckSignals() < 0)
             status = deal_fail(&err, DEAL_ERR_INTERRUPTED, "interrupted");
@@ -487,8 +505,8 @@ search_clear(PyObject *object)
     self->search = NULL;
     Py_CLEAR(self->recall);
     Py_CLEAR(self->rollout_recall);
-    Py_CLEAR(self->session);
-    Py_CLEAR(self->rollout_session);
+    let_go(&self->session);
+    let_go(&self->rollout_session);
     Py_CLEAR(self->vocab);
     Py_CLEAR(self->text);
     Py_CLEAR(self->stop);

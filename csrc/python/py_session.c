@@ -30,18 +30,25 @@ deal_py_lm_get(PyObject *module, PyObject *object, const char *what)
 {
     deal_module_state *state = deal_module_state_get(module);
     if (PyObject_TypeCheck(object, state->session_type) ||
-        PyObject_TypeCheck(object, state->callback_lm_type))
-        return (PyLm *)object;
-    PyErr_Format(PyExc_TypeError, "%s: expected Session or CallbackLM, got %s", what,
-                 Py_TYPE(object)->tp_name);
+        PyObject_TypeCheck(object, state->callback_lm_type) ||
+        PyObject_TypeCheck(object, state->batch_lm_type)) {
+        if (((PyLm *)object)->lm)
+            return (PyLm *)object;
+        PyErr_Format(PyExc_ValueError, "%s: it has left its batch", what);
+        return NULL;
+    }
+    PyErr_Format(PyExc_TypeError, "%s: expected Session, CallbackLM or BatchLM, got %s",
+                 what, Py_TYPE(object)->tp_name);
     return NULL;
 }
 
 // Long calls run without the GIL and ask here, so that Ctrl-C ends a long prompt too.
 static deal_status
-check_signals(void *unused, deal_error *err)
+check_signals(void *user, deal_error *err)
 {
-    (void)unused;
+    PySession *self = user;
+    if (atomic_load(&self->is_cancelled))
+        return deal_fail(err, DEAL_ERR_INTERRUPTED, "interrupted");
     PyGILState_STATE gil = PyGILState_Ensure();
     int failed = PyErr_CheckSignals() < 0;
     PyGILState_Release(gil);
@@ -79,7 +86,7 @@ session_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         Py_DECREF(self);
         return deal_py_raise(module, &err);
     }
-    deal_session_set_poll(self->session, check_signals, NULL);
+    deal_session_set_poll(self->session, check_signals, self);
     self->base.lm = deal_session_lm(self->session);
     return (PyObject *)self;
 }

@@ -14,9 +14,10 @@ add(deal_cost *cost, double x, double t, double weight)
 }
 
 void
-deal_cost_add(deal_cost *cost, int32_t n_row, double seconds)
+deal_cost_add(deal_cost *cost, int32_t n_row, int32_t n_company, double seconds)
 {
-    double x = (double)n_row;
+    double x = (double)n_row + (double)n_company;
+    cost->n_company = n_company;
     if (cost->n == 0.0) {
         double pass = seconds / (1.0 + RATIO * x);
         add(cost, 1.0, pass * (1.0 + RATIO), 2.0);
@@ -45,5 +46,6 @@ deal_cost_chance(const deal_cost *cost, int32_t n_row)
 {
     if (cost->n == 0.0)
         return 0.5;
-    return cost->row / (cost->row + cost->pass / (double)(n_row > 0 ? n_row : 1));
+    double n = (double)(n_row > 0 ? n_row : 1) + (double)cost->n_company;
+    return cost->row / (cost->row + cost->pass / n);
 }

@@ -11,9 +11,12 @@
 typedef struct deal_cost {
     double n, x, xx, t, xt; // decayed sums over passes of x rows and t seconds
     double pass, row;       // seconds; 0 before the first pass
+    int32_t n_company;
 } deal_cost;
 
-void deal_cost_add(deal_cost *cost, int32_t n_row, double seconds);
+// `n_company`: rows of other searches in the pass, beside the `n_row`. The next one is
+// taken to have as many.
+void deal_cost_add(deal_cost *cost, int32_t n_row, int32_t n_company, double seconds);
 
 // The chance at which one more row pays in a batch of `n_row`: it costs a row now, and
 // where it turns out to be needed it saves that row and its share of a pass later.

@@ -452,11 +452,12 @@ evaluate(masked_lm *m, deal_lm_item *items, int32_t n_items, size_t n_scratch,
         return DEAL_OK;
     const deal_lm *inner = m->inner;
     int64_t n_tokens = inner->n_forward_tokens, n_passes = inner->n_forward_passes;
-    int64_t n_recalled = inner->n_recalled_tokens;
+    int64_t n_recalled = inner->n_recalled_tokens, n_company = inner->n_company_tokens;
     deal_status status = inner->ops->extend(m->inner, m->item, m->n_item, err);
     m->lm.n_forward_tokens += inner->n_forward_tokens - n_tokens;
     m->lm.n_forward_passes += inner->n_forward_passes - n_passes;
     m->lm.n_recalled_tokens += inner->n_recalled_tokens - n_recalled;
+    m->lm.n_company_tokens += inner->n_company_tokens - n_company;
     DEAL_TRY(status);
     take_nodes(m);
     return DEAL_OK;

@@ -349,7 +349,7 @@ deal_recall_new(deal_lm *lm, int32_t n_top, int64_t n_node_max, deal_recall **ou
     };
     recall->lm.ops = &recall->ops;
     recall->lm.n_forward_tokens = recall->lm.n_forward_passes = 0;
-    recall->lm.n_recalled_tokens = 0;
+    recall->lm.n_recalled_tokens = recall->lm.n_company_tokens = 0;
     recall->inner = lm;
     recall->n_top = n_top;
     recall->n_node_max = n_node_max;

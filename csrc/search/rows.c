@@ -154,11 +154,14 @@ evaluate(deal_search *search, int32_t n, deal_error *err)
         };
     }
     double start = deal_clock_seconds();
-    int64_t n_before = x->known.lm->n_forward_tokens;
+    const deal_lm *lm = x->known.lm;
+    int64_t n_before = lm->n_forward_tokens, n_company = lm->n_company_tokens;
     DEAL_TRY(deal_search_extend_rollouts(search, n, err));
-    int64_t n_evaluated = x->known.lm->n_forward_tokens - n_before;
+    int64_t n_evaluated = lm->n_forward_tokens - n_before;
+    n_company = lm->n_company_tokens - n_company;
     if (n_evaluated > 0) // else all were recalled
-        deal_cost_add(&x->cost, (int32_t)n_evaluated, deal_clock_seconds() - start);
+        deal_cost_add(&x->cost, (int32_t)n_evaluated, (int32_t)n_company,
+                      deal_clock_seconds() - start);
     return DEAL_OK;
 }
 

@@ -23,6 +23,7 @@ from transformers import (
 
 import deal
 from deal import _rollouts
+from deal._batches import Request, generate_all
 from deal._request import Options, rows_of
 from deal.generation import Generation
 from deal.hf import config as _config
@@ -231,10 +232,17 @@ class DealForCausalLM:
         if streamer is not None:
             _check_streamer(len(rows), config)
             streamer.put(rows.cpu())
-        results = [
-            self._run(options, prompt, row[None], columns[i], streamer, criteria)
-            for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True))
-        ]
+        if streamer is None and not criteria:
+            requests = [
+                Request(self.deal._encode(prompt), options, column)
+                for prompt, column in zip(prompts, columns, strict=True)
+            ]
+            results = generate_all(self.deal, requests)
+        else:
+            results = [
+                self._run(options, prompt, row[None], columns[i], streamer, criteria)
+                for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True))
+            ]
         if streamer is not None:
             streamer.end()
         return assemble(

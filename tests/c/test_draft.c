@@ -93,7 +93,7 @@ test_first_cost(void)
 {
     deal_cost cost = {0};
     CHECK(deal_cost_chance(&cost, 1) == 0.5 && deal_cost_chance(&cost, 64) == 0.5);
-    deal_cost_add(&cost, 1, 1.25); // taken for a pass of 1 and a row of 0.25
+    deal_cost_add(&cost, 1, 0, 1.25); // taken for a pass of 1 and a row of 0.25
     CHECK_NEAR(cost.n, 0.98 * 4.0 + 1.0, 1e-12);
     CHECK_NEAR(cost.x, 0.98 * 34.0 + 1.0, 1e-12);
     CHECK_NEAR(cost.xx, 0.98 * 514.0 + 1.0, 1e-12);
@@ -104,6 +104,8 @@ test_first_cost(void)
     CHECK_NEAR(deal_cost_chance(&cost, 1), 0.2, 1e-12);
     CHECK_NEAR(deal_cost_chance(&cost, 4), 0.5, 1e-12);
     CHECK(deal_cost_chance(&cost, 0) == deal_cost_chance(&cost, 1));
+    cost.n_company = 3; // rows of others make a pass as full as rows of one's own
+    CHECK_NEAR(deal_cost_chance(&cost, 1), 0.5, 1e-12);
 }
 
 static void
@@ -112,12 +114,13 @@ test_fitted_cost(void)
     static const int32_t n_row[] = {1, 8, 16, 3};
     deal_cost cost = {0};
     for (int i = 0; i < 2000; i++)
-        deal_cost_add(&cost, n_row[i % 4], 2.0 + 0.5 * n_row[i % 4]);
+        deal_cost_add(&cost, 1, n_row[i % 4] - 1, 2.0 + 0.5 * n_row[i % 4]);
     CHECK_NEAR(cost.pass, 2.0, 1e-9);
     CHECK_NEAR(cost.row, 0.5, 1e-9);
-    CHECK_NEAR(deal_cost_chance(&cost, 4), 0.5, 1e-9);
+    CHECK_EQ_INT(cost.n_company, 2); // the last one's
+    CHECK_NEAR(deal_cost_chance(&cost, 2), 0.5, 1e-9);
     for (int i = 0; i < 2000; i++) // what was before weighs nothing
-        deal_cost_add(&cost, n_row[i % 4], 0.1 + 0.2 * n_row[i % 4]);
+        deal_cost_add(&cost, n_row[i % 4], 0, 0.1 + 0.2 * n_row[i % 4]);
     CHECK_NEAR(cost.pass, 0.1, 1e-9);
     CHECK_NEAR(cost.row, 0.2, 1e-9);
     CHECK_NEAR(deal_cost_chance(&cost, 2), 0.8, 1e-9);
@@ -132,14 +135,14 @@ test_noisy_cost(void)
         deal_cost cost = {0};
         for (int i = 0; i < 500; i++) {
             double x = n_row[i % 4];
-            deal_cost_add(&cost, n_row[i % 4], is_steep ? x * x : 20.0 - x);
+            deal_cost_add(&cost, n_row[i % 4], 0, is_steep ? x * x : 20.0 - x);
         }
         CHECK(cost.pass > 0.0 && cost.row == 0.25 * cost.pass);
         CHECK_NEAR(cost.n * cost.pass + cost.x * cost.row, cost.t, 1e-9 * cost.t);
     }
     deal_cost cost = {0};
     for (int i = 0; i < 200; i++)
-        deal_cost_add(&cost, 8, 3.0);
+        deal_cost_add(&cost, 8, 0, 3.0);
     CHECK_NEAR(cost.pass + 8.0 * cost.row, 3.0, 1e-6);
 }
 

@@ -231,3 +231,30 @@ def test_bad_settings(lm: DealLM, settings: Any, error: Any, what: str) -> None:
 def test_settings_are_a_mapping(lm: DealLM) -> None:
     with pytest.raises(TypeError, match="gen_kwargs: expected a mapping"):
         lm.generate_until([instance("The cat", "until")], disable_tqdm=True)
+
+
+@pytest.mark.parametrize("size", [2, 5, "auto"])
+def test_batches(lm: DealLM, size: int | str) -> None:
+    """Each text is the one of its request alone, whatever is asked with it."""
+    many = DealLM(lm.lm, batch_size=size)
+    settings: list[dict[str, Any]] = [
+        {},
+        {"do_sample": True, "temperature": 1.0, "seed": 3},
+        {"rewards": 'Keywords(["dog", "sun"])', "lookahead": 3},
+        {"num_beams": 2},
+        {"max_gen_toks": 3},
+    ]
+    contexts = ["The cat", "The cat sat", "Rain", "The cat"]
+    requests = [
+        instance(context, {"until": ["\n"], "max_gen_toks": 6} | given)
+        for context in contexts
+        for given in settings
+    ]
+    told: list[tuple[Any, str]] = []
+    many.cache_hook.add_partial = lambda name, args, text: told.append((args, text))  # type: ignore[method-assign]
+    expected = lm.generate_until(requests, disable_tqdm=True)
+    assert many.generate_until(requests, disable_tqdm=True) == expected
+    assert len(told) == len(requests)
+    for args, text in told:
+        found = [t for r, t in zip(requests, expected, strict=True) if r.args == args]
+        assert text in found
