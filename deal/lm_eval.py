@@ -11,7 +11,6 @@ are encoded, cut and windowed as the harness' own model type "hf" does it.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections import Counter
