@@ -76,7 +76,7 @@ def generate_all(
 def batch_size_of(model: Any, requests: Sequence[Request]) -> int:
     """How many at a time are worth it: enough to fill a pass, within the memory for KV
     cells; 1 where rewards run Python, whose author may not expect several threads."""
-    if not requests or not all(_is_native(r.options.reward) for r in requests):
+    if not requests or not all(is_native(r.options.reward) for r in requests):
         return 1
     n_row = max(_n_row(r.options) for r in requests)
     n_cell = max(len(r.prompt[0]) + _n_new_cell(r.options) for r in requests)
@@ -84,7 +84,7 @@ def batch_size_of(model: Any, requests: Sequence[Request]) -> int:
     return max(1, min(_N_ROW // n_row, size_max // (n_cell * _cell_size(model))))
 
 
-def _is_native(reward: Reward | None) -> bool:
+def is_native(reward: Reward | None) -> bool:
     """Whether several threads can ask it at once, which C code of our own can take."""
     parts = () if reward is None else reward.leaves()
     return all(

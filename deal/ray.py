@@ -20,14 +20,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from deal._batches import is_native
 from deal._load import load
 from deal._request import known
+from deal.generation import Generation
 from deal.model import Model
 from deal.rewards import as_reward
 from deal.rewards._extras import needed
 from deal.settings import check_int
 
 Row = dict[str, Any]
+_N_TOGETHER = 32  # rows that share forward passes, and are kept together
 _ADDED = ("text", "token_ids", "logprob", "reward", "score", "finish_reason")
 
 
@@ -247,7 +250,8 @@ class Worker:
         self._column, self._retries, self._kept = column, retries, kept
         self._raises = on_error == "raise"
         rewards = self._generate.get("rewards")
-        leaves = () if rewards is None else as_reward(rewards).leaves()
+        self._reward = None if rewards is None else as_reward(rewards)
+        leaves = () if self._reward is None else self._reward.leaves()
         self._names = [leaf.name for leaf in leaves]
 
     def __call__(self, table: Any) -> Any:
@@ -258,7 +262,14 @@ class Worker:
                 f"column: expected {self._column!r} among the columns, got "
                 f"{sorted(rows[0])}"
             )
-        done = [{**row, **self._result(row)} for row in rows]
+        done: list[Row] = []
+        for i in range(0, len(rows), _N_TOGETHER):
+            chunk = rows[i : i + _N_TOGETHER]
+            together = self._together(chunk)
+            done += [
+                {**row, **(together.get(j) or self._result(row))}
+                for j, row in enumerate(chunk)
+            ]
         return type(table).from_pylist(done, schema=schema)
 
     def _schema(self, schema: Any) -> Any:
@@ -281,6 +292,26 @@ class Worker:
         fields += [("stats", pa.struct(counts)), ("error", pa.string())]
         return pa.schema([*schema, *(pa.field(name, kind) for name, kind in fields)])
 
+    def _together(self, rows: list[Row]) -> dict[int, Row]:
+        """Results by index, of the rows that share forward passes; none where one of
+        them fails, which the rows on their own will tell."""
+        kept = self._kept
+        todo = [
+            i for i, row in enumerate(rows) if kept is None or kept.get(row) is None
+        ]
+        kinds = {isinstance(rows[i][self._column], str) for i in todo}
+        if len(todo) < 2 or len(kinds) > 1 or not is_native(self._reward):
+            return {}
+        try:
+            results = self._generated([rows[i] for i in todo])
+        except Exception:
+            return {}
+        found = dict(zip(todo, results, strict=True))
+        for i, result in found.items():
+            if kept is not None:
+                kept.put(rows[i], result)
+        return found
+
     def _result(self, row: Row) -> Row:
         found = None if self._kept is None else self._kept.get(row)
         if found is not None:
@@ -298,17 +329,22 @@ class Worker:
     def _tried(self, row: Row) -> Row:
         for _ in range(self._retries):
             with suppress(Exception):
-                return self._generated(row)
-        return self._generated(row)
+                return self._generated([row])[0]
+        return self._generated([row])[0]
 
-    def _generated(self, row: Row) -> Row:
-        others = {name: [value] for name, value in row.items() if name != self._column}
-        prompt = row[self._column]
-        call = self._lm.generate if isinstance(prompt, str) else self._lm.chat
+    def _generated(self, rows: list[Row]) -> list[Row]:
+        prompts = [row[self._column] for row in rows]
+        call = self._lm.generate if isinstance(prompts[0], str) else self._lm.chat
         options = dict(self._generate)
         given = options.pop("reward_kwargs", None) or {}
-        columns = {**others, **{name: [value] for name, value in given.items()}}
-        (r,) = call([prompt], reward_kwargs=columns or None, **options)
+        columns = {
+            **{n: [r[n] for r in rows] for n in rows[0] if n != self._column},
+            **{name: [value] * len(rows) for name, value in given.items()},
+        }
+        found = call(prompts, reward_kwargs=columns or None, **options)
+        return [self._row_of(r) for r in found]
+
+    def _row_of(self, r: Generation) -> Row:
         result = {name: getattr(r, name) for name in _ADDED}
         result["token_ids"] = list(r.token_ids)
         if self._names:

@@ -251,7 +251,8 @@ def test_batches(lm: DealLM, size: int | str) -> None:
         for given in settings
     ]
     told: list[tuple[Any, str]] = []
-    many.cache_hook.add_partial = lambda name, args, text: told.append((args, text))  # type: ignore[method-assign]
+    hook: Any = many.cache_hook
+    hook.add_partial = lambda name, args, text: told.append((args, text))
     expected = lm.generate_until(requests, disable_tqdm=True)
     assert many.generate_until(requests, disable_tqdm=True) == expected
     assert len(told) == len(requests)

@@ -199,3 +199,36 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "ray.data", None)  # type: ignore[arg-type]
     with pytest.raises(ImportError, match=r"deal-lm\[ray\]"):
         deal.ray.map(PROMPTS)
+
+
+@pytest.mark.parametrize("is_bad", [False, True])
+def test_rows_that_share_passes(path: Path, tmp_path: Path, is_bad: bool) -> None:
+    """An actor's rows together: each as it is alone, also where one of them fails."""
+    pa = pytest.importorskip("pyarrow", reason="Ray Data is not installed")
+    from deal.ray import Kept, Worker
+
+    prompts = [*PROMPTS, *(f"{word} {PROMPT}" for word in WORDS)]
+    if is_bad:
+        prompts[2] = PROMPT * 100  # longer than the context
+    options = {
+        "rewards": deal.rewards.Keywords(WORDS),
+        "search": SEARCH,
+        "max_new_tokens": N_NEW,
+    }
+    kept = Kept(tmp_path, {"model": "tiny"}, options)
+    worker = Worker(str(path), {}, options, "prompt", None, 0, "keep", kept)
+    table = pa.table({"prompt": prompts, "id": list(range(len(prompts)))})
+    rows = worker(table).to_pylist()
+    lm = deal.load(path)
+    before = worker._lm.n_forward_tokens
+    for i, row in enumerate(rows):
+        assert row["id"] == i and row["prompt"] == prompts[i]
+        if is_bad and i == 2:
+            assert row["error"].startswith("ContextLengthError")
+            continue
+        alone = lm.generate(prompts[i], **options)
+        assert row["error"] is None and row["text"] == alone.text
+        assert (row["logprob"], row["score"]) == (alone.logprob, alone.score)
+    again = worker(table).to_pylist()
+    assert [row["text"] for row in again] == [row["text"] for row in rows]
+    assert worker._lm.n_forward_tokens == before  # all were kept
