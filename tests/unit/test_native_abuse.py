@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import gc
-import sys
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
