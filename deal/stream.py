@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from deal import _rollouts
@@ -28,36 +28,46 @@ class Stream:
         self.generation: Generation | None = None
         # Those of now, not of the first piece.
         controls = _rollouts.controls(model, options)
-        self._pieces = self._run(model, prompt, options, row, controls)
+        self._pieces = _run(model, prompt, options, row, controls)
 
-    def _run(
-        self,
-        model: Model,
-        prompt: tuple[list[int], str],
-        options: Options,
-        row: dict,
-        controls: Any,
-    ) -> Iterator[str]:
-        with _rollouts.sessions(model, options) as sessions:
-            search = model._start(sessions, prompt, options, row, controls)
-            try:
-                size, is_done = 0, False
-                while not is_done:
-                    is_done = search.step()
-                    text = search.text()
-                    if len(text) > size:
-                        piece, size = text[size:], len(text)
-                        yield piece
-                self.generation = generations(search, options, model.tokenizer)[0]
-            finally:
-                del search
-
-    def __iter__(self) -> Iterator[str]:
-        return self._pieces
+    def __iter__(self) -> Stream:
+        return self
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        try:
+            return next(self._pieces)
+        except StopIteration as stop:
+            if stop.value is not None:  # else it was told before, or closed
+                self.generation = stop.value
+            raise
 
     def close(self) -> None:
         """Stop generating."""
-        self._pieces.close()  # type: ignore[attr-defined]
+        self._pieces.close()
+
+
+def _run(
+    model: Model,
+    prompt: tuple[list[int], str],
+    options: Options,
+    row: dict,
+    controls: Any,
+) -> Generator[str, None, Generation]:
+    """The pieces, then the result.
+
+    NB: it knows nothing of the stream, so that one that is left goes at once, and its
+    search with it.
+    """
+    with _rollouts.sessions(model, options) as sessions:
+        search = model._start(sessions, prompt, options, row, controls)
+        try:
+            size, is_done = 0, False
+            while not is_done:
+                is_done = search.step()
+                text = search.text()
+                if len(text) > size:
+                    piece, size = text[size:], len(text)
+                    yield piece
+            return generations(search, options, model.tokenizer)[0]
+        finally:
+            del search
