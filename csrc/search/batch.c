@@ -71,7 +71,8 @@ shared_of(const member_lm *self)
     return &self->member->batch->shared[self->i_lm];
 }
 
-// Waits for the end of a pass, which only one that has just joined can meet.
+// Waits for the end of a pass, which only one that has just joined can meet. It may not
+// have the GIL then, which a pass asks for from time to time.
 static deal_lm *
 lock(const member_lm *self)
 {
@@ -350,9 +351,13 @@ lm_retain(deal_lm *lm, deal_node node)
     unlock(self_of(lm));
 }
 
+// NB: a search that fails before it has asked anything is freed with the GIL, while a
+// pass of others may be running; it has no nodes, and so waits for nothing.
 static void
 lm_release(deal_lm *lm, deal_node node)
 {
+    if (node == DEAL_NODE_NONE)
+        return;
     deal_lm *inner = lock(self_of(lm));
     inner->ops->release(inner, node);
     unlock(self_of(lm));

@@ -1,8 +1,10 @@
 /* Searches on several threads over one LM: each decides as it does alone and counts its
  * own tokens, also where others fail, join, leave or are cancelled.
  */
+#define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "check.h"
 #include "common/alloc.h"
@@ -269,6 +271,74 @@ test_cancel(void)
     world_free(&w);
 }
 
+// --- a pass that takes its time ------------------------------------------------------
+
+static struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    const deal_lm_ops *inner;
+    bool is_begun, is_let_go, was_late;
+} held = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+static void
+set_held(bool *flag)
+{
+    pthread_mutex_lock(&held.mutex);
+    *flag = true;
+    pthread_cond_broadcast(&held.changed);
+    pthread_mutex_unlock(&held.mutex);
+}
+
+// Goes on once it is let go, or after some seconds.
+static deal_status
+held_extend(deal_lm *lm, deal_lm_item *items, int32_t n_items, deal_error *err)
+{
+    struct timespec end;
+    set_held(&held.is_begun);
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += 5;
+    pthread_mutex_lock(&held.mutex);
+    while (!held.is_let_go && !held.was_late)
+        held.was_late = pthread_cond_timedwait(&held.changed, &held.mutex, &end) != 0;
+    pthread_mutex_unlock(&held.mutex);
+    return held.inner->extend(lm, items, n_items, err);
+}
+
+// A search that ends before it has asked may have a lock that the pass of others needs.
+static void
+test_no_node_waits_for_no_pass(void)
+{
+    static runner r[N_THREAD];
+    pthread_t thread;
+    deal_error err;
+    deal_batch_member *late = NULL;
+    world w;
+    world_init(&w, 6);
+    init_runners(r, 6);
+    held.inner = w.lm->lm.ops;
+    deal_lm_ops ops = *held.inner;
+    ops.extend = held_extend;
+    w.lm->lm.ops = &ops;
+    deal_batch *batch = r[0].batch = open_batch(&w);
+    CHECK(pthread_create(&thread, NULL, run_all, &r[0]) == 0);
+    pthread_mutex_lock(&held.mutex);
+    while (!held.is_begun)
+        pthread_cond_wait(&held.changed, &held.mutex);
+    pthread_mutex_unlock(&held.mutex);
+    CHECK(deal_batch_join(batch, &late, &err) == DEAL_OK);
+    deal_lm *lm = deal_batch_lm(late, 0);
+    lm->ops->release(lm, DEAL_NODE_NONE);
+    set_held(&held.is_let_go);
+    deal_batch_leave(late);
+    pthread_join(thread, NULL);
+    CHECK(!held.was_late);
+    CHECK(r[0].out[0].status == DEAL_OK);
+    deal_batch_free(batch);
+    w.lm->lm.ops = held.inner;
+    free_runners(r);
+    world_free(&w);
+}
+
 static void
 test_out_of_memory(void)
 {
@@ -323,6 +393,7 @@ main(void)
     test_one_fails(6);
     test_one_fails(4);
     test_cancel();
+    test_no_node_waits_for_no_pass();
     test_out_of_memory();
     test_bad_arguments();
     return check_report("test_batch");
