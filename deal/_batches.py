@@ -6,6 +6,7 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,34 +144,35 @@ class _Batch:
         self._model = model
         self._requests = requests
         self._todo: Iterator[int] = iter(range(len(requests)))
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._found: list[Found] = [[] for _ in requests]
         self._errors: dict[int, BaseException] = {}
         self._news: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._joined: list[Any] = []  # sessions of threads that have not begun
         self._is_over = False
+        self._n_working = 0  # threads
 
     def run(self, n_thread: int, done: Callable[[int, Found], Any]) -> list[Found]:
         options = self._requests[0].options
         controls = _rollouts.controls(self._model, options)
-        with _rollouts.sessions(self._model, options) as sessions:
+        with ExitStack() as stack:
+            sessions = stack.enter_context(_rollouts.sessions(self._model, options))
             batch = _core.Batch(*sessions)
-            # All join before one asks, so that the first pass has all prompts.
-            self._joined = [batch.join() for _ in range(n_thread)]
-            threads = [
-                threading.Thread(
-                    target=contextvars.copy_context().run,
-                    args=(self._work, batch, controls),
-                    daemon=True,
-                )
-                for _ in range(n_thread)
-            ]
+            threads: list[threading.Thread] = []
             try:
-                for thread in threads:
-                    thread.start()
+                # All join before one asks, so that the first pass has all prompts.
+                self._joined = [batch.join() for _ in range(n_thread)]
+                for _ in range(n_thread):
+                    threads.append(self._start(self._work, batch, controls))
                 self._wait(done)
             finally:
-                self._end(batch, threads)
+                try:
+                    self._end(batch)
+                except KeyboardInterrupt:  # again, as a reward takes its time
+                    self._start(self._end_later, stack.pop_all(), batch)
+                    raise
+            for thread in threads:
+                thread.join()
         if self._errors:
             raise self._errors[min(self._errors)]
         for i, request in enumerate(self._requests):
@@ -188,29 +190,55 @@ class _Batch:
             if news != _POSTPONED:
                 done(news, self._found[news])
 
-    def _end(self, batch: Any, threads: Sequence[threading.Thread]) -> None:
-        """Also after a Ctrl-C: what runs still is cancelled, and waited for."""
+    @staticmethod
+    def _start(target: Callable[..., None], *args: Any) -> threading.Thread:
+        run = contextvars.copy_context().run
+        thread = threading.Thread(target=run, args=(target, *args), daemon=True)
+        thread.start()
+        return thread
+
+    def _end(self, batch: Any) -> None:
+        """Also after a Ctrl-C: what runs still is cancelled, and waited for.
+
+        NB: not by joining threads, as one that is interrupted there counts as ended.
+        """
         with self._lock:
             self._is_over = True
-        batch.cancel()
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join()
+            batch.cancel()
+            self._lock.wait_for(lambda: self._n_working == 0)
         self._joined.clear()
         batch.close()
 
+    def _end_later(self, stack: ExitStack, batch: Any) -> None:
+        """The sessions stay with the batch until nobody works there."""
+        with stack:
+            self._end(batch)
+
     def _work(self, batch: Any, controls: Any) -> None:
-        joined = [self._joined.pop()]
-        while (i := self._next()) is not None:
-            try:
-                self._found[i] = self._run_in(batch, joined, i, controls)
-                news = i
-            except KVBudgetError:
-                news = _POSTPONED  # the others hold cells too; again alone, afterwards
-            except BaseException as error:
-                self._fail(i, error)
-                news = _FAILED
-            self._news.put(news)
+        with self._lock:
+            if self._is_over:
+                return
+            joined = [self._joined.pop()]
+            self._n_working += 1
+        try:
+            while (i := self._next()) is not None:
+                self._news.put(self._answer(batch, joined, i, controls))
+        finally:
+            joined.clear()
+            with self._lock:
+                self._n_working -= 1
+                self._lock.notify_all()
+
+    def _answer(self, batch: Any, joined: list[Any], i: int, controls: Any) -> int:
+        """Its index, or what became of it."""
+        try:
+            self._found[i] = self._run_in(batch, joined, i, controls)
+            return i
+        except KVBudgetError:
+            return _POSTPONED  # the others hold cells too; again alone, afterwards
+        except BaseException as error:
+            self._fail(i, error)
+            return _FAILED
 
     def _next(self) -> int | None:
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,47 @@ def test_ctrl_c_ends_all(lm: deal.Model) -> None:
         signal.signal(signal.SIGINT, before)
     assert threading.active_count() == n_threads
     assert keys(lm.generate(PROMPTS, max_new_tokens=3)) == alone(lm, max_new_tokens=3)
+
+
+def test_ctrl_c_again_does_not_wait(lm: deal.Model) -> None:
+    """The session of what takes its time is nobody's until that has ended."""
+    is_begun, is_over = threading.Event(), threading.Event()
+
+    def slow(completions: list[str]) -> list[float]:
+        is_begun.set()
+        assert is_over.wait(30)
+        return [0.0] * len(completions)
+
+    def interrupt() -> None:
+        is_begun.wait(30)
+        for _ in range(2):
+            time.sleep(0.3)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    expected = alone(lm, max_new_tokens=3)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    n_threads = threading.active_count()
+    helper = threading.Thread(target=interrupt)
+    helper.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            lm.generate(PROMPTS, batch_size=3, rewards=slow, max_new_tokens=5)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        helper.join()
+    try:
+        assert keys(lm.generate(PROMPTS, max_new_tokens=3)) == expected
+    finally:
+        is_over.set()
+    for _ in range(300):
+        if threading.active_count() == n_threads:
+            break
+        time.sleep(0.1)
+    assert threading.active_count() == n_threads
+    assert keys(lm.generate(PROMPTS, max_new_tokens=3)) == expected
+    with lm._session() as first, lm._session() as second:  # both are free again
+        for session in (first, second):
+            assert session.logits([1]).shape == (1, lm.hparams.n_vocab)
 
 
 # --- limits --------------------------------------------------------------------------
