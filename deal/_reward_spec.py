@@ -242,11 +242,12 @@ class RewardSpec:
         if isinstance(node, (ast.List, ast.Tuple)):
             return [self._argument(e, scope) for e in node.elts]
         if isinstance(node, ast.Dict) and None not in node.keys:
-            return {
-                self._argument(k, scope): self._argument(v, scope)
-                for k, v in zip(node.keys, node.values, strict=True)
-                if k is not None
-            }
+            keys = [self._argument(k, scope) for k in node.keys if k is not None]
+            values = [self._argument(v, scope) for v in node.values]
+            try:
+                return dict(zip(keys, values, strict=True))
+            except TypeError as error:  # a list as key
+                raise self._error(f"{ast.unparse(node):.80}: {error}") from None
         if isinstance(node, ast.Name) and node.id in _CONSTANTS:
             return _CONSTANTS[node.id]
         if isinstance(node, ast.Subscript):

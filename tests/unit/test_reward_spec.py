@@ -105,6 +105,8 @@ def test_every_call_is_a_reward() -> None:
         ("Keywords(f'{1}')", "expected a literal"),
         ("Keywords(**{'concepts': ['a']})", "got \\*\\*"),
         ("Keywords([*['a']])", "expected a literal"),
+        ("Keywords({['a']: 1})", "unhashable"),
+        ("Lexicon({{}: 1.0})", "unhashable"),
         ("Keywords(['a'], mode='best')", "Keywords: mode"),
         ("Keywords(nothing=1)", "Keywords: .*nothing"),
         ('Keywords(doc["other"])', "no such field; fields: \\['n', 'nested', 'words'"),
