@@ -9,6 +9,7 @@ from typing import Any
 Prompt = str | tuple[int, ...]
 Pair = tuple[Prompt, str, str]
 _FIELDS = ("prompt", "chosen", "rejected")
+_MARK = "\ue000"  # for private use, by Unicode
 
 
 def preference(lm: Any, where: str, pair: Any) -> Pair:
@@ -74,20 +75,23 @@ def written(
 ) -> tuple[tuple[int, ...], str]:
     """Ids of the prompt that `before` makes, as ``lm.chat`` reads it, and the text that
     `after` adds to it, without what closes its last turn."""
-    content = after[-1]["content"].strip()
+    content = after[-1]["content"].rstrip()
     if not content:
         raise ValueError(f"{where}: expected a last message with text, got {after[-1]}")
     tokenizer = lm.tokenizer
     prompt = tokenizer.apply_chat_template(before)
     whole = tokenizer.apply_chat_template(before + after, add_generation_prompt=False)
-    end = whole.rfind(content) + len(content)
-    if not whole.startswith(prompt) or end < len(prompt):
+    # What closes a turn may hold the same letters, as "<|im_end|>" does those of "end".
+    marked = [*before, *after[:-1], {**after[-1], "content": content + _MARK}]
+    text = tokenizer.apply_chat_template(marked, add_generation_prompt=False)
+    text = text.rpartition(_MARK)[0]
+    if not whole.startswith(text) or not text.startswith(prompt):
         raise ValueError(
             f"{where}: expected messages that the chat template writes after the "
             f"prompt, an assistant's first, got role {after[0]['role']!r:.80}"
         )
     ids = tokenizer.encode(prompt, add_special_tokens=False)
-    return tuple(ids), whole[len(prompt) : end]
+    return tuple(ids), text[len(prompt) :]
 
 
 def _three(where: str, pair: Any) -> tuple[Any, Any, Any]:

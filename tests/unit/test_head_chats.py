@@ -65,6 +65,17 @@ def test_further_turns_stay(lm: deal.Model) -> None:
     assert chosen == "Warm air rises.</s>\n<user>And?</s>\n<assistant>It cools."
 
 
+@pytest.mark.parametrize("text", ["s", "</s", "/", ">", "assistant", "user", "\ue000"])
+def test_texts_that_the_template_has_too(text: str, lm: deal.Model) -> None:
+    ids, last = last_turn(lm, "texts[0]", [*ASKED, assistant(text)])
+    assert list(ids) == lm.tokenizer.apply_chat_template(ASKED, tokenize=True)
+    assert last == text
+    after = [*GOOD, user("And?"), assistant(text)]
+    pair = {"prompt": ASKED, "chosen": after, "rejected": BAD}
+    _, chosen, _ = preference(lm, "pairs[0]", pair)
+    assert chosen == f"Warm air rises.</s>\n<user>And?</s>\n<assistant>{text}"
+
+
 def test_chats_fit_as_their_texts(lm: deal.Model) -> None:
     """The head is that of what lm.chat reads and writes."""
     n = 6
