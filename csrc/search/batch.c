@@ -18,6 +18,7 @@ typedef struct member_lm {
     deal_lm lm; // first
     deal_batch_member *member;
     int32_t i_lm;
+    bool has_kept; // the shared root's layers are those that it asked for
 } member_lm;
 
 struct deal_batch_member {
@@ -125,7 +126,8 @@ lm_controlled_root(deal_lm *lm, const deal_controls *controls, int32_t n_prompt,
 }
 
 // The shared root keeps layers from the first search on that asks, before it has any
-// nodes; the LM itself refuses what comes later.
+// nodes; the LM itself refuses what comes later. Others cannot have theirs: states would
+// be written to whom they are not for.
 static deal_status
 keep_shared(shared_lm *shared, const int32_t *layer, int32_t n_layer, deal_error *err)
 {
@@ -133,6 +135,10 @@ keep_shared(shared_lm *shared, const int32_t *layer, int32_t n_layer, deal_error
     if (shared->layer && n_layer == shared->n_layer &&
         memcmp(layer, shared->layer, size) == 0)
         return DEAL_OK;
+    if (shared->layer)
+        return deal_fail(
+            err, DEAL_ERR_INVALID_ARG,
+            "layers: expected those that other searches of the batch keep");
     int32_t *copy = deal_alloc((size_t)n_layer, sizeof *copy);
     if (!copy)
         return deal_fail_memory(err, "layers");
@@ -155,10 +161,11 @@ lm_keep_layers(deal_lm *lm, deal_node root, const int32_t *layer, int32_t n_laye
 {
     member_lm *self = self_of(lm);
     deal_lm *inner = lock(self);
+    bool is_shared = root == shared_of(self)->root;
     deal_status status =
-        root == shared_of(self)->root
-            ? keep_shared(shared_of(self), layer, n_layer, err)
-            : inner->ops->keep_layers(inner, root, layer, n_layer, err);
+        is_shared ? keep_shared(shared_of(self), layer, n_layer, err)
+                  : inner->ops->keep_layers(inner, root, layer, n_layer, err);
+    self->has_kept |= is_shared && status == DEAL_OK;
     unlock(self);
     return status;
 }
@@ -204,6 +211,11 @@ gather(deal_batch *batch, int32_t i_lm, const deal_batch_member *only, int32_t *
         for (int32_t i = 0; is_in(m, i_lm, only) && i < m->n_items; i++, at++) {
             deal_lm_item *item = &batch->item[at];
             *item = m->items[i];
+            if ((item->want & DEAL_WANT_HIDDEN) && batch->shared[i_lm].layer &&
+                !m->lm[i_lm].has_kept)
+                return deal_fail(err, DEAL_ERR_INVALID_ARG,
+                                 "layers: expected those that other searches of the "
+                                 "batch keep, got none");
             if (item->i_parent >= 0)
                 item->i_parent += first;
             batch->is_new[at] = is_missing(inner, batch->item, at, item);

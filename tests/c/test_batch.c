@@ -339,6 +339,47 @@ test_no_node_waits_for_no_pass(void)
     world_free(&w);
 }
 
+// States of a layer go to nobody who has room for others.
+static void
+test_layers_of_one_batch(void)
+{
+    deal_table_lm *lm = NULL;
+    deal_error err;
+    CHECK(deal_table_lm_new(4, 8, 1, NULL, 1, &lm, &err) == DEAL_OK);
+    deal_table_lm_set_states(lm, 2);
+    deal_lm *inner = &lm->lm;
+    deal_batch *batch = NULL;
+    deal_batch_member *member[2];
+    deal_node root[2];
+    CHECK(deal_batch_new(&inner, 1, &batch, &err) == DEAL_OK);
+    for (int i = 0; i < 2; i++) {
+        CHECK(deal_batch_join(batch, &member[i], &err) == DEAL_OK);
+        deal_lm *own = deal_batch_lm(member[i], 0);
+        CHECK(own->ops->root(own, &root[i], &err) == DEAL_OK);
+    }
+    const int32_t kept[] = {0, 1};
+    deal_lm *first = deal_batch_lm(member[0], 0), *second = deal_batch_lm(member[1], 0);
+    CHECK(first->ops->keep_layers(first, root[0], kept, 2, &err) == DEAL_OK);
+    CHECK(second->ops->keep_layers(second, root[1], kept, 1, &err) ==
+          DEAL_ERR_INVALID_ARG);
+    CHECK_HAS(err.message, "other searches of the batch");
+    CHECK_EQ_INT(lm->n_kept, 2);
+    first->ops->release(first, root[0]);
+    deal_batch_leave(member[0]);
+    float state[2] = {0.0f, 0.0f};
+    deal_lm_item item = {.parent = root[1],
+                         .i_parent = -1,
+                         .token = 1,
+                         .want = DEAL_WANT_HIDDEN,
+                         .hidden = state};
+    CHECK(second->ops->extend(second, &item, 1, &err) == DEAL_ERR_INVALID_ARG);
+    CHECK_HAS(err.message, "other searches of the batch");
+    second->ops->release(second, root[1]);
+    deal_batch_leave(member[1]);
+    deal_batch_free(batch);
+    deal_table_lm_free(lm);
+}
+
 static void
 test_out_of_memory(void)
 {
@@ -394,6 +435,7 @@ main(void)
     test_one_fails(4);
     test_cancel();
     test_no_node_waits_for_no_pass();
+    test_layers_of_one_batch();
     test_out_of_memory();
     test_bad_arguments();
     return check_report("test_batch");
