@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from deal import _rollouts
@@ -20,15 +20,27 @@ class Stream:
     ----------
     generation : Generation or None
         The result, once the last piece is out.
+    generations : list of Generation
+        All results, where several sequences were asked for.
     """
 
     def __init__(
-        self, model: Model, prompt: tuple[list[int], str], options: Options, row: dict
+        self,
+        model: Model,
+        prompt: tuple[list[int], str],
+        options: Options,
+        row: dict,
+        before_step: Callable[[], None] | None = None,  # what it raises ends all
     ) -> None:
-        self.generation: Generation | None = None
+        self.generations: list[Generation] = []
         # Those of now, not of the first piece.
         controls = _rollouts.controls(model, options)
-        self._pieces = self._run(model, prompt, options, row, controls)
+        before = before_step or (lambda: None)
+        self._pieces = self._run(model, prompt, options, row, controls, before)
+
+    @property
+    def generation(self) -> Generation | None:
+        return self.generations[0] if self.generations else None
 
     def _run(
         self,
@@ -37,18 +49,20 @@ class Stream:
         options: Options,
         row: dict,
         controls: Any,
+        before_step: Callable[[], None],
     ) -> Iterator[str]:
         with _rollouts.sessions(model, options) as sessions:
             search = model._start(sessions, prompt, options, row, controls)
             try:
                 size, is_done = 0, False
                 while not is_done:
+                    before_step()
                     is_done = search.step()
                     text = search.text()
                     if len(text) > size:
                         piece, size = text[size:], len(text)
                         yield piece
-                self.generation = generations(search, options, model.tokenizer)[0]
+                self.generations = generations(search, options, model.tokenizer)
             finally:
                 del search
 
