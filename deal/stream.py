@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deal import _rollouts
@@ -27,7 +27,7 @@ class Stream:
     def __init__(
         self,
         model: Model,
-        prompt: tuple[list[int], str],
+        prompt: tuple[Sequence[int], str],
         options: Options,
         row: dict,
         before_step: Callable[[], None] | None = None,  # what it raises ends all
@@ -45,7 +45,7 @@ class Stream:
     def _run(
         self,
         model: Model,
-        prompt: tuple[list[int], str],
+        prompt: tuple[Sequence[int], str],
         options: Options,
         row: dict,
         controls: Any,

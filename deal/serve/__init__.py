@@ -18,11 +18,22 @@ from deal.rewards._extras import needed
 needed("starlette", "serve", "deal.serve")
 needed("uvicorn", "serve", "deal.serve")
 
+import uvicorn  # noqa: E402
+from starlette.concurrency import run_in_threadpool  # noqa: E402
+
 from deal.serve.app import make_app  # noqa: E402
 
 __all__ = ["make_app", "run"]
 
-_SECONDS_TO_END = 2  # for requests that are running at a Ctrl-C
+_SECONDS_TO_END = 2  # for connections, once what runs is ended
+
+
+class _Server(uvicorn.Server):
+    async def shutdown(self, *args: Any, **kwargs: Any) -> None:
+        """What runs and waits is answered with 503, before connections are closed."""
+        app: Any = self.config.app
+        await run_in_threadpool(app.state.close)
+        await super().shutdown(*args, **kwargs)
 
 
 def run(app: Any, host: str = "127.0.0.1", port: int = 8000) -> None:
@@ -30,7 +41,7 @@ def run(app: Any, host: str = "127.0.0.1", port: int = 8000) -> None:
 
     Parameters
     ----------
-    app : ASGI application
+    app : starlette.applications.Starlette
         Of :func:`make_app`.
     host : str, default="127.0.0.1"
         Address to listen at; by default this machine alone.
@@ -41,15 +52,12 @@ def run(app: Any, host: str = "127.0.0.1", port: int = 8000) -> None:
     SystemExit
         If the address cannot be had.
     """
-    import uvicorn
-
-    uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            lifespan="on",
-            server_header=False,
-            timeout_graceful_shutdown=_SECONDS_TO_END,
-        )
-    ).run()
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        lifespan="on",
+        server_header=False,
+        timeout_graceful_shutdown=_SECONDS_TO_END,
+    )
+    _Server(config).run()

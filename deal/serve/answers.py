@@ -16,7 +16,7 @@ from deal.generation import Generation
 from deal.rewards import Reward
 from deal.serve import scores
 from deal.serve.errors import Refused, refused
-from deal.serve.fields import Asked, read
+from deal.serve.fields import read
 from deal.serve.jobs import Check
 from deal.stream import Stream
 
@@ -177,23 +177,21 @@ class Answer:
     # --- piece by piece ---------------------------------------------------------------
 
     def _chunks(self) -> Iterator[dict[str, Any]]:
-        results = []
+        results: list[Generation] = []
         for i, request in enumerate(self._requests):
-            r = None
-            if self.asked.n_new_max == 0:
+            pieces: Stream | tuple[()] = ()
+            if self.asked.n_new_max > 0:
+                pieces = self._stream(request)
+            first = next(iter(pieces), "")  # up to here, it can still be refused
+            if self.asked.is_chat:
+                yield self._chunk(i, "", role="assistant")
+            elif self.asked.echo:
                 yield self._chunk(i, request.prompt[1])
-            else:
-                stream = self._stream(request)
-                first = next(stream, "")  # before it, the request can still be refused
-                if self.asked.is_chat:
-                    yield self._chunk(i, "", role="assistant")
-                elif self.asked.echo:
-                    yield self._chunk(i, request.prompt[1])
-                for piece in itertools.chain([first], stream):
-                    if piece:
-                        yield self._chunk(i, piece)
-                r = stream.generation
-                results.append(r)
+            for piece in itertools.chain([first], pieces):
+                if piece:
+                    yield self._chunk(i, piece)
+            r = pieces.generation if isinstance(pieces, Stream) else None
+            results += [] if r is None else [r]
             yield self._chunk(i, None, **self._end(r))
         if self.asked.include_usage:
             yield self._chunks_head() | {"choices": [], "usage": self._usage(results)}

@@ -106,7 +106,10 @@ def make_app(
         },
         lifespan=lifespan,
     )
+    app.state.close = workers.close
     if api_key is not None:
+        if not api_key:
+            raise ValueError("api_key: expected a non-empty string, got ''")
         app.add_middleware(_KeyCheck, api_key=api_key)
     return app
 
@@ -179,7 +182,7 @@ class _Api:
             return _Events(first, job, self._workers)
         return _Json(first)
 
-    # --- the tokenizer, as lm-evaluation-harness asks for it ----------------------------
+    # --- the tokenizer, as lm-evaluation-harness asks for it --------------------------
 
     async def tokenize(self, request: Request) -> Response:
         body = await _read_json(request, self._max_body)
