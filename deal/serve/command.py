@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from deal import cli
+from deal._batches import cell_size
 from deal._reward_spec import CALLS, RewardSpec
 from deal.serve import make_app, run
 
@@ -43,11 +44,20 @@ def serve(
     threads: cli.ThreadsOption = None,
     max_length: cli.ContextOption = None,
     kv_type: cli.KvTypeOption = cli.KvType.f32,
-    kv_budget: cli.KvBudgetOption = None,
+    kv_budget: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most bytes of KV cells of one request.",
+            show_default="two contexts, at least 1 GiB",
+        ),
+    ] = None,
 ) -> None:
     """Serve OpenAI's HTTP protocol, with rewards and search per request."""
     specs = _named_specs(reward or ())
     lm = cli._load(model, compute, threads, max_length, kv_type, kv_budget)
+    if kv_budget is None:  # what one request may ask for has an end
+        lm.kv_budget = max(1 << 30, 2 * lm.max_length * cell_size(lm))
     name = Path(model).name if os.path.exists(model) else model
     rewards = {key: spec.build(model=lm) for key, spec in specs.items()}
     made = make_app(lm, name=name, api_key=api_key, parallel=parallel, rewards=rewards)
