@@ -36,7 +36,8 @@ ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnn
 else ifneq ($(filter aarch64 arm64,$(MACHINE)),)
 ISA_neon := -march=armv8.2-a+dotprod -fno-schedule-insns -fno-trapping-math
 endif
-SHARED_ASAN = $(shell $(CC) -print-file-name=libasan.so)
+# C++ libraries throw through libasan, which looks for libstdc++ when it is loaded.
+SHARED_ASAN = $(foreach lib,libasan.so libstdc++.so.6,$(shell $(CC) -print-file-name=$(lib)))
 
 .SECONDARY:  # objects are kept between runs
 .PHONY: all test test-c test-exact test-neon test-py demo model hf lint types asan tsan fuzz bench docs wheels clean
@@ -146,9 +147,10 @@ asan:
 	$(MAKE) test-c BUILD=build/asan SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=undefined'
 	DEAL_SANITIZE=address,undefined $(PYTHON) setup.py --quiet build_ext --inplace --force
 	DEAL_SEARCH_TABLE=build/asan/search_table \
-	    ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$(SHARED_ASAN) PYTHONMALLOC=malloc \
-	    $(PYTHON) -m pytest -q -m 'not slow' tests/unit
-	$(PYTHON) setup.py --quiet build_ext --inplace --force
+	    ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(SHARED_ASAN)" PYTHONMALLOC=malloc \
+	    $(PYTHON) -m pytest -q -m 'not slow' --numprocesses=$$(nproc) --dist=loadfile \
+	    tests/unit; code=$$?; \
+	    $(PYTHON) setup.py --quiet build_ext --inplace --force && exit $$code
 
 tsan:
 	$(MAKE) $(addprefix build/tsan/,test_parallel test_batch test_session test_controls) \

@@ -4,13 +4,13 @@
         --json benchmarks/results/lm_eval.json
 
 The weights are those of one GGUF file: the model type "hf" reads it dequantised, at
-f32. For the model type "gguf" start ``python -m llama_cpp.server --model FILE
---logits_all true`` and give its address with ``--gguf-url``; it scores continuations
-and writes texts, but no perplexities. Times are those inside the model types' methods,
-in rounds that take turns; the harness' own work and loading are left out. Beside the
-wall's there is the time that the process got from its processors (``cpu_seconds``; not
-of a server), which other load on the machine moves less; with ``--threads 1`` the two
-are the same on an idle machine.
+f32. For the model type "gguf" start a server as ``benchmarks/lm_eval_server.py`` says,
+and give its address with ``--gguf-url``; it scores continuations and writes texts, but
+no perplexities. All model types then put a begin token before every text. Times are
+those inside the model types' methods, in rounds that take turns; the harness' own work
+and loading are left out. Beside the wall's there is the time that the process got from
+its processors (``cpu_seconds``; none of a server), which other load on the machine
+moves less; with ``--threads 1`` the two are the same on an idle machine.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import environment, write_json
+from benchmarks.lm_eval_server import server_version
 from benchmarks.lm_eval_tasks import NAMES, write_tasks
 
 METHODS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
-PACKAGES = ("lm_eval", "torch", "transformers", "llama-cpp-python")
+PACKAGES = ("lm_eval", "torch", "transformers")
+SERVER = "gguf"
 
 
 class Recorder:
@@ -70,19 +72,25 @@ def models(args: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(args.threads)
     file = _hub.resolve(args.model)
+    adds_bos = True if args.gguf_url else None
     found: dict[str, Any] = {
-        "deal f32": DealLM(str(file), compute="f32", threads=args.threads),
-        "deal int8": DealLM(str(file), compute="int8", threads=args.threads),
-        "hf f32": HFLM(
-            str(file.parent),
-            gguf_file=file.name,
-            device="cpu",
-            dtype="float32",
-            batch_size=args.batch_size,
-        ),
+        f"deal {compute}": DealLM(
+            str(file), compute=compute, threads=args.threads, add_bos_token=adds_bos
+        )
+        for compute in ("f32", "int8")
     }
+    found["hf f32"] = HFLM(
+        str(file.parent),
+        gguf_file=file.name,
+        device="cpu",
+        dtype="float32",
+        batch_size=args.batch_size,
+        add_bos_token=adds_bos,
+    )
     if args.gguf_url:
-        found["gguf"] = GGUFLM(base_url=args.gguf_url)
+        # NB: by itself a tokenizer that was read from GGUF does not do as it is told.
+        found["hf f32"].tokenizer.add_bos_token = True
+        found[SERVER] = GGUFLM(base_url=args.gguf_url)
     return found
 
 
@@ -107,10 +115,10 @@ def evaluate(recorder: Recorder, task: str, manager: Any) -> dict[str, Any]:
     }
 
 
-def times(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds of all rounds, and their medians."""
+def times(rounds: list[dict[str, Any]], is_server: bool) -> dict[str, Any]:
+    """Seconds of all rounds, and their medians; of a server the wall's alone."""
     found: dict[str, Any] = {}
-    for name in ("seconds", "cpu_seconds"):
+    for name in ("seconds",) if is_server else ("seconds", "cpu_seconds"):
         found[name] = [one[name] for one in rounds]
         found[f"{name}_median"] = statistics.median(found[name])
     return found
@@ -151,9 +159,10 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     recorders = {name: Recorder(lm) for name, lm in models(args).items()}
     reference = next(iter(recorders))
     lm = recorders[reference].lm
+    server = server_version(args.gguf_url, lm) if args.gguf_url else None
     tasks: dict[str, Any] = {}
     for task in NAMES:
-        names = [n for n in recorders if not (n == "gguf" and task == "deal_scitldr")]
+        names = [n for n in recorders if not (n == SERVER and task == "deal_scitldr")]
         rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for _ in range(args.rounds):
             for name in names:
@@ -165,7 +174,7 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "models": {
                 name: {
                     "metrics": found[0]["metrics"],
-                    **times(found),
+                    **times(found, name == SERVER),
                     **agreement(
                         lm, rounds[reference][0]["answers"], found[0]["answers"]
                     ),
@@ -184,7 +193,9 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "threads": lm.lm.threads,
             "batch_size": args.batch_size,
             "reference": reference,
-            "packages": {name: _version(name) for name in PACKAGES},
+            "adds_bos": bool(args.gguf_url),
+            "packages": {name: _version(name) for name in PACKAGES}
+            | {"llama-cpp-python": server},
         },
         "tasks": tasks,
     }
@@ -205,7 +216,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--batch-size", type=int, default=8, help="of the type hf")
-    parser.add_argument("--gguf-url", help="address of a llama.cpp server")
+    parser.add_argument(
+        "--gguf-url",
+        type=lambda url: url.rstrip("/"),
+        help="address of a llama.cpp server, http://127.0.0.1:8000",
+    )
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     os.environ["HF_DATASETS_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"

@@ -76,11 +76,18 @@ def _pieces(generation: Generation, steps: list[Step]) -> Iterator[_Piece]:
         taken, is_along = [], False
 
 
-def _row(tokenizer: Any, candidate: Candidate) -> str:
-    mark = "✓" if candidate.is_chosen else " "
+def _mark(step: Step, candidate: Candidate) -> str:
+    if candidate is step.chosen:
+        return "✓"
+    return "+" if candidate.is_chosen else " "
+
+
+def _row(tokenizer: Any, step: Step, candidate: Candidate) -> str:
+    is_other = candidate.beam != step.chosen.beam
     low, high = candidate.bounds
     parts = [
-        f"{mark} {text_of(tokenizer, [candidate.token_id])!r}",
+        f"{_mark(step, candidate)} {text_of(tokenizer, [candidate.token_id])!r}",
+        "after another text" if is_other else "",
         f"log P {candidate.logprob:.2f}",
         rewards_of(candidate),
         verdict_of(candidate),
@@ -90,15 +97,18 @@ def _row(tokenizer: Any, candidate: Candidate) -> str:
 
 
 def tip(tokenizer: Any, step: Step) -> str:
-    """A decision's candidates as plain text, best first, the chosen one among them."""
+    """A decision's candidates as plain text, best first, and among them the one that
+    this text has; the others that several beams took are marked apart."""
     rows = list(step.decision.candidates)
     shown = rows[:N_ROWS_MAX]
     if step.chosen not in shown:
         shown[-1] = step.chosen
     lines = [f"decision {step.decision.step}"]
-    lines += [_row(tokenizer, candidate) for candidate in shown]
+    lines += [_row(tokenizer, step, candidate) for candidate in shown]
     if len(rows) > len(shown):
         lines.append(f"and {len(rows) - len(shown)} more")
+    if any(_mark(step, candidate) == "+" for candidate in shown):
+        lines.append("✓ in this text, + taken by another beam")
     return "\n".join(lines)
 
 

@@ -107,6 +107,8 @@ class RewardSpec:
         The formula.
     uses_doc : bool
         Whether the formula reads `doc`.
+    objects : tuple of str
+        What it imports: "path/to/file.py:name" or "package.module:name".
 
     Raises
     ------
@@ -131,6 +133,17 @@ class RewardSpec:
             raise self._error(str(error)) from None
         used = [n.id for n in ast.walk(self._tree) if isinstance(n, ast.Name)]
         self.uses_doc = "doc" in used
+        terms: list[ast.AST] = [
+            self._tree
+        ]  # of a sum or a product; strings elsewhere are arguments
+        for node in ast.walk(self._tree):
+            if isinstance(node, (ast.BinOp, ast.UnaryOp)):
+                terms += ast.iter_child_nodes(node)
+        self.objects = tuple(
+            n.value
+            for n in terms
+            if isinstance(n, ast.Constant) and isinstance(n.value, str)
+        )
 
     def build(
         self, doc: Mapping[str, Any] | None = None, model: Any = None
@@ -369,23 +382,40 @@ def _check_literal(what: str, value: Any) -> None:
 
 def _imported(name: str) -> Any:
     """The object of "path/to/file.py:name" or "package.module:name"."""
+    module, attribute = _located(name)
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        place = name.rpartition(":")[0]
+        raise ImportError(f"rewards: {place} has no {attribute!r}") from None
+
+
+def source_of(name: str) -> Path | None:
+    """The file of what a spec imports; None where its module has none.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        As :meth:`RewardSpec.build`.
+    """
+    file = getattr(_located(name)[0], "__file__", None)
+    return None if file is None else Path(file)
+
+
+def _located(name: str) -> tuple[Any, str]:
+    """The module, imported, and the name in it."""
     place, _, attribute = name.rpartition(":")
     if not place or not attribute.isidentifier():
         raise ValueError(
             f"rewards: expected path/to/file.py:name or package.module:name, got "
             f"{name!r}"
         )
-    if place.endswith(".py"):
-        path = Path(place).expanduser().resolve()
-        if not path.is_file():
-            raise FileNotFoundError(2, "rewards: no such file", str(path))
-        module = _module_of(path, path.stat().st_mtime_ns)
-    else:
-        module = importlib.import_module(place)
-    try:
-        return getattr(module, attribute)
-    except AttributeError:
-        raise ImportError(f"rewards: {place} has no {attribute!r}") from None
+    if not place.endswith(".py"):
+        return importlib.import_module(place), attribute
+    path = Path(place).expanduser().resolve()
+    if not path.is_file():
+        raise FileNotFoundError(2, "rewards: no such file", str(path))
+    return _module_of(path, path.stat().st_mtime_ns), attribute
 
 
 @lru_cache

@@ -11,7 +11,6 @@ are encoded, cut and windowed as the harness' own model type "hf" does it.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections import Counter
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from deal._batches import Request
 from deal._errors import TokenizerError
+from deal._lm_eval_cache import check_files, check_rows
 from deal._lm_eval_options import GenerateOptions, read_options
 from deal._lm_eval_plan import Plan, Question
 from deal._request import GENERATE_DEFAULTS, stops_and_ends
@@ -384,24 +384,26 @@ class DealLM(TemplateLM):
             plan.run(self, done)
         return texts
 
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Take the harness' cache of answers (``--use_cache``).
+
+        Raises
+        ------
+        ValueError
+            If it has answers of rewards whose file has changed.
+        """
+        check_files(getattr(cache_hook, "dbdict", None))
+        super().set_cache_hook(cache_hook)
+
     def _check_cache(
         self, requests: Sequence[Any], asked: Sequence[GenerateOptions]
     ) -> None:
-        """ValueError where the harness' cache would give a row another one's answer:
-        it keys on prompt and settings, not on the row that a formula reads."""
-        if getattr(self.cache_hook, "dbdict", None) is None:
-            return
-        docs: dict[str, Any] = {}
-        for request, options in zip(requests, asked, strict=True):
-            if options.spec is None or not options.spec.uses_doc:
-                continue
-            doc = getattr(request, "doc", None)
-            key = json.dumps(list(request.args), default=str)
-            if docs.setdefault(key, doc) != doc:
-                raise ValueError(
-                    "use_cache: expected a prompt of its own for every row, as "
-                    f"rewards read doc, got two rows with {request.args[0]!r:.80}"
-                )
+        """ValueError where the harness' cache would mix up rows, or rewards."""
+        cache = getattr(self.cache_hook, "dbdict", None)
+        if cache is not None:
+            check_rows(requests, asked)
+            specs = {o.spec.text: o.spec for o in asked if o.spec is not None}
+            check_files(cache, [x for spec in specs.values() for x in spec.objects])
 
     def _options(self, given: Any) -> GenerateOptions:
         if not isinstance(given, Mapping):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deal import _rollouts
@@ -36,42 +36,52 @@ class Stream:
         # Those of now, not of the first piece.
         controls = _rollouts.controls(model, options)
         before = before_step or (lambda: None)
-        self._pieces = self._run(model, prompt, options, row, controls, before)
+        self._pieces = _run(model, prompt, options, row, controls, before)
 
     @property
     def generation(self) -> Generation | None:
         return self.generations[0] if self.generations else None
 
-    def _run(
-        self,
-        model: Model,
-        prompt: tuple[Sequence[int], str],
-        options: Options,
-        row: dict,
-        controls: Any,
-        before_step: Callable[[], None],
-    ) -> Iterator[str]:
-        with _rollouts.sessions(model, options) as sessions:
-            search = model._start(sessions, prompt, options, row, controls)
-            try:
-                size, is_done = 0, False
-                while not is_done:
-                    before_step()
-                    is_done = search.step()
-                    text = search.text()
-                    if len(text) > size:
-                        piece, size = text[size:], len(text)
-                        yield piece
-                self.generations = generations(search, options, model.tokenizer)
-            finally:
-                del search
-
-    def __iter__(self) -> Iterator[str]:
-        return self._pieces
+    def __iter__(self) -> Stream:
+        return self
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        try:
+            return next(self._pieces)
+        except StopIteration as stop:
+            if stop.value is not None:  # else it was told before, or closed
+                self.generations = stop.value
+            raise
 
     def close(self) -> None:
         """Stop generating."""
-        self._pieces.close()  # type: ignore[attr-defined]
+        self._pieces.close()
+
+
+def _run(
+    model: Model,
+    prompt: tuple[Sequence[int], str],
+    options: Options,
+    row: dict,
+    controls: Any,
+    before_step: Callable[[], None],
+) -> Generator[str, None, list[Generation]]:
+    """The pieces, then the results.
+
+    NB: it knows nothing of the stream, so that one that is left goes at once, and its
+    search with it.
+    """
+    with _rollouts.sessions(model, options) as sessions:
+        search = model._start(sessions, prompt, options, row, controls)
+        try:
+            size, is_done = 0, False
+            while not is_done:
+                before_step()
+                is_done = search.step()
+                text = search.text()
+                if len(text) > size:
+                    piece, size = text[size:], len(text)
+                    yield piece
+            return generations(search, options, model.tokenizer)
+        finally:
+            del search

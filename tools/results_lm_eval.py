@@ -12,6 +12,10 @@ _WHAT = {
     "deal_scitldr": "perplexity",
     "deal_commongen": "generated texts",
 }
+_BOS = (
+    " A begin token stands before every text. gguf: llama-cpp-python's server of the "
+    "same file."
+)
 
 
 def lm_eval_section(result: dict[str, Any], source: str) -> list[str]:
@@ -23,7 +27,7 @@ def lm_eval_section(result: dict[str, Any], source: str) -> list[str]:
         f"(`{settings['model_file']}`; hf: the same file dequantised, batches of "
         f"{settings['batch_size']}), {settings['n']} items a task, "
         f"{threads} thread{'s' * (threads > 1)}, medians of {settings['rounds']} "
-        f"rounds that take turns.",
+        f"rounds that take turns." + _BOS * settings.get("adds_bos", False),
         "",
         f"| task | model type | s | times {reference} | processor s "
         f"| times {reference} | nats per token from {reference}, at most "
@@ -37,7 +41,10 @@ def lm_eval_section(result: dict[str, Any], source: str) -> list[str]:
             nats = row["nats_per_token_max"]
             cells = [what, name]
             for key in ("seconds_median", "cpu_seconds_median"):
-                cells += [f"{row[key]:.2f}", f"{row[key] / base[key]:.2g}"]
+                if key in row:
+                    cells += [f"{row[key]:.2f}", f"{row[key] / base[key]:.2g}"]
+                else:  # not known of a server
+                    cells += ["", ""]
             if name == reference:
                 cells += ["", ""]
             else:

@@ -12,6 +12,7 @@ from typing import Any
 from results_alignment import ALIGNMENT_SECTIONS
 from results_batches import BATCH_SECTIONS
 from results_constraints import CONSTRAINT_SECTIONS
+from results_custom_generate import custom_generate_section
 from results_heads import HEAD_SECTIONS
 from results_lm_eval import lm_eval_section
 from results_machine import machine_line
@@ -217,6 +218,7 @@ def sweep_section(result: dict[str, Any], source: str) -> list[str]:
 
 SECTIONS: dict[tuple[str, str], Callable[[dict[str, Any], str], list[str]]] = {
     ("commongen", ""): commongen_section,
+    ("custom_generate", ""): custom_generate_section,
     ("engine", ""): engine_section,
     ("fidelity", ""): fidelity_section,
     ("lm_eval", ""): lm_eval_section,

@@ -109,17 +109,11 @@ emit_murmur(const deal_ngrams *g, const deal_ngrams_stream *m, output *out)
 
 // ---- Words --------------------------------------------------------------------------
 
-static inline int32_t
-bucket_of(const deal_ngrams *g, uint64_t key)
-{
-    return (int32_t)(deal_hash_end(key) >> g->shift);
-}
-
 static void
 emit(const deal_ngrams *g, uint64_t key, output *out)
 {
     int32_t slot = g->kind == DEAL_NGRAMS_HASHED
-                       ? bucket_of(g, key)
+                       ? (int32_t)(deal_hash_end(key) >> g->shift)
                        : find(g->vocabulary, g->n_place, deal_hash_end(key));
     out->slot[out->n] = slot;
     out->n += slot >= 0;
@@ -266,8 +260,6 @@ end_line(const deal_ngrams *g, const line *l, deal_ngrams_state *s, output *out)
 static void
 flush_line(const deal_ngrams *g, line *l, deal_ngrams_state *s, output *out)
 {
-    if (!l->n)
-        return;
     end_line(g, l, s, out);
     begin_line(l, s);
 }

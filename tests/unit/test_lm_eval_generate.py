@@ -150,6 +150,39 @@ def test_a_cache_cannot_tell_rows_of_one_prompt_apart(
         lm.set_cache_hook(CacheHook(None))
 
 
+def test_a_cache_does_not_outlive_the_code_of_a_reward(
+    lm: DealLM, tmp_path: Path
+) -> None:
+    from lm_eval.api.model import CacheHook, CachingLM
+
+    file = tmp_path / "judge.py"
+    code = "def f(completions, **kw): return [1.0 * t.count({!r}) for t in completions]"
+    file.write_text(code.format("e"))
+    given = {"rewards": f"'{file}:f'-0.1*Length(max=3)", "top_k": 3, "max_gen_toks": 4}
+    plain = {"max_gen_toks": 2}
+    rows = [instance("The", given, doc=row) for row in ({"i": 0}, {"i": 1})]
+    name = str(tmp_path / "cache.db")
+    try:
+        first = CachingLM(lm, name)
+        with pytest.raises(ValueError, match="use_cache: .*two rows with 'The'"):
+            first.generate_until(rows)
+        texts = first.generate_until(rows[:1])
+        assert CachingLM(lm, name).generate_until(rows[:1]) == texts
+        file.write_text(code.format("a"))
+        with pytest.raises(ValueError, match="use_cache: .*judge.py as it was"):
+            first.generate_until([instance("A", given, doc={})])
+        with pytest.raises(ValueError, match="delete the cache"):
+            CachingLM(lm, name)
+        file.write_text(code.format("e"))
+        assert CachingLM(lm, name).generate_until(rows[:1]) == texts
+        file.unlink()
+        with pytest.raises(ValueError, match="judge.py as it was"):
+            CachingLM(lm, name)
+        assert CachingLM(lm, name + "2").generate_until([instance("A", plain)])
+    finally:
+        lm.set_cache_hook(CacheHook(None))
+
+
 def test_python_rewards_get_the_row(lm: DealLM, tmp_path: Any) -> None:
     (tmp_path / "mine.py").write_text(
         "def letters(completions, doc, **kwargs):\n"

@@ -187,21 +187,27 @@ def test_benchmark_and_its_table(
     from make_results_table import results_text
 
     other = DealLM(deal.load(lm.lm.path, compute="int8", max_length=lm.max_length))
-    both = {"deal f32": DealLM(lm.lm), "hf f32": other}
-    monkeypatch.setattr(benchmark, "models", lambda args: both)
+    three = {"deal f32": DealLM(lm.lm), "hf f32": other, "gguf": DealLM(lm.lm)}
+    monkeypatch.setattr(benchmark, "models", lambda args: three)
+    monkeypatch.setattr(benchmark, "server_version", lambda url, lm: f"0.3 at {url}")
     out = tmp_path / "benchmarks" / "results" / "lm_eval.json"
     options = ["lm_eval", "--data", str(data), "-n", "2", "--rounds", "2"]
+    options += ["--gguf-url", "http://127.0.0.1:8000/"]
     monkeypatch.setattr(sys, "argv", [*options, "--json", str(out)])
     benchmark.main()
     found = json.loads(out.read_text())["tasks"]
     assert [found[name]["n_requests"] for name in NAMES] == [4, 4, 2, 2]
     for task in found.values():
-        ours, theirs = task["models"].values()
+        ours, theirs, *server = task["models"].values()
         assert len(theirs["seconds"]) == len(theirs["cpu_seconds"]) == 2
+        assert all(set(s) & {"seconds", "cpu_seconds"} == {"seconds"} for s in server)
         assert not ours["nats_per_token_max"] and ours["same"] == ours["n_compared"]
     assert 0 < found["deal_scitldr"]["models"]["hf f32"]["nats_per_token_max"] < 1
+    served = [name for name in NAMES if "gguf" in found[name]["models"]]
+    assert served == [name for name in NAMES if name != "deal_scitldr"]
     text = results_text(out)
     assert "| choices, 5 examples: 4 requests | deal f32 |" in text
+    assert "A begin token stands" in text and "0.3 at http://127.0.0.1:8000." in text
     assert "2 items a task" in text and "benchmarks/results/lm_eval.json" in text
 
 

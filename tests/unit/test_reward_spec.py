@@ -56,6 +56,20 @@ def test_formulas(text: str, reward: Any) -> None:
     assert spec.uses_doc == ("doc" in text)
 
 
+@pytest.mark.parametrize(
+    "text, objects",
+    [
+        ("a/b.py:f", {"a/b.py:f"}),
+        ("'a b.py:f'", {"a b.py:f"}),
+        ("'m.n:f' - 0.5 * -'b.py:g' + Regex('x:y')", {"m.n:f", "b.py:g"}),
+        ("clip(1 * 'm:f', 0, 1)", {"m:f"}),
+        ("Keywords(['a:b', doc['c:d']])", set()),
+    ],
+)
+def test_what_a_formula_imports(text: str, objects: set[str]) -> None:
+    assert set(RewardSpec(text).objects) == objects
+
+
 def test_every_call_is_a_reward() -> None:
     from deal import rewards
 

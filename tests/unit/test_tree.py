@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -134,7 +135,9 @@ def browser() -> Iterator[Any]:
         options.add_argument(word)
     options.add_argument("--window-size=1200,800")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=found[1])
+    # A sanitizer that is preloaded into this process is not for the browser.
+    env = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+    service = webdriver.ChromeService(executable_path=found[1], env=env)
     driver = webdriver.Chrome(options=options, service=service)
     driver.set_page_load_timeout(60)
     yield driver

@@ -6,7 +6,6 @@ import inspect
 import os
 import subprocess
 import sys
-import sysconfig
 import typing
 import venv
 from pathlib import Path
@@ -27,8 +26,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("types")
     venv.create(folder / "venv", symlinks=True)
     executable = folder / "venv" / "bin" / "python"
-    paths = {"base": str(folder / "venv"), "platbase": str(folder / "venv")}
-    site = Path(sysconfig.get_path("purelib", "venv", paths))
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.check_output([executable, "-c", ask], text=True).strip())
     (site / "numpy").symlink_to(Path(numpy.__file__).parent)
     build = ["build_py", "--build-lib", str(site)]
     command = [sys.executable, "setup.py", "--quiet", *build]

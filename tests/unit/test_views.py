@@ -156,6 +156,36 @@ def test_hovering_tells_the_candidates(lm: deal.Model) -> None:
                 assert f"keywords {c.rewards['keywords']:.3g}" in line
 
 
+@pytest.mark.parametrize("i_text", [0, 2])
+def test_hovering_tells_this_text_from_other_beams(lm: deal.Model, i_text: int) -> None:
+    search = deal.Search(2, 4, 9.0, 3)
+    found = lm.generate(
+        PROMPT, rewards=REWARDS, search=search, num_return_sequences=3, max_new_tokens=9
+    )
+    r = found[i_text]
+    tips = [at["title"] for at, _ in Page(r._repr_html_()).spans if "title" in at]
+    steps = _trace.path(r)
+    assert len(tips) == len(steps)
+    n_other = 0
+    for told, step in zip(tips, steps, strict=True):
+        candidates = step.decision.candidates
+        lines = told.splitlines()[1 : 1 + len(candidates)]
+        marked = {
+            mark: [
+                c for c, line in zip(candidates, lines, strict=True) if line[0] == mark
+            ]
+            for mark in "✓+"
+        }
+        assert marked["✓"] == [step.chosen]
+        others = [c for c in candidates if c.is_chosen and c is not step.chosen]
+        assert marked["+"] == others
+        assert ("+ taken by another beam" in told) == bool(others)
+        for c, line in zip(candidates, lines, strict=True):
+            assert ("after another text" in line) == (c.beam != step.chosen.beam)
+        n_other += len(others)
+    assert n_other > 0
+
+
 def test_many_candidates_and_long_texts_stay_small(lm: deal.Model) -> None:
     r = write(lm, top_k=20)
     told = [at["title"] for at, _ in Page(r._repr_html_()).spans if "title" in at][0]
