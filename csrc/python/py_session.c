@@ -161,8 +161,8 @@ session_logits(PyObject *object, PyObject *args)
                            "ids: expected at most %d tokens (max_length), got %d",
                            lm->n_ctx, n_ids);
     else if (i_first < 0 || i_first > n_ids)
-        status = deal_fail(&err, DEAL_ERR_INVALID_ARG, "first: expected 0 to %d, got %d",
-                           n_ids, i_first);
+        status = deal_fail(&err, DEAL_ERR_INVALID_ARG,
+                           "first: expected 0 to %d, got %d", n_ids, i_first);
     else
         array = deal_py_new_f32(n_ids - i_first, lm->n_vocab, &data);
     if (array && deal_py_lm_enter(&self->base) == 0) {

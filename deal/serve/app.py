@@ -255,9 +255,6 @@ class _Events(StreamingResponse):
                 item = await job.next()
         except Refused as error:
             yield _event(error.body())
-        except Exception as error:
-            yield _event(_internal(error).body())
-            raise
         else:
             yield "data: [DONE]\n\n"
 
@@ -320,13 +317,8 @@ async def _left(request: Request, error: Exception) -> Response:
     return Response(status_code=400)  # to nobody
 
 
-def _internal(error: Exception) -> Refused:
-    """What is told of an error that the log has."""
-    return Refused(f"internal error: {type(error).__name__}", status=500)
-
-
 async def _fault(request: Request, error: Exception) -> Response:
-    return _Json(_internal(error).body(), 500)
+    return _Json(Refused("internal error", status=500).body(), 500)
 
 
 class _KeyCheck:

@@ -8,6 +8,9 @@ from deal._errors import ContextLengthError, RewardError
 
 _KINDS = {401: "authentication_error", 429: "rate_limit_error"}
 
+# Fields of a request, where the engine has another name.
+_NAMES = {"num_return_sequences:": "n:", "max_new_tokens:": "max_tokens:"}
+
 
 class Refused(Exception):
     """A request that gets no answer but an error.
@@ -50,6 +53,8 @@ class Refused(Exception):
 def refused(error: Exception) -> Refused:
     """What the engine says about a request that it does not take."""
     text = str(error)
+    for ours, theirs in _NAMES.items():
+        text = theirs + text.removeprefix(ours) if text.startswith(ours) else text
     if isinstance(error, ContextLengthError):
         return Refused(text, code="context_length_exceeded")
     if isinstance(error, RewardError):  # of a reward that the server was started with

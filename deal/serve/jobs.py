@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from deal.serve.errors import Refused
 
 Check = Callable[[], None]
 Answers = Callable[[Check], Iterator[Any]]
+
+_log = logging.getLogger("uvicorn.error")
 
 END = object()  # after a job's last item
 _SECONDS_TO_JOIN = 30.0
@@ -53,19 +56,23 @@ class Job:
                 self._tell(item)
                 self.check()
             self._tell(END)
+        except Refused as error:
+            self._tell(error)
         except Gone:
             self._tell(Refused("the server is ending", status=503))
         except BaseException as error:
-            self._tell(error)
+            _log.exception("a request failed")
+            what = f"internal error: {type(error).__name__}"
+            self._tell(Refused(what, status=500))
 
     def _tell(self, item: Any) -> None:
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._items.put_nowait, item)
 
     async def next(self) -> Any:
-        """The next item, or `END`; raises what the thread raised."""
+        """The next item, or `END`; raises `Refused` where there is none."""
         item = await self._items.get()
-        if isinstance(item, BaseException):
+        if isinstance(item, Refused):
             raise item
         return item
 
