@@ -294,7 +294,16 @@ def test_logprobs_of_new_tokens(client: Any, lm: deal.Model) -> None:
     assert table.text_offset[0] == 0 and table.top_logprobs is None
 
 
-def test_lm_eval(served: Served, lm: deal.Model) -> None:
+LM_EVAL: list[dict[str, Any]] = [
+    {},
+    {"batch_size": 3},
+    {"tokenized_requests": False},
+    {"num_concurrent": 2},
+]
+
+
+@pytest.mark.parametrize("options", LM_EVAL)
+def test_lm_eval(options: dict[str, Any], served: Served, lm: deal.Model) -> None:
     """The harness' client of such servers against its model type of this package."""
     for module in ("lm_eval", "tenacity", "aiohttp"):
         pytest.importorskip(module, reason=f"{module} is not installed")
@@ -309,20 +318,20 @@ def test_lm_eval(served: Served, lm: deal.Model) -> None:
     requests.append(instance(*greedy))
     expected = own.loglikelihood(requests, disable_tqdm=True)
     assert expected[-1][1] and not all(is_greedy for _, is_greedy in expected)
-    texts = [instance(context, _until(8)) for context, _ in pairs]
-    for options in ({}, {"batch_size": 3}, {"tokenized_requests": False}):
-        there = LocalCompletionsAPI(
-            base_url=f"{served.url}/completions",
-            model=NAME,
-            max_length=N_CTX,
-            max_retries=1,
-            **options,
-        )
-        assert there.tokenizer_backend == "remote"
-        found = there.loglikelihood(requests, disable_tqdm=True)
-        for one, other in zip(found, expected, strict=True):
-            assert one[0] == pytest.approx(other[0], abs=10 * NEAR)
-            assert one[1] == other[1]
+    there = LocalCompletionsAPI(
+        base_url=f"{served.url}/completions",
+        model=NAME,
+        max_length=N_CTX,
+        max_retries=1,
+        **options,
+    )
+    assert there.tokenizer_backend == "remote"
+    found = there.loglikelihood(requests, disable_tqdm=True)
+    for one, other in zip(found, expected, strict=True):
+        assert one[0] == pytest.approx(other[0], abs=10 * NEAR)
+        assert one[1] == other[1]
+    for settings in (_until(8), _until(8) | {"rewards": '40 * Keywords(["cat"])'}):
+        texts = [instance(context, settings) for context, _ in pairs]
         assert there.generate_until(texts) == own.generate_until(texts)
 
 
