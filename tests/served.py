@@ -90,7 +90,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def with_rewards(lm: deal.Model) -> Served:
-    """A server with a small queue and the rewards "cats", "gate" and "broken"."""
+def with_rewards(lm: deal.Model, n_waiting: int = 64) -> Served:
+    """A server with the rewards "cats", "gate" and "broken"."""
     rewards = {"cats": Keywords(["cat"]), "gate": GATE, "broken": broken}
-    return Served(lm, rewards=rewards, n_waiting=1, max_body=100_000)
+    return Served(lm, rewards=rewards, n_waiting=n_waiting, max_body=100_000)

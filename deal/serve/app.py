@@ -175,6 +175,8 @@ class _Api:
         job = self._workers.submit(objects)
         try:
             first = await _next_unless_left(job, request)
+            if not body.get("stream"):
+                await job.next()  # the end
         except BaseException:
             self._workers.cancel(job)
             raise

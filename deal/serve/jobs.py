@@ -48,24 +48,24 @@ class Job:
     def cancel(self) -> None:
         self._is_over.set()
 
-    def run(self) -> None:
-        """All of it, in the calling thread."""
+    def run(self) -> Any:
+        """All of it, in the calling thread; returns what is still to tell."""
         try:
             self.check()
             for item in self._answers(self.check):
-                self._tell(item)
+                self.tell(item)
                 self.check()
-            self._tell(END)
+            return END
         except Refused as error:
-            self._tell(error)
+            return error
         except Gone:
-            self._tell(Refused("the server is ending", status=503))
+            return Refused("the server is ending", status=503)
         except BaseException as error:
             _log.exception("a request failed")
             what = f"internal error: {type(error).__name__}"
-            self._tell(Refused(what, status=500))
+            return Refused(what, status=500)
 
-    def _tell(self, item: Any) -> None:
+    def tell(self, item: Any) -> None:
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._items.put_nowait, item)
 
@@ -144,8 +144,7 @@ class Workers:
                     return
                 job = self._waiting.popleft()
                 self._running.add(job)
-            try:
-                job.run()
-            finally:
-                with self._changed:
-                    self._running.remove(job)
+            last = job.run()
+            with self._changed:
+                self._running.remove(job)
+            job.tell(last)  # after it, the thread is free

@@ -169,8 +169,10 @@ def test_api_key(lm: deal.Model) -> None:
 # --- many requests -------------------------------------------------------------------
 
 
-def test_a_full_queue_and_clients_that_leave(served: Served, client: Any) -> None:
+def test_a_full_queue_and_clients_that_leave(lm: deal.Model) -> None:
     body = {"prompt": "The cat", "rewards": "gate", "max_tokens": 8}
+    served = with_rewards(lm, n_waiting=1)
+    client = served.client
     GATE.is_open.clear()
     try:
         both = []
@@ -185,10 +187,14 @@ def test_a_full_queue_and_clients_that_leave(served: Served, client: Any) -> Non
         both[1].close()  # leaves the queue
         wait_until(lambda: served.counts() == (1, 0))
         both[0].close()
+        GATE.is_open.set()
+        wait_until(lambda: served.counts() == (0, 0))
+        for _ in range(20):  # a thread that has answered is free
+            assert client.completions.create(prompt="a", **GREEDY).choices
+            assert served.counts() == (0, 0)
     finally:
         GATE.is_open.set()
-    wait_until(lambda: served.counts() == (0, 0))
-    assert client.completions.create(prompt="a", **GREEDY).choices
+        served.close()
 
 
 @pytest.mark.parametrize("stream", [False, True])
