@@ -56,7 +56,7 @@ GOAL_BYTES_S = 50e6
 # In mode "naive" next to nothing, so that all rewards make the same text and cost what
 # they cost; in mode "exact" what a user would take, where bounds matter too.
 REWARD_WEIGHT = {"naive": 1e-9, "exact": 4.0}
-CLIP_AT = 0.5
+CLIP_AT, HEAD_CLIP_AT = 0.5, 0.8
 SECONDS_MIN = 0.05  # of one timing
 WORDS = sorted(
     {form for words in WORD_SETS for forms in words.values() for form in forms}
@@ -174,6 +174,15 @@ def search_rewards(
     """
     forms = [list(row) for row in concepts.values()]
     same = Lexicon({form: 1.0 for row in forms for form in row}, negators=())
+    name = "Classifier, a head over hidden states"
+    by_head = (
+        {}
+        if head is None
+        else {
+            name: head,
+            f"{name}, clipped at {HEAD_CLIP_AT}": clip(head, high=HEAD_CLIP_AT),
+        }
+    )
     return {
         "Keywords": Keywords(forms),
         "Lexicon of the same words": same,
@@ -184,7 +193,7 @@ def search_rewards(
         f"Lexicon, clipped at {CLIP_AT}": clip(lexicon(data), high=CLIP_AT),
         "NgramModel, words (1, 2), tf-idf": ngrams(),
         "Python": Timed(concepts),
-        **({} if head is None else {"Classifier, a head over hidden states": head}),
+        **by_head,
     }
 
 
