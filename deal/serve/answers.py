@@ -97,16 +97,13 @@ class Answer:
     # --- all at once ------------------------------------------------------------------
 
     def _whole(self) -> dict[str, Any]:
-        found = self._found()
-        choices = [
-            self._choice(i, request, r)
-            for i, (request, r) in enumerate(
-                (request, r)
-                for request, results in zip(self._requests, found, strict=True)
-                for r in results
-            )
+        pairs = [
+            (request, r)
+            for request, results in zip(self._requests, self._found(), strict=True)
+            for r in results
         ]
-        every = [r for results in found for r in results if r is not None]
+        choices = [self._choice(i, *pair) for i, pair in enumerate(pairs)]
+        every = [r for _, r in pairs if r is not None]
         head = {"object": self._kind, **self._head}
         return {**head, "choices": choices, "usage": self._usage(every)}
 

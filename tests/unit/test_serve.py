@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -337,6 +338,16 @@ def test_lm_eval(options: dict[str, Any], served: Served, lm: deal.Model) -> Non
 
 def _until(n: int) -> dict[str, Any]:
     return {"until": ["\n\n"], "max_gen_toks": n}
+
+
+def test_the_document(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "docs/serve.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)
+    block = block.replace("smollm2-135m-instruct", NAME)
+    exec(block.replace("http://127.0.0.1:8000/v1", served.url), {})
+    assert re.search(
+        r"\{'keywords': [\d.]+, 'length': [\d.]+\}", capsys.readouterr().out
+    )
 
 
 # --- the command ---------------------------------------------------------------------
