@@ -69,18 +69,27 @@ class Served:
         assert not self._thread.is_alive()
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        """Status and body of one request; a str or bytes goes as it is."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        raw = body if isinstance(body, (str, bytes)) else json.dumps(body)
-        connection.request(method, path, None if body is None else raw, headers)
-        answer = connection.getresponse()
-        data = answer.read()
-        connection.close()
-        return answer.status, json.loads(data) if data else None
+        return ask(self.port, method, path, body, **headers)
 
     def counts(self) -> tuple[int, int]:
-        _, found = self.ask("GET", "/health")
-        return found["running"], found["waiting"]
+        return counts(self.port)
+
+
+def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> Any:
+    """Status and body of one request; a str or bytes goes as it is."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    raw = body if isinstance(body, (str, bytes)) else json.dumps(body)
+    connection.request(method, path, None if body is None else raw, headers)
+    answer = connection.getresponse()
+    data = answer.read()
+    connection.close()
+    return answer.status, json.loads(data) if data else None
+
+
+def counts(port: int) -> tuple[int, int]:
+    """Requests that run and that wait."""
+    _, found = ask(port, "GET", "/health")
+    return found["running"], found["waiting"]
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,17 @@ pytest.importorskip("openai", reason="openai is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 
 import openai
-from served import CHAT, GREEDY, NAME, SEARCH, WORDS, Served, with_rewards
+from served import (
+    CHAT,
+    GREEDY,
+    NAME,
+    SEARCH,
+    WORDS,
+    Served,
+    counts,
+    wait_until,
+    with_rewards,
+)
 
 from deal.serve import scores
 
@@ -375,7 +384,7 @@ def test_command_and_ctrl_c(tmp_path: Path) -> None:
         one = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         body = {"prompt": "The", "rewards": "slow", "max_tokens": 500}
         one.request("POST", "/v1/completions", json.dumps(body))
-        time.sleep(0.5)
+        wait_until(lambda: counts(port) == (1, 0))
         process.send_signal(signal.SIGINT)
         answer = one.getresponse()
         assert answer.status == 503 and b"ending" in answer.read()
