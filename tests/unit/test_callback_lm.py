@@ -103,11 +103,9 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="n_node_max"):
         lm.set_node_max(-1)
     options = make_options(GENERATE_DEFAULTS, N_VOCAB, 32, [])
-    with pytest.raises(
-        TypeError, match="session: expected Session, CallbackLM or BatchLM"
-    ):
+    with pytest.raises(TypeError, match="session: expected Session, CallbackLM"):
         start((table, None), TOKENIZER, ([0], ""), options, {})
-    with pytest.raises(TypeError, match="rollout_session: expected Session or Call"):
+    with pytest.raises(TypeError, match="rollout_session: expected Session, Call"):
         start((lm, table), TOKENIZER, ([0], ""), options, {})
 
 
