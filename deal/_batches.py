@@ -82,7 +82,7 @@ def batch_size_of(model: Any, requests: Sequence[Request]) -> int:
     n_row = max(_n_row(r.options) for r in requests)
     n_cell = max(len(r.prompt[0]) + _n_new_cell(r.options) for r in requests)
     size_max = model.kv_budget or _KV_SIZE
-    return max(1, min(_N_ROW // n_row, size_max // (n_cell * _cell_size(model))))
+    return max(1, min(_N_ROW // n_row, size_max // (n_cell * cell_size(model))))
 
 
 def is_native(reward: Reward | None) -> bool:
@@ -111,7 +111,7 @@ def _n_new_cell(options: Options) -> int:
     return n * params["n_new_max"] + (rollouts if options.reward is not None else 0)
 
 
-def _cell_size(model: Any) -> int:
+def cell_size(model: Any) -> int:
     """Bytes of a token's keys, values and final state."""
     h = model.hparams
     number = 2 if model.kv_type == "f16" else 4

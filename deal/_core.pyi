@@ -90,9 +90,9 @@ class Session:
         kv_type: int = 0,
         kv_budget: int = 0,
     ) -> Self: ...
-    # (n_ids, n_vocab)
+    # (n_ids - first, n_vocab)
     def logits(
-        self, ids: _Ids, controls: Controls | None = None, /
+        self, ids: _Ids, controls: Controls | None = None, first: int = 0, /
     ) -> NDArray[np.float32]: ...
     def logprobs(
         self,

@@ -235,6 +235,18 @@ def constraint_capsule(constraint: Any, tokenizer: Any) -> Any:
     return _core.matcher_constraint(name, matcher, tokenizer.vocab_size)
 
 
+def stops_and_ends(
+    tokenizer: Tokenizer, until: Sequence[str]
+) -> tuple[list[str], list[int]]:
+    """Strings that end a text, and tokens: a special token shows in no text."""
+    ends = list(tokenizer.eos_token_ids)
+    for text in until:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) == 1 and not tokenizer.decode(ids):
+            ends.append(ids[0])
+    return list(until), ends
+
+
 def _stops(stop: Any) -> tuple[bytes, ...]:
     texts = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
     for text in texts:

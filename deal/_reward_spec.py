@@ -97,6 +97,9 @@ class RewardSpec:
         of numbers or nulls; or a list of mappings and formulas, which are added up.
     allow_files : bool, default=True
         False for specs of others: one that names a file, or code in one, is refused.
+    names : mapping of str to Reward, optional
+        Further rewards, which a formula takes by their name, and JSON as a "type"
+        without arguments.
 
     Attributes
     ----------
@@ -118,16 +121,18 @@ class RewardSpec:
         spec: str | Mapping[str, Any] | Sequence[Any],
         *,
         allow_files: bool = True,
+        names: Mapping[str, rewards.Reward] | None = None,
     ) -> None:
         self._allow_files = allow_files
-        self.text = text = _formula(_read(spec))
+        self._names = dict(names or {})
+        self.text = text = _formula(_read(spec), self._names)
         source = repr(text) if _OBJECT.fullmatch(text) else text
         try:
             self._tree = ast.parse(source, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise self._error(str(error)) from None
-        names = [n.id for n in ast.walk(self._tree) if isinstance(n, ast.Name)]
-        self.uses_doc = "doc" in names
+        used = [n.id for n in ast.walk(self._tree) if isinstance(n, ast.Name)]
+        self.uses_doc = "doc" in used
         terms: list[ast.AST] = [
             self._tree
         ]  # of a sum or a product; strings elsewhere are arguments
@@ -193,6 +198,8 @@ class RewardSpec:
                 return float(node.value)
         if isinstance(node, ast.Call):
             return self._call(node, scope)
+        if isinstance(node, ast.Name) and node.id in self._names:
+            return self._names[node.id]
         raise self._error(
             f"expected rewards, numbers, +, - and *, got {ast.unparse(node):.80}"
         )
@@ -250,6 +257,8 @@ class RewardSpec:
                 raise self._error(f"{ast.unparse(node):.80}: {error}") from None
         if isinstance(node, ast.Name) and node.id in _CONSTANTS:
             return _CONSTANTS[node.id]
+        if isinstance(node, ast.Name) and node.id in self._names:
+            return self._names[node.id]
         if isinstance(node, ast.Subscript):
             return self._field(node, scope)
         if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant):
@@ -297,17 +306,17 @@ def _read(spec: Any) -> Any:
         raise ValueError(f"rewards: JSON: {error}: {spec!r:.80}") from None
 
 
-def _formula(spec: Any) -> str:
+def _formula(spec: Any, names: Mapping[str, Any]) -> str:
     """What was read, as a formula."""
     if isinstance(spec, str):
         return spec
     rows = [spec] if isinstance(spec, Mapping) else spec
     if not rows:
         raise ValueError("rewards: expected at least one, got []")
-    return " + ".join(_term(f"rewards[{i}]", row) for i, row in enumerate(rows))
+    return " + ".join(_term(f"rewards[{i}]", row, names) for i, row in enumerate(rows))
 
 
-def _term(where: str, row: Any) -> str:
+def _term(where: str, row: Any, names: Mapping[str, Any]) -> str:
     if isinstance(row, str) and row.lstrip()[:1] not in ("{", "["):
         text = _read(row)
         return repr(text) if _OBJECT.fullmatch(text) else f"({text})"
@@ -316,11 +325,10 @@ def _term(where: str, row: Any) -> str:
         raise ValueError(
             f'{where}: expected a formula or a mapping with "type", got {row!r:.80}'
         )
-    name = _TYPES.get(kind.replace("_", "").lower())
+    name = kind if kind in names else _TYPES.get(kind.replace("_", "").lower())
     if name is None:
-        raise ValueError(
-            f"{where}: type: expected one of {', '.join(CALLS)}, got {kind!r:.80}"
-        )
+        known = ", ".join((*CALLS, *names))
+        raise ValueError(f"{where}: type: expected one of {known}, got {kind!r:.80}")
     named = {k: v for k, v in row.items() if k not in ("type", "weight", "clip")}
     for key, value in named.items():
         if not (isinstance(key, str) and key.isidentifier()):
@@ -328,6 +336,8 @@ def _term(where: str, row: Any) -> str:
         _check_literal(f"{where}: {key}", value)
     try:
         text = f"{name}({', '.join(f'{k}={v!r}' for k, v in named.items())})"
+        if name in names and not named:
+            text = name
     except RecursionError:
         raise ValueError(f"{where}: it is nested too deep") from None
     if row.get("clip") is not None:

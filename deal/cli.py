@@ -35,6 +35,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+_PASSED_ON: dict[str, Any] = {  # all arguments, to a command line of its own
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
 
 
 class Compute(str, Enum):
@@ -395,14 +400,7 @@ def info(
     print(f"\nchat template:\n{template}" if template else "\nno chat template")
 
 
-@app.command(
-    "eval",
-    context_settings={
-        "allow_extra_args": True,
-        "ignore_unknown_options": True,
-        "help_option_names": [],
-    },
-)
+@app.command("eval", context_settings=_PASSED_ON)
 def evaluate(ctx: typer.Context) -> None:
     """Run lm-evaluation-harness with this engine; all arguments are lm-eval's."""
     from deal.rewards._extras import needed
@@ -412,6 +410,14 @@ def evaluate(ctx: typer.Context) -> None:
 
     with _interruptible():
         main(ctx.args)
+
+
+@app.command(context_settings=_PASSED_ON)
+def serve(ctx: typer.Context) -> None:
+    """Serve OpenAI's HTTP protocol, with rewards and search per request."""
+    from deal.serve.command import command
+
+    command(args=ctx.args, prog_name="deal serve")
 
 
 @app.command()

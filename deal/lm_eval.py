@@ -25,7 +25,7 @@ from deal._errors import TokenizerError
 from deal._lm_eval_cache import check_files, check_rows
 from deal._lm_eval_options import GenerateOptions, read_options
 from deal._lm_eval_plan import Plan, Question
-from deal._request import GENERATE_DEFAULTS
+from deal._request import GENERATE_DEFAULTS, stops_and_ends
 from deal.model import Model, load
 from deal.rewards._extras import needed
 
@@ -427,7 +427,7 @@ class DealLM(TemplateLM):
         ids = self.tok_encode(
             context, left_truncate_len=self.max_length - options.max_gen_toks
         )
-        stops, ends = self._stops(options.until)
+        stops, ends = stops_and_ends(self.tokenizer, options.until)
         given = {
             "max_new_tokens": options.max_gen_toks,
             "sampling": question.sampling,
@@ -439,15 +439,6 @@ class DealLM(TemplateLM):
             self.lm._options(GENERATE_DEFAULTS | given | question.search),
             {} if options.spec is None else {"doc": question.doc},
         )
-
-    def _stops(self, until: Sequence[str]) -> tuple[list[str], list[int]]:
-        """Strings that end a text, and tokens: a special token shows in no text."""
-        ends = list(self.tokenizer.eos_token_ids)
-        for text in until:
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
-            if len(ids) == 1 and not self.tok_decode(ids):
-                ends.append(ids[0])
-        return list(until), ends
 
 
 def _at_least_one(name: str, value: Any, default: int) -> int:

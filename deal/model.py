@@ -415,7 +415,7 @@ class Model(Scoring):
     def _start(
         self,
         sessions: Any,
-        prompt: tuple[list[int], str],
+        prompt: tuple[Sequence[int], str],
         options: Options,
         row: dict,
         controls: Any,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deal import _rollouts
@@ -20,15 +20,27 @@ class Stream:
     ----------
     generation : Generation or None
         The result, once the last piece is out.
+    generations : list of Generation
+        All results, where several sequences were asked for.
     """
 
     def __init__(
-        self, model: Model, prompt: tuple[list[int], str], options: Options, row: dict
+        self,
+        model: Model,
+        prompt: tuple[Sequence[int], str],
+        options: Options,
+        row: dict,
+        before_step: Callable[[], None] | None = None,  # what it raises ends all
     ) -> None:
-        self.generation: Generation | None = None
+        self.generations: list[Generation] = []
         # Those of now, not of the first piece.
         controls = _rollouts.controls(model, options)
-        self._pieces = _run(model, prompt, options, row, controls)
+        before = before_step or (lambda: None)
+        self._pieces = _run(model, prompt, options, row, controls, before)
+
+    @property
+    def generation(self) -> Generation | None:
+        return self.generations[0] if self.generations else None
 
     def __iter__(self) -> Stream:
         return self
@@ -38,7 +50,7 @@ class Stream:
             return next(self._pieces)
         except StopIteration as stop:
             if stop.value is not None:  # else it was told before, or closed
-                self.generation = stop.value
+                self.generations = stop.value
             raise
 
     def close(self) -> None:
@@ -48,12 +60,13 @@ class Stream:
 
 def _run(
     model: Model,
-    prompt: tuple[list[int], str],
+    prompt: tuple[Sequence[int], str],
     options: Options,
     row: dict,
     controls: Any,
-) -> Generator[str, None, Generation]:
-    """The pieces, then the result.
+    before_step: Callable[[], None],
+) -> Generator[str, None, list[Generation]]:
+    """The pieces, then the results.
 
     NB: it knows nothing of the stream, so that one that is left goes at once, and its
     search with it.
@@ -63,11 +76,12 @@ def _run(
         try:
             size, is_done = 0, False
             while not is_done:
+                before_step()
                 is_done = search.step()
                 text = search.text()
                 if len(text) > size:
                     piece, size = text[size:], len(text)
                     yield piece
-            return generations(search, options, model.tokenizer)[0]
+            return generations(search, options, model.tokenizer)
         finally:
             del search

@@ -111,15 +111,17 @@ run_chain(deal_lm *lm, deal_node parent, deal_lm_item *item, int32_t n_items,
 
 static deal_status
 run_logits(deal_lm *lm, const deal_controls *controls, const int32_t *ids,
-           int32_t n_ids, float *logits, deal_error *err)
+           int32_t n_ids, int32_t i_first, float *logits, deal_error *err)
 {
     deal_lm_item *item = deal_alloc_zero((size_t)n_ids, sizeof *item);
     if (!item)
         return deal_fail_memory(err, "items of the sequence");
     for (int32_t i = 0; i < n_ids; i++) {
         item[i].token = ids[i];
+        if (i < i_first)
+            continue;
         item[i].want = DEAL_WANT_LOGITS;
-        item[i].logits = logits + (size_t)i * (size_t)lm->n_vocab;
+        item[i].logits = logits + (size_t)(i - i_first) * (size_t)lm->n_vocab;
     }
     deal_node root;
     deal_status status = controls
@@ -134,8 +136,9 @@ run_logits(deal_lm *lm, const deal_controls *controls, const int32_t *ids,
 }
 
 PyDoc_STRVAR(logits_doc,
-             "logits($self, ids, controls=None, /)\n--\n\n"
-             "Logits after every token of a sequence, float32 (n_ids, n_vocab).");
+             "logits($self, ids, controls=None, first=0, /)\n--\n\n"
+             "Logits after every token of a sequence from ids[first] on, float32\n"
+             "(n_ids - first, n_vocab).");
 
 static PyObject *
 session_logits(PyObject *object, PyObject *args)
@@ -144,8 +147,8 @@ session_logits(PyObject *object, PyObject *args)
     deal_lm *lm = deal_session_lm(self->session);
     PyObject *sequence, *given = Py_None;
     const deal_controls *controls;
-    int32_t *ids, n_ids;
-    if (!PyArg_ParseTuple(args, "O|O:logits", &sequence, &given) ||
+    int32_t *ids, n_ids, i_first = 0;
+    if (!PyArg_ParseTuple(args, "O|Oi:logits", &sequence, &given, &i_first) ||
         deal_py_controls_get(PyType_GetModule(Py_TYPE(object)), given, &controls) < 0 ||
         deal_py_ids(sequence, "ids", &ids, &n_ids) < 0)
         return NULL;
@@ -157,11 +160,14 @@ session_logits(PyObject *object, PyObject *args)
         status = deal_fail(&err, DEAL_ERR_CONTEXT_FULL,
                            "ids: expected at most %d tokens (max_length), got %d",
                            lm->n_ctx, n_ids);
+    else if (i_first < 0 || i_first > n_ids)
+        status = deal_fail(&err, DEAL_ERR_INVALID_ARG,
+                           "first: expected 0 to %d, got %d", n_ids, i_first);
     else
-        array = deal_py_new_f32(n_ids, lm->n_vocab, &data);
+        array = deal_py_new_f32(n_ids - i_first, lm->n_vocab, &data);
     if (array && deal_py_lm_enter(&self->base) == 0) {
         Py_BEGIN_ALLOW_THREADS
-        status = run_logits(lm, controls, ids, n_ids, data, &err);
+        status = run_logits(lm, controls, ids, n_ids, i_first, data, &err);
         Py_END_ALLOW_THREADS
         deal_py_lm_leave(&self->base);
     } else {

@@ -59,11 +59,13 @@ OPTIONAL = (
     "pyarrow",
     "ray",
     "sklearn",
+    "starlette",
     "torch",
     "transformers",
+    "uvicorn",
 )
 # Modules that are an extra's and nothing else: their import asks for it.
-OF_AN_EXTRA = {"deal.hf": "hf", "deal.lm_eval": "lm-eval"}
+OF_AN_EXTRA = {"deal.hf": "hf", "deal.lm_eval": "lm-eval", "deal.serve": "serve"}
 USES = {
     "deal.ray.map(['text'])": "ray",
     "deal.load('organisation/model')": "hub",
@@ -130,3 +132,17 @@ def test_uses_name_the_extra(use: str, bare: Any) -> None:
     message = bare[1][use]
     assert message is not None
     assert f"pip install 'deal-lm[{USES[use]}]'" in message
+
+
+@pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
+def test_the_server(missing: str) -> None:
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from deal.cli import main; sys.exit(main(['serve']))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("deal: error: deal.serve needs ")
+    assert f"needs {missing}, " in done.stderr
+    assert "pip install 'deal-lm[serve]'" in done.stderr

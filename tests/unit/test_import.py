@@ -21,6 +21,8 @@ HEAVY = (
     "ray",
     "sklearn",
     "lm_eval",
+    "starlette",
+    "uvicorn",
 )
 
 

@@ -11,6 +11,7 @@ from lm_eval_requests import instance, tiny, write
 pytest.importorskip("lm_eval", reason="lm_eval is not installed")
 
 import deal
+from deal._request import stops_and_ends
 from deal.lm_eval import DealLM
 from deal.rewards import Keywords
 
@@ -38,8 +39,8 @@ def test_a_special_token_ends_a_text(lm: DealLM) -> None:
     expected = lm.lm.generate(lm.tok_encode("The cat"), max_new_tokens=10)
     token = lm.tokenizer.bos_token_id
     special = lm.tok_decode(token, skip_special_tokens=False)
-    assert token in lm._stops([special])[1]
-    assert lm._stops([special, "\n"])[0] == [special, "\n"]
+    assert token in stops_and_ends(lm.tokenizer, [special])[1]
+    assert stops_and_ends(lm.tokenizer, [special, "\n"])[0] == [special, "\n"]
     assert write(lm, "The cat", until=[special]) == expected.text
 
 
