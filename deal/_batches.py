@@ -56,7 +56,8 @@ def generate_all(
     ----------
     model : Model
     requests : sequence of Request
-        Those of one batch have one rollout model, and ask for the same rewards.
+        Those of one batch have one rollout model, and ask for the same rewards: what
+        heads read of the model are the same layers (:func:`layers_of`).
     batch_size : int, optional
         Most requests at a time; by default as :func:`batch_size_of` says.
     done : callable, optional
@@ -93,6 +94,12 @@ def is_native(reward: Reward | None) -> bool:
         or (isinstance(p.reward, Native) and type(p.reward) is not Native)
         for p in parts
     )
+
+
+def layers_of(reward: Reward | None) -> tuple[tuple[int, ...], ...]:
+    """The layers that each head of a reward reads, which are those of a whole batch."""
+    parts = () if reward is None else reward.leaves()
+    return tuple(p.reward.layers for p in parts if isinstance(p.reward, Head))
 
 
 def _n_row(options: Options) -> int:

@@ -57,7 +57,7 @@ class Plan:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._groups: dict[str | None, list[Question]] = {}
+        self._groups: dict[Any, list[Question]] = {}
         self._settled: dict[str, Question] = {}  # without draws and rewards
         self._n_asked: Counter[str] = Counter()
         self._rewards: dict[str, Any] = {}  # of the formulas that read no row
@@ -82,10 +82,10 @@ class Plan:
         question = Question(context, options, sampling, search, doc, [i])
         if options.sampling is None and options.spec is None:
             self._settled[key] = question
-        spec = options.spec
-        self._groups.setdefault(None if spec is None else spec.text, []).append(
-            question
-        )
+        # A formula may name another head for every row.
+        text = None if options.spec is None else options.spec.text
+        group = text, _batches.layers_of(search.get("rewards"))
+        self._groups.setdefault(group, []).append(question)
 
     def run(self, lm: DealLM, done: Callable[[int, str], Any]) -> None:
         """Asks, and tells `done` the index and the text of every request."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from lm_eval_requests import instance, tiny, write
 
@@ -13,7 +14,7 @@ pytest.importorskip("lm_eval", reason="lm_eval is not installed")
 import deal
 from deal._request import stops_and_ends
 from deal.lm_eval import DealLM
-from deal.rewards import Keywords
+from deal.rewards import Keywords, RewardModel
 
 
 @pytest.fixture(scope="module", params=["byte", "spm"])
@@ -260,3 +261,18 @@ def test_batches(lm: DealLM, size: int | str) -> None:
     for args, text in told:
         found = [t for r, t in zip(requests, expected, strict=True) if r.args == args]
         assert text in found
+
+
+def test_heads_of_other_layers_for_every_row(lm: DealLM, tmp_path: Any) -> None:
+    model, n_embd = lm.lm, lm.lm.hparams.n_embd
+    settings = {"rewards": "RewardModel(path=doc['head'])", "max_gen_toks": 6}
+    settings |= {"lookahead": 3, "top_k": 3}
+    docs = []
+    for i, layers in enumerate([(0,), (-1,), (0, 1)]):
+        path = tmp_path / f"{i}.safetensors"
+        weight = np.linspace(-1, 1, n_embd * len(layers), dtype=np.float32)
+        RewardModel(weight, layers=layers, model=model).save(path)
+        docs.append({"head": str(path)})
+    requests = [instance(f"The cat {i}", settings, doc=docs[i % 3]) for i in range(9)]
+    alone = [lm.generate_until([r], disable_tqdm=True)[0] for r in requests]
+    assert lm.generate_until(requests, disable_tqdm=True) == alone
