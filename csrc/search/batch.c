@@ -126,8 +126,8 @@ lm_controlled_root(deal_lm *lm, const deal_controls *controls, int32_t n_prompt,
 }
 
 // The shared root keeps layers from the first search on that asks, before it has any
-// nodes; the LM itself refuses what comes later. Others cannot have theirs: states would
-// be written to whom they are not for.
+// nodes; the LM itself refuses what comes later. Others cannot have other ones, as
+// states of too many layers would be written to who has room for fewer.
 static deal_status
 keep_shared(shared_lm *shared, const int32_t *layer, int32_t n_layer, deal_error *err)
 {
