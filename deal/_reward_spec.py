@@ -24,6 +24,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import json
 import math
 import re
@@ -222,6 +223,7 @@ class RewardSpec:
             make = getattr(make, FROM_FILE[name])
         elif name in _HEADS:
             raise self._error(f"{name}: expected path=, a file that was saved")
+        self._check_names(name, make, named)
         try:
             if name in _HEADS:
                 named.setdefault("model", self._model(name, scope))
@@ -230,6 +232,14 @@ class RewardSpec:
             return make(*args, **named)
         except (TypeError, ValueError, OverflowError) as error:
             raise self._error(f"{name}: {error}") from error
+
+    def _check_names(self, name: str, make: Any, named: Mapping[str, Any]) -> None:
+        known = inspect.signature(make).parameters
+        for each in named:
+            if each not in known:
+                raise self._error(
+                    f"{name}: expected arguments of {', '.join(known)}, got {each!r}"
+                )
 
     def _check_file(self, path: Any) -> None:
         if not isinstance(path, str) or "\0" in path:

@@ -155,8 +155,7 @@ class Answer:
         prompt = list(request.prompt[0])
         ids = [*prompt, *(() if r is None else r.token_ids)]
         first = 0 if self.asked.echo else len(prompt)
-        self._check()
-        found = scores.token_scores(self._lm, ids, first, n_top)
+        found = scores.token_scores(self._lm, ids, first, n_top, self._check)
         if self.asked.is_chat:
             return _finite(scores.chat_logprobs(self._lm.tokenizer, found))
         table = scores.completion_logprobs(self._lm.tokenizer, found, n_top)

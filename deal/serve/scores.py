@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +33,13 @@ class TokenScore:
 
 
 def token_scores(
-    lm: Any, ids: Sequence[int], first: int, n_top: int
+    lm: Any, ids: Sequence[int], first: int, n_top: int, check: Callable[[], None]
 ) -> list[TokenScore]:
-    """The tokens ``ids[first:]``, each after all that come before it."""
+    """The tokens ``ids[first:]``, each after all that come before it; `check` is asked
+    from time to time, and may raise."""
     scores = [TokenScore(ids[0], None, [])] if first == 0 and ids else []
     places = range(max(first, 1), len(ids))
-    for place, row in zip(places, _rows(lm, list(ids), places), strict=True):
+    for place, row in zip(places, _rows(lm, list(ids), places, check), strict=True):
         row = row - row.max()
         row -= np.log(np.exp(row).sum(dtype=np.float64))
         best = np.argpartition(-row, n_top - 1)[:n_top] if n_top else ()
@@ -47,10 +48,13 @@ def token_scores(
     return scores
 
 
-def _rows(lm: Any, ids: list[int], places: range) -> Iterator[np.ndarray]:
+def _rows(
+    lm: Any, ids: list[int], places: range, check: Callable[[], None]
+) -> Iterator[np.ndarray]:
     """Logits for each place; some at a time, as they are large."""
     n = max(1, _SIZE_MAX // (4 * lm.hparams.n_vocab))
     for begin in range(places.start, places.stop, n):
+        check()
         end = min(begin + n, places.stop)
         with lm._session() as session:
             yield from session.logits(ids[: end - 1], in_force(lm).core, begin - 1)
@@ -77,11 +81,11 @@ def completion_logprobs(
     tokenizer: Any, scores: Sequence[TokenScore], n_top: int
 ) -> dict[str, Any]:
     """The field "logprobs" of a choice of /v1/completions."""
-    ids: list[int] = []
-    offsets = []
+    detokenizer = tokenizer.vocab.detokenizer()
+    n_character, offsets = 0, []
     for score in scores:
-        offsets.append(len(tokenizer.decode(ids)) if ids else 0)
-        ids.append(score.token_id)
+        offsets.append(n_character + len(detokenizer.pending()))
+        n_character += len(detokenizer.push(score.token_id))
     top: list[Any] = []
     for score in scores:
         pairs = [*score.top, (score.token_id, score.logprob)]

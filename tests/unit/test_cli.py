@@ -210,7 +210,7 @@ def test_generate_rewards(
     ("value", "said"),
     [
         ("Length(", "was never closed"),
-        ("Length(longest=1)", "unexpected keyword argument 'longest'"),
+        ("Length(longest=1)", "got 'longest'"),
         ("[]", "at least one"),
         ('{"type": "nothing"}', "type: expected one of"),
         ('Lexicon(path="none.txt")', "No such file or directory: none.txt"),
