@@ -372,7 +372,13 @@ def test_command_and_ctrl_c(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-m", "deal", "serve", str(tmp_path / "tiny.gguf")]
     command += ["--port", "0", "--reward", f"slow={tmp_path / 'mine.py'}:slow"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # NB: a shell's background jobs ignore SIGINT, and so would the server.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     log: list[str] = []
     assert process.stderr is not None
     try:
