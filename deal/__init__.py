@@ -92,11 +92,8 @@ def get_include() -> str:
     return str(_Path(__file__).resolve().parent / "include")
 
 
-_INTEGRATIONS = (
-    "hf",
-    "ray",
-    "serve",
-)  # modules of their own: loaded where they are used
+# Modules of their own: loaded where they are used.
+_INTEGRATIONS = ("hf", "ray", "serve")
 
 
 def __getattr__(name: str) -> _Any:

@@ -102,10 +102,15 @@ def layers_of(reward: Reward | None) -> tuple[tuple[int, ...], ...]:
     return tuple(p.reward.layers for p in parts if isinstance(p.reward, Head))
 
 
+def _n_live(params: Mapping[str, Any]) -> int:
+    """Texts that a search goes on with at a time."""
+    return max(params["n_return"], params["beam_size"], params["n_proposal"])
+
+
 def _n_row(options: Options) -> int:
     """Rows that a search has in most passes."""
     params = options.params
-    n = max(params["n_return"], params["beam_size"], params["n_proposal"])
+    n = _n_live(params)
     is_searched = options.reward is not None and params["lookahead_len"] > 0
     return n * 2 if is_searched else n
 
@@ -113,7 +118,7 @@ def _n_row(options: Options) -> int:
 def _n_new_cell(options: Options) -> int:
     """Cells beside the prompt's."""
     params = options.params
-    n = max(params["n_return"], params["beam_size"], params["n_proposal"])
+    n = _n_live(params)
     rollouts = n * params["top_k"] * (params["lookahead_len"] + 1)
     return n * params["n_new_max"] + (rollouts if options.reward is not None else 0)
 

@@ -293,21 +293,23 @@ class Worker:
         return pa.schema([*schema, *(pa.field(name, kind) for name, kind in fields)])
 
     def _together(self, rows: list[Row]) -> dict[int, Row]:
-        """Results by index, of the rows that share forward passes; none where one of
-        them fails, which the rows on their own will tell."""
-        kept = self._kept
-        todo = [
-            i for i, row in enumerate(rows) if kept is None or kept.get(row) is None
-        ]
-        kinds = {isinstance(rows[i][self._column], str) for i in todo}
-        if len(todo) < 2 or len(kinds) > 1 or not is_native(self._reward):
+        """Results by index, of rows that are kept and of those that share forward
+        passes; none of these where one fails, which the rows on their own will tell."""
+        if not is_native(self._reward):
             return {}
+        kept = self._kept
+        known = {} if kept is None else {i: kept.get(row) for i, row in enumerate(rows)}
+        found = {i: result for i, result in known.items() if result is not None}
+        todo = [i for i in range(len(rows)) if i not in found]
+        kinds = {isinstance(rows[i][self._column], str) for i in todo}
+        if len(todo) < 2 or len(kinds) > 1:
+            return found
         try:
             results = self._generated([rows[i] for i in todo])
         except Exception:
-            return {}
-        found = dict(zip(todo, results, strict=True))
-        for i, result in found.items():
+            return found
+        for i, result in zip(todo, results, strict=True):
+            found[i] = result
             if kept is not None:
                 kept.put(rows[i], result)
         return found

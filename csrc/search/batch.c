@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/alloc.h"
+#include "search/kept_layers.h"
 
 typedef enum asking {
     SILENT,  // it does something else, or was answered
@@ -38,8 +39,7 @@ typedef struct shared_lm {
     deal_lm *lm;
     deal_lm_ops ops; // of the members'
     deal_node root;  // without controls, or DEAL_NODE_NONE
-    int32_t *layer;  // (n_layer,) that it keeps
-    int32_t n_layer;
+    deal_kept_layers kept;
     int64_t *i_pass; // (n_node,) the last pass that evaluated the node
     size_t n_node;
 } shared_lm;
@@ -131,28 +131,12 @@ lm_controlled_root(deal_lm *lm, const deal_controls *controls, int32_t n_prompt,
 static deal_status
 keep_shared(shared_lm *shared, const int32_t *layer, int32_t n_layer, deal_error *err)
 {
-    size_t size = (size_t)n_layer * sizeof *layer;
-    if (shared->layer && n_layer == shared->n_layer &&
-        memcmp(layer, shared->layer, size) == 0)
-        return DEAL_OK;
-    if (shared->layer)
+    if (shared->kept.layer && !deal_kept_layers_are(&shared->kept, layer, n_layer))
         return deal_fail(
             err, DEAL_ERR_INVALID_ARG,
             "layers: expected those that other searches of the batch keep");
-    int32_t *copy = deal_alloc((size_t)n_layer, sizeof *copy);
-    if (!copy)
-        return deal_fail_memory(err, "layers");
-    deal_status status =
-        shared->lm->ops->keep_layers(shared->lm, shared->root, layer, n_layer, err);
-    if (status != DEAL_OK) {
-        deal_free(copy);
-        return status;
-    }
-    memcpy(copy, layer, size);
-    deal_free(shared->layer);
-    shared->layer = copy;
-    shared->n_layer = n_layer;
-    return DEAL_OK;
+    return deal_kept_layers_keep(&shared->kept, shared->lm, shared->root, layer,
+                                 n_layer, err);
 }
 
 static deal_status
@@ -211,7 +195,7 @@ gather(deal_batch *batch, int32_t i_lm, const deal_batch_member *only, int32_t *
         for (int32_t i = 0; is_in(m, i_lm, only) && i < m->n_items; i++, at++) {
             deal_lm_item *item = &batch->item[at];
             *item = m->items[i];
-            if ((item->want & DEAL_WANT_HIDDEN) && batch->shared[i_lm].layer &&
+            if ((item->want & DEAL_WANT_HIDDEN) && batch->shared[i_lm].kept.layer &&
                 !m->lm[i_lm].has_kept)
                 return deal_fail(err, DEAL_ERR_INVALID_ARG,
                                  "layers: expected those that other searches of the "
@@ -429,7 +413,7 @@ deal_batch_free(deal_batch *batch)
     for (int32_t i = 0; i < batch->n_lm; i++) {
         shared_lm *shared = &batch->shared[i];
         shared->lm->ops->release(shared->lm, shared->root);
-        deal_free(shared->layer);
+        deal_free(shared->kept.layer);
         deal_free(shared->i_pass);
     }
     deal_free(batch->item);

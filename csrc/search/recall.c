@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/alloc.h"
+#include "search/kept_layers.h"
 
 #define WANT_KNOWN ((uint32_t)(DEAL_WANT_TOP_K | DEAL_WANT_LOG_Z))
 
@@ -23,12 +24,11 @@ struct deal_recall {
     int64_t n_node_max, n_held, i_search;
     deal_node root; // or DEAL_NODE_NONE
     const deal_controls *controls;
-    int32_t n_prompt; // of a root with controls
-    int32_t *layer;   // (n_layer,) that the root keeps
-    int32_t n_layer;
-    entry *entry;       // (n_node,) by node
-    int32_t *top_token; // (n_node, n_top)
-    float *top_logit;   // (n_node, n_top)
+    int32_t n_prompt;      // of a root with controls
+    deal_kept_layers kept; // by the root
+    entry *entry;          // (n_node,) by node
+    int32_t *top_token;    // (n_node, n_top)
+    float *top_logit;      // (n_node, n_top)
     size_t n_node;
     deal_lm_item *item; // (item_cap,) as they are passed on
     int32_t *item_token;
@@ -159,24 +159,8 @@ lm_keep_layers(deal_lm *lm, deal_node root, const int32_t *layer, int32_t n_laye
                deal_error *err)
 {
     deal_recall *recall = recall_of(lm);
-    size_t size = (size_t)n_layer * sizeof *layer;
-    if (recall->layer && n_layer == recall->n_layer &&
-        memcmp(layer, recall->layer, size) == 0)
-        return DEAL_OK;
-    int32_t *copy = deal_alloc((size_t)n_layer, sizeof *copy);
-    if (!copy)
-        return deal_fail_memory(err, "layers");
-    deal_status status =
-        recall->inner->ops->keep_layers(recall->inner, root, layer, n_layer, err);
-    if (status != DEAL_OK) {
-        deal_free(copy);
-        return status;
-    }
-    memcpy(copy, layer, size);
-    deal_free(recall->layer);
-    recall->layer = copy;
-    recall->n_layer = n_layer;
-    return DEAL_OK;
+    return deal_kept_layers_keep(&recall->kept, recall->inner, root, layer, n_layer,
+                                 err);
 }
 
 // --- extend --------------------------------------------------------------------------
@@ -365,8 +349,8 @@ deal_recall_free(deal_recall *recall)
         return;
     forget(recall);
     recall->inner->ops->release(recall->inner, recall->root);
-    void *const block[] = {recall->layer,     recall->entry, recall->top_token,
-                           recall->top_logit, recall->item,  recall->item_token,
+    void *const block[] = {recall->kept.layer, recall->entry, recall->top_token,
+                           recall->top_logit,  recall->item,  recall->item_token,
                            recall->item_logit};
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         deal_free(block[i]);
